@@ -1,0 +1,35 @@
+# Two commands are for everybody: `make up` and `make test`. Both set themselves up first.
+
+.PHONY: help setup up check test lock format
+ARGS ?=
+JOBS ?= 2
+
+help:
+	@echo "make up      start Sublet in the foreground   (ARGS=\"--data DIR\", see sublet up --help)"
+	@echo "make test    every check: style, types, imports, all tests"
+	@echo "make check   the fast part of it, under a minute"
+	@echo "make format  let ruff format the code"
+	@echo "make lock    write requirements.lock anew"
+
+setup:
+	@scripts/setup
+
+up:
+	@scripts/setup && exec .venv/bin/sublet up $(ARGS)
+
+check: setup
+	@.venv/bin/ruff check --quiet
+	@.venv/bin/ruff format --check --quiet
+	@.venv/bin/mypy
+	@.venv/bin/lint-imports --no-cache | tail -n 5
+	@.venv/bin/pytest -q -n $(JOBS) -m "not e2e"
+
+test: check
+	@.venv/bin/pytest -q -n $(JOBS) -m e2e
+
+lock: setup
+	@scripts/lock
+
+format: setup
+	@.venv/bin/ruff format
+	@.venv/bin/ruff check --fix --quiet

@@ -1,0 +1,1 @@
+"""Builds everything and knows every room: loops, web apps, processes."""

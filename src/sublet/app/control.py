@@ -1,0 +1,209 @@
+"""The control plane's process: API, console and the reconcile loop. `sublet control`."""
+
+import logging
+import signal
+import socket
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import uvicorn
+from fastapi import FastAPI
+
+from sublet import __version__
+from sublet.app.bootstrap import bootstrap, get_house
+from sublet.app.http import BodyGuard, install_errors
+from sublet.app.logs import log_to_stderr
+from sublet.app.loop import Control, Leadership, Loop
+from sublet.app.routes import internal, leases, operations, tenants
+from sublet.app.secrets import load_or_make
+from sublet.app.services import Services
+from sublet.config import Config, load
+from sublet.console import pages
+from sublet.core.clock import SystemClock
+from sublet.core.db import Database
+from sublet.core.errors import Misconfigured, SubletError
+from sublet.core.migrations import migrate
+from sublet.core.postgres import check_durability
+from sublet.engine.hardware import find_gpus, find_nodes
+from sublet.engine.local import LocalEngine
+from sublet.engine.sandbox import find_sandbox
+from sublet.models.service import Hosting, Replicas
+
+log = logging.getLogger(__name__)
+
+
+def build_api(services: Services) -> FastAPI:
+    """Return the API and console over `services`."""
+    app = FastAPI(
+        title="Sublet",
+        version=__version__,
+        description="Rent out the GPUs you are not using. Have them back the moment you need them.",
+        docs_url="/docs",
+        redoc_url=None,
+        responses={
+            "4XX": {
+                "description": "What was wrong, where, and what to do",
+                "content": {
+                    "application/json": {
+                        "schema": {
+                            "type": "object",
+                            "required": ["error"],
+                            "properties": {
+                                "error": {
+                                    "type": "object",
+                                    "required": ["code", "message", "retryable"],
+                                    "properties": {
+                                        "code": {"type": "string"},
+                                        "message": {"type": "string"},
+                                        "retryable": {"type": "boolean"},
+                                    },
+                                }
+                            },
+                        }
+                    }
+                },
+            }
+        },
+    )
+    app.state.services = services
+    for routes in (tenants, leases, internal, operations, pages):
+        app.include_router(routes.router)
+    install_errors(app)
+    app.add_middleware(BodyGuard)
+    return app
+
+
+def run(config: Config) -> int:
+    """Serve until told to stop and everything has left; return the exit code.
+
+    Raises:
+        Misconfigured: this instance cannot start as it is set up.
+        Unavailable: the database did not answer.
+    """
+    if config.database_url is None:
+        raise Misconfigured(
+            "DATABASE_URL is not set: `sublet control` needs a PostgreSQL, `sublet up` brings one"
+        )
+    listener = listen(config.host, config.api_port)
+    clock = SystemClock()
+    secrets = load_or_make(config.data / "secrets.json")
+    check_durability(config.database_url)
+    with Database(config.database_url, connections=12) as db:
+        migrate(db, clock=clock)
+        with db.transaction() as tx:
+            bootstrap(tx, secrets, model=config.model, now=clock.now())
+            house = get_house(tx)
+        sandbox, why_not = find_sandbox()
+        if sandbox is None:
+            log.warning("sandbox.missing", extra={"reason": why_not})
+        engine = LocalEngine(
+            config.data / "engine",
+            nodes=find_nodes(cpu_slots=config.slots),
+            gpus=find_gpus(),
+            clock=clock,
+            sandbox=sandbox,
+            unsafe_no_sandbox=config.unsafe_no_sandbox,
+        )
+        replicas = (
+            Replicas(
+                db=db, clock=clock, hosting=Hosting(house=house, weights=config.data / "models")
+            )
+            if config.model
+            else None
+        )
+        # The routes wake the loop, and the loop needs to know the addresses that they serve.
+        services = Services(
+            config=config,
+            db=db,
+            engine=engine,
+            internal_queue=engine,
+            clock=clock,
+            replicas=replicas,
+            signing_key=secrets.signing_key,
+            wake=lambda: loop.wake(),  # noqa: PLW0108 -- it is made below
+        )
+        control = Control(
+            db=db,
+            engine=engine,
+            clock=clock,
+            first_notice_seconds=config.notice_seconds,
+            replicas=replicas,
+            notice_url=services.notice_url,
+        )
+        server = _Server(
+            uvicorn.Config(
+                build_api(services),
+                loop="asyncio",
+                log_config=None,
+                access_log=False,
+                timeout_graceful_shutdown=2,
+                timeout_keep_alive=30,
+                server_header=False,
+            )
+        )
+
+        def finished() -> None:
+            server.should_exit = True
+
+        loop = Loop(
+            control,
+            leadership=Leadership(config.database_url),
+            drained=lambda: not engine.alive(),
+            when_done=finished,
+        )
+
+        def stop(*_: object) -> None:
+            for job in engine.internal_jobs():
+                if job.running:
+                    engine.cancel_internal(job.id)
+            loop.stop()
+
+        signal.signal(signal.SIGTERM, stop)
+        signal.signal(signal.SIGINT, stop)
+        loop.start()
+        server.run(sockets=[listener])
+        loop.join(timeout=5)
+    return 0
+
+
+def listen(host: str, port: int) -> socket.socket:
+    """Return a socket bound to `host` and `port`.
+
+    Raises:
+        Misconfigured: it is taken, or not ours to take.
+    """
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    made = socket.socket(family, socket.SOCK_STREAM)
+    made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        made.bind((host, port))
+    except (OSError, OverflowError) as error:
+        made.close()
+        why = getattr(error, "strerror", None) or str(error)
+        raise Misconfigured(
+            f"cannot listen on {host}:{port}: {why}; stop what uses it or choose another port"
+        ) from error
+    return made
+
+
+class _Server(uvicorn.Server):
+    """Leaves signals to us: being told to stop means draining first."""
+
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
+
+
+def main() -> int:
+    """Run from the environment; say in one line what is wrong with it."""
+    log_to_stderr()
+    try:
+        return run(load())
+    except SubletError as error:
+        print(f"sublet: {error}", file=sys.stderr)  # noqa: T201 -- for the person who started it
+        return 2 if isinstance(error, Misconfigured) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,39 @@
+"""The gateway's process. `sublet gateway`."""
+
+import sys
+
+from sublet.app.logs import log_to_stderr
+from sublet.config import load
+from sublet.core.certificates import ensure
+from sublet.core.clock import SystemClock
+from sublet.core.errors import Misconfigured, SubletError
+from sublet.gateway.server import Settings, serve
+
+
+def main() -> int:
+    """Run from the environment; say in one line what is wrong with it."""
+    log_to_stderr()
+    try:
+        config = load()
+        if config.database_url is None:
+            raise Misconfigured("DATABASE_URL is not set: the gateway keeps its money there")
+        certificates = ensure(config.data / "ca", hosts=[config.host], now=SystemClock().now())
+        serve(
+            Settings(
+                database_url=config.database_url,
+                name="gateway-0",
+                host=config.host,
+                http_port=config.gateway_http_port,
+                https_port=config.gateway_port,
+                certificate=certificates.server,
+                private_key=certificates.server_key,
+            )
+        )
+    except SubletError as error:
+        print(f"sublet: {error}", file=sys.stderr)  # noqa: T201 -- for the person who started it
+        return 2 if isinstance(error, Misconfigured) else 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

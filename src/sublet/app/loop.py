@@ -1,0 +1,261 @@
+"""The reconcile loop: looks at the cluster and the record, and takes everything one step on.
+
+It decides from the present alone, so it may die anywhere; the next pass, here or in the next
+process, goes on. One control plane leads at a time: it holds an advisory lock.
+"""
+
+import logging
+import threading
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from typing import Final
+from uuid import UUID
+
+import psycopg
+
+from sublet.app import bootstrap
+from sublet.core.clock import Clock
+from sublet.core.db import Database
+from sublet.core.errors import Conflict, SubletError, Unavailable
+from sublet.engine.port import Engine, InternalJob, Phase
+from sublet.fleet import store as fleet
+from sublet.fleet.pool import gpus_by_pool
+from sublet.leases import service as leases
+from sublet.leases import store as lease_store
+from sublet.leases.lease import EndReason, Lease, State
+from sublet.ledger import store as ledger
+from sublet.metering import lease_meter
+from sublet.models.service import Replicas
+
+log = logging.getLogger(__name__)
+
+EVERY_SECONDS: Final = 0.1
+_LEADER_LOCK: Final = 7_355_608_002
+_SWEEP_EVERY: Final = timedelta(seconds=1)
+_LOOK_AT_NODES_EVERY: Final = timedelta(seconds=5)
+
+
+class Leadership:
+    """The advisory lock by which one control plane leads. Lost with its connection."""
+
+    def __init__(self, url: str) -> None:
+        self._url = url
+        self._connection: psycopg.Connection[tuple[bool]] | None = None
+
+    def hold(self) -> bool:
+        """Return whether we lead, trying to if we do not.
+
+        Raises:
+            Unavailable: the database did not answer; somebody else may lead by now.
+        """
+        try:
+            if self._connection is not None:
+                self._connection.execute("SELECT 1")
+                return True
+            connection: psycopg.Connection[tuple[bool]] = psycopg.connect(
+                self._url, autocommit=True, connect_timeout=5
+            )
+            row = connection.execute("SELECT pg_try_advisory_lock(%s)", [_LEADER_LOCK]).fetchone()
+            if row is None or not row[0]:
+                connection.close()
+                return False
+            self._connection = connection
+            return True
+        except psycopg.Error as error:
+            self.release()
+            raise Unavailable(f"the database did not answer: {error}") from error
+
+    def release(self) -> None:
+        if self._connection is not None:
+            self._connection.close()
+            self._connection = None
+
+
+@dataclass(slots=True)
+class Pass:
+    """What one look at everything found; handed to whoever asks between two passes."""
+
+    jobs: list[InternalJob] = field(default_factory=list)
+    at: datetime | None = None
+
+
+class Control:
+    """One pass at a time over the fleet, its leases, replicas and holds."""
+
+    def __init__(
+        self,
+        *,
+        db: Database,
+        engine: Engine,
+        clock: Clock,
+        first_notice_seconds: int,
+        replicas: Replicas | None,
+        notice_url: Callable[[UUID], str] | None = None,
+    ) -> None:
+        self._db = db
+        self._engine = engine
+        self._clock = clock
+        self._first_notice_seconds = first_notice_seconds
+        self._replicas = replicas
+        self._notice_url = notice_url
+        self._recorded: dict[UUID, InternalJob] = {}
+        self._fences: dict[UUID, datetime] = {}
+        self._swept_at: datetime | None = None
+        self._looked_at: datetime | None = None
+        self.stopping = False  # set once Sublet is told to stop: everything must leave
+
+    def tick(self) -> None:
+        """Take everything one step on.
+
+        Raises:
+            Unavailable: the engine or the database did not answer; try again later.
+        """
+        self._engine.tick()
+        jobs = list(self._engine.internal_jobs())
+        self._observe_fleet(jobs)
+        with self._db.transaction() as tx:
+            live = lease_store.list_live(tx)
+            pools = fleet.list_pools(tx)
+            unsettled = lease_store.list_unsettled(tx)
+        now = self._clock.now()
+        leaving = (
+            {lease.id: EndReason.SHUTDOWN for lease in live}
+            if self.stopping
+            else dict.fromkeys(
+                leases.reclaim_for_internal(live, pools=pools, jobs=jobs, now=now),
+                EndReason.RECLAIMED,
+            )
+        )
+        for lease_id, reason in leaving.items():
+            with self._db.transaction() as tx:
+                asked = lease_store.ask_release(tx, lease_id, reason)
+            if asked:
+                log.info("lease.release_asked", extra={"lease": lease_id, "reason": reason})
+        if leaving:
+            with self._db.transaction() as tx:
+                live = lease_store.list_live(tx)
+        for lease in live:
+            self._take_on(lease)
+        for lease in unsettled:
+            self._settle(lease, seen_until=now)
+        if self._replicas is not None and not self.stopping:
+            with self._db.transaction() as tx:
+                by_id: Mapping[UUID, Lease] = {
+                    lease.id: lease for lease in lease_store.list_live(tx)
+                }
+            self._replicas.reconcile(by_id, jobs)
+        self._sweep_holds(now)
+
+    def _observe_fleet(self, jobs: list[InternalJob]) -> None:
+        now = self._clock.now()
+        if self._looked_at is None or now >= self._looked_at + _LOOK_AT_NODES_EVERY:
+            gpus = gpus_by_pool(self._engine.nodes())
+            with self._db.transaction() as tx:
+                fleet.observe_pools(tx, gpus, notice_seconds=self._first_notice_seconds, now=now)
+                bootstrap.first_prices(tx, list(gpus), now=now)
+            self._looked_at = now
+        news = [job for job in jobs if self._recorded.get(job.id) != job]
+        if news:
+            with self._db.transaction() as tx:
+                fleet.record_internal_jobs(tx, news, now=now)
+        self._recorded = {job.id: job for job in jobs}
+
+    def _take_on(self, lease: Lease) -> None:
+        """One lease's trouble must not stop the others."""
+        try:
+            url = None if self._notice_url is None else self._notice_url(lease.id)
+            asked_at = self._clock.now()
+            lease, seen = leases.advance(
+                lease, db=self._db, engine=self._engine, clock=self._clock, notice_url=url
+            )
+            lease = leases.pay_ahead(lease, db=self._db, now=self._clock.now())
+            fence = leases.fence_of(lease)
+            if fence is not None and self._fences.get(lease.id) != fence:
+                self._engine.extend(lease.id, deadline=fence)
+                self._fences[lease.id] = fence
+            if lease.state is State.ENDED:
+                self._fences.pop(lease.id, None)
+            running = seen.phase is Phase.RUNNING
+            self._settle(lease, seen_until=asked_at if running else lease.since)
+        except Conflict as error:
+            log.info("lease.conflict", extra={"lease": lease.id, "detail": str(error)})
+        except Unavailable:
+            raise
+        except SubletError:
+            log.exception("lease.failed", extra={"lease": lease.id})
+
+    def _settle(self, lease: Lease, *, seen_until: datetime) -> None:
+        now = self._clock.now()
+        lease_meter.settle_blocks(lease, db=self._db, seen_until=seen_until, now=now)
+        if lease.state is State.ENDED:
+            lease_meter.credit_reclaimed(lease, db=self._db, now=now)
+
+    def _sweep_holds(self, now: datetime) -> None:
+        if self._swept_at is not None and now < self._swept_at + _SWEEP_EVERY:
+            return
+        with self._db.transaction() as tx:
+            expired = ledger.expire(tx, now=now)
+        for hold_id in expired:
+            log.warning("hold.expired", extra={"hold": hold_id})
+        self._swept_at = now
+
+    def idle(self) -> bool:
+        """Return whether no lease is live."""
+        with self._db.transaction() as tx:
+            return not lease_store.list_live(tx)
+
+
+class Loop(threading.Thread):
+    """Runs passes until it is told to stop and everything has left."""
+
+    def __init__(
+        self,
+        control: Control,
+        *,
+        leadership: Leadership,
+        drained: Callable[[], bool],
+        when_done: Callable[[], None],
+    ) -> None:
+        super().__init__(name="control-loop", daemon=True)
+        self._control = control
+        self._leadership = leadership
+        self._drained = drained
+        self._when_done = when_done
+        self._wake = threading.Event()
+        self.first_pass = threading.Event()
+        self.leads = False
+
+    def run(self) -> None:
+        try:
+            while not self._pass():
+                self._wake.wait(EVERY_SECONDS)
+                self._wake.clear()
+        finally:
+            self._leadership.release()
+            self._when_done()
+
+    def wake(self) -> None:
+        """Do the next pass now: somebody changed something."""
+        self._wake.set()
+
+    def stop(self) -> None:
+        """Drain everything, then end."""
+        self._control.stopping = True
+        self._wake.set()
+
+    def _pass(self) -> bool:
+        """Do one pass; True when we were told to stop and nothing is left to do."""
+        try:
+            self.leads = self._leadership.hold()
+            if not self.leads:
+                return self._control.stopping
+            self._control.tick()
+            self.first_pass.set()
+            return self._control.stopping and self._control.idle() and self._drained()
+        except Unavailable as error:
+            log.warning("control.unavailable", extra={"detail": str(error)})
+        except Exception:
+            # A bug must not end the loop: leases would run on unwatched. The fences hold.
+            log.exception("control.failed")
+        return False

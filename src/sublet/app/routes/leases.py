@@ -1,0 +1,231 @@
+"""Leases: ask for one, watch it, give it back."""
+
+import asyncio
+import base64
+import binascii
+from collections.abc import AsyncIterator, Callable
+from datetime import datetime, timedelta
+from typing import Annotated, Any, Final
+from uuid import UUID
+
+from fastapi import APIRouter, Query, Response
+from fastapi.responses import StreamingResponse
+from starlette.concurrency import run_in_threadpool
+
+from sublet.app.documents import NewLease, lease_document, usd
+from sublet.app.http import AnyCaller, OneTenant, Ours
+from sublet.app.routes.tenants import instant
+from sublet.app.services import Services
+from sublet.core.db import Tx
+from sublet.core.errors import Invalid
+from sublet.engine.port import Phase
+from sublet.fleet import store as fleet
+from sublet.leases import service, store
+from sublet.leases.lease import EndReason, Lease, LeaseId, State
+from sublet.leases.service import Request
+from sublet.leases.store import Spec
+from sublet.market import store as market
+from sublet.market.price import Tier, lease_sku
+from sublet.metering import store as metering
+from sublet.planner.surplus import sellable_gpus
+from sublet.tenants.tenant import Caller
+
+router = APIRouter(prefix="/v1")
+
+_PROCESSES: Final = 256
+_LOG_PIECE: Final = 1 << 16
+_FOLLOW_SECONDS: Final = 0.1
+
+
+@router.get("/offers", tags=["leases"])
+def list_offers(ours: Ours, _: AnyCaller) -> dict[str, Any]:
+    """List what can be leased now, and at which price."""
+    jobs = ours.engine.internal_jobs()
+    items = []
+    with ours.db.transaction() as tx:
+        for pool in fleet.list_pools(tx):
+            available = sellable_gpus(service.pressure_of(tx, pool, jobs))
+            for tier in Tier:
+                price = market.find_price(tx, lease_sku(pool.name, tier))
+                if price is not None:
+                    items.append(
+                        {
+                            "pool": pool.name,
+                            "tier": tier,
+                            "usd_per_gpu_hour": usd(price.rate.charge(3600)),
+                            "gpus_available": available,
+                            "notice_seconds": pool.notice_seconds,
+                        }
+                    )
+    return {"items": items}
+
+
+@router.post("/leases", status_code=201, tags=["leases"])
+def create_lease(ours: Ours, tenant: OneTenant, body: NewLease) -> dict[str, Any]:
+    """Lease GPUs and run a command on them.
+
+    Its GPUs and its first minute's money are set aside before this answers. Send an `id` of
+    yours and sending it again gives you the same lease.
+    """
+    jobs = ours.engine.internal_jobs()
+    pool = body.pool or only_pool(ours)
+    request = Request(
+        id=None if body.id is None else LeaseId(body.id),
+        pool=pool,
+        gpus=body.gpus,
+        tier=body.tier,
+        max_duration=timedelta(seconds=body.max_seconds),
+        spec=Spec(
+            command=body.command,
+            environment=body.environment,
+            files={path: _decode(path, text) for path, text in body.files.items()},
+            network=body.network,
+            memory_bytes=body.memory_bytes or _share_of_memory(ours, pool, body.gpus),
+            processes=body.processes or _PROCESSES,
+        ),
+    )
+    with ours.db.transaction() as tx:
+        lease = service.admit(tx, tenant, request, jobs=jobs, now=ours.clock.now())
+        document = _document(tx, lease)
+    ours.wake()
+    return document
+
+
+@router.get("/leases", tags=["leases"])
+def list_leases(
+    ours: Ours,
+    found: AnyCaller,
+    live: bool = False,
+    limit: Annotated[int, Query(ge=1, le=1000)] = 100,
+    before: datetime | None = None,
+) -> dict[str, Any]:
+    """List your leases, newest first; the operator sees everybody's."""
+    with ours.db.transaction() as tx:
+        leases = store.list_of(
+            tx, _owner(found), limit=limit, before=instant(before, "before"), live=live
+        )
+        return {"items": [_document(tx, lease) for lease in leases]}
+
+
+@router.get("/leases/{lease_id}", tags=["leases"])
+def show_lease(ours: Ours, found: AnyCaller, lease_id: UUID) -> dict[str, Any]:
+    """Show a lease and every move it made."""
+    with ours.db.transaction() as tx:
+        lease = service.check_owner(tx, LeaseId(lease_id), _owner(found))
+        return _document(tx, lease) | {"events": store.list_events(tx, lease.id)}
+
+
+@router.delete("/leases/{lease_id}", status_code=202, tags=["leases"])
+def end_lease(ours: Ours, found: AnyCaller, lease_id: UUID) -> dict[str, Any]:
+    """Give a lease back. It is told at once and billed no further."""
+    with ours.db.transaction() as tx:
+        lease = service.check_owner(tx, LeaseId(lease_id), _owner(found))
+        store.ask_release(tx, lease.id, EndReason.RELEASED)
+        document = _document(tx, store.get(tx, lease.id))
+    ours.wake()
+    return document
+
+
+@router.get("/leases/{lease_id}/notice", tags=["leases"])
+def show_notice(ours: Ours, found: AnyCaller, lease_id: UUID) -> dict[str, Any]:
+    """Say whether the lease was told to go, why, and when it is killed."""
+    with ours.db.transaction() as tx:
+        return _notice(service.check_owner(tx, LeaseId(lease_id), _owner(found)))
+
+
+@router.get("/notices/{token}", tags=["leases"])
+def read_notice(ours: Ours, token: str) -> dict[str, Any]:
+    """Read a lease's notice from inside its workload, without a key: SUBLET_NOTICE_URL."""
+    lease_id = ours.lease_of_notice(token)
+    with ours.db.transaction() as tx:
+        return _notice(store.get(tx, LeaseId(lease_id)))
+
+
+@router.get("/leases/{lease_id}/logs", tags=["leases"], response_class=Response)
+def read_logs(
+    ours: Ours,
+    found: AnyCaller,
+    lease_id: UUID,
+    offset: Annotated[int, Query(ge=0, le=1 << 50)] = 0,
+    follow: bool = False,
+) -> Response:
+    """Read what the workload printed, from `offset` bytes on; `follow` until the lease ends."""
+    with ours.db.transaction() as tx:
+        service.check_owner(tx, LeaseId(lease_id), _owner(found))
+
+    def over() -> bool:
+        with ours.db.transaction() as tx:
+            ended = store.get(tx, LeaseId(lease_id)).state is State.ENDED
+        return ended or ours.engine.observe(lease_id).phase in {Phase.EXITED, Phase.LOST}
+
+    return stream_log(ours, lease_id, offset=offset, over=over if follow else None)
+
+
+def stream_log(
+    ours: Services, workload: UUID, *, offset: int, over: Callable[[], bool] | None
+) -> StreamingResponse:
+    """Stream a workload's log; `over` says when nothing more will come, None: stop at its end."""
+
+    async def pieces() -> AsyncIterator[bytes]:
+        at = offset
+        last = over is None
+        while True:
+            piece = await run_in_threadpool(ours.engine.logs, workload, offset=at, limit=_LOG_PIECE)
+            if piece:
+                at += len(piece)
+                yield piece
+            elif last:
+                return
+            else:
+                # Once it is over, read once more: the last lines may have come in between.
+                assert over is not None
+                last = await run_in_threadpool(over)
+                if not last:
+                    await asyncio.sleep(_FOLLOW_SECONDS)
+
+    return StreamingResponse(pieces(), media_type="text/plain; charset=utf-8")
+
+
+def only_pool(ours: Services) -> str:
+    """Raises Invalid: there are several pools, so one must be named."""
+    with ours.db.transaction() as tx:
+        pools = [pool.name for pool in fleet.list_pools(tx)]
+    if len(pools) != 1:
+        raise Invalid(f"say which pool: {', '.join(pools) or 'there is none yet'}")
+    return pools[0]
+
+
+def _owner(found: Caller) -> UUID | None:
+    return None if found.tenant is None else found.tenant.id
+
+
+def _document(tx: Tx, lease: Lease) -> dict[str, Any]:
+    price = market.get_price(tx, lease.price_id)
+    return lease_document(lease, price, charged=metering.charged_for_lease(tx, lease.id))
+
+
+def _notice(lease: Lease) -> dict[str, Any]:
+    if lease.stops_at is None or lease.end_reason is None:
+        return {"noticed": False}
+    notice = service.notice_of(lease)
+    return {
+        "noticed": True,
+        "reason": notice.reason,
+        "message": notice.message,
+        "noticed_at": notice.noticed_at,
+        "stops_at": notice.stops_at,
+    }
+
+
+def _decode(path: str, text: str) -> bytes:
+    try:
+        return base64.b64decode(text, validate=True)
+    except (binascii.Error, ValueError):
+        raise Invalid(f"files.{path[:80]}: the content must be base64") from None
+
+
+def _share_of_memory(ours: Services, pool: str, gpus: int) -> int | None:
+    nodes = [node for node in ours.engine.nodes() if node.gpu_model == pool]
+    slots = sum(node.gpus for node in nodes)
+    memory = sum(node.memory_bytes for node in nodes)
+    return memory * min(gpus, slots) // slots if slots and memory else None

@@ -1,0 +1,179 @@
+"""The operator's view: fleet, prices, deployments, the auditor; and what all may know."""
+
+from typing import Any
+
+from fastapi import APIRouter
+
+from sublet import __version__
+from sublet.app.audit import audit
+from sublet.app.documents import DeploymentChange, NewPrice, PoolChange, price_document
+from sublet.app.http import AnyCaller, Operator, Ours
+from sublet.app.services import Services
+from sublet.core.db import Tx
+from sublet.core.errors import Invalid, NotFound
+from sublet.fleet import store as fleet
+from sublet.leases import service as leases
+from sublet.market import store as market
+from sublet.models import service as models
+from sublet.models import store as model_store
+from sublet.models.deployment import Deployment, ReplicaState
+from sublet.planner.surplus import sellable_gpus
+
+router = APIRouter(prefix="/v1")
+
+
+@router.get("/status", tags=["operations"])
+def show_status(ours: Ours) -> dict[str, Any]:
+    """Say whether this instance is ready, and what it waits for. Needs no key."""
+    waiting = []
+    with ours.db.transaction() as tx:
+        for deployment in model_store.list_deployments(tx):
+            document = _deployment(ours, tx, deployment)
+            if deployment.wanted and document["state"] != ReplicaState.READY:
+                waiting.append(f"model {deployment.name}: {document['detail']}")
+    return {
+        "version": __version__,
+        "unsafe_no_sandbox": ours.config.unsafe_no_sandbox,
+        "waiting_for": waiting,
+        "gateway_url": ours.config.gateway_url,
+        "gateway_http_url": ours.config.gateway_http_url,
+        "ca_file": str(ours.config.data / "ca" / "ca.pem"),
+    }
+
+
+@router.get("/fleet", tags=["fleet"])
+def show_fleet(ours: Ours, _: Operator) -> dict[str, Any]:
+    """Show each pool: what internal jobs and leases hold, what is idle, what may be sold."""
+    jobs = ours.engine.internal_jobs()
+    with ours.db.transaction() as tx:
+        pools = []
+        for pool in fleet.list_pools(tx):
+            pressure = leases.pressure_of(tx, pool, jobs)
+            idle = pool.gpus - pressure.internal_running - pressure.leased
+            pools.append(
+                {
+                    "name": pool.name,
+                    "gpus": pool.gpus,
+                    "internal_running": pressure.internal_running,
+                    "internal_pending": pressure.internal_pending,
+                    "leased": pressure.leased,
+                    "idle": idle,
+                    "sellable": sellable_gpus(pressure),
+                    "notice_seconds": pool.notice_seconds,
+                    "lendable": pool.lendable,
+                    "lending_limit": pool.lending_limit,
+                }
+            )
+    return {"pools": pools}
+
+
+@router.patch("/pools/{name}", tags=["fleet"])
+def change_pool(ours: Ours, _: Operator, name: str, body: PoolChange) -> dict[str, Any]:
+    """Change what may be lent. Leases that run keep what they were promised."""
+    with ours.db.transaction() as tx:
+        pool = fleet.lock_pool(tx, name)
+        given = body.model_fields_set
+        changed = fleet.set_policy(
+            tx,
+            name,
+            notice_seconds=pool.notice_seconds
+            if body.notice_seconds is None
+            else body.notice_seconds,
+            lendable=pool.lendable if body.lendable is None else body.lendable,
+            lending_limit=body.lending_limit if "lending_limit" in given else pool.lending_limit,
+            now=ours.clock.now(),
+        )
+    return {
+        "name": changed.name,
+        "gpus": changed.gpus,
+        "notice_seconds": changed.notice_seconds,
+        "lendable": changed.lendable,
+        "lending_limit": changed.lending_limit,
+    }
+
+
+@router.get("/prices", tags=["prices"])
+def list_prices(ours: Ours, _: AnyCaller) -> dict[str, Any]:
+    """List what everything costs now."""
+    with ours.db.transaction() as tx:
+        return {"items": [price_document(price) for price in market.list_prices(tx)]}
+
+
+@router.put("/prices/{sku}", tags=["prices"])
+def set_price(ours: Ours, _: Operator, sku: str, body: NewPrice) -> dict[str, Any]:
+    """Set a price from now on. What runs keeps the price it was sold at."""
+    hourly = sku.startswith("lease:")
+    if hourly != (body.per == "hour"):
+        raise Invalid("leases are priced per hour, tokens per million_tokens")
+    rate = market.usd_per_hour(body.usd) if hourly else market.usd_per_million(body.usd)
+    with ours.db.transaction() as tx:
+        if market.find_price(tx, sku) is None:
+            raise NotFound(f"there is no SKU {sku[:200]!r}; see GET /v1/prices")
+        return price_document(market.set_price(tx, sku, rate, now=ours.clock.now()))
+
+
+@router.get("/deployments", tags=["models"])
+def list_deployments(ours: Ours, _: Operator) -> dict[str, Any]:
+    with ours.db.transaction() as tx:
+        return {
+            "items": [
+                _deployment(ours, tx, deployment) for deployment in model_store.list_deployments(tx)
+            ]
+        }
+
+
+@router.patch("/deployments/{name}", tags=["models"])
+def change_deployment(ours: Ours, _: Operator, name: str, body: DeploymentChange) -> dict[str, Any]:
+    """Start or stop serving a model."""
+    with ours.db.transaction() as tx:
+        deployment = model_store.set_wanted(tx, name, wanted=body.wanted)
+        document = _deployment(ours, tx, deployment)
+    ours.wake()
+    return document
+
+
+@router.get("/audit", tags=["operations"])
+def run_audit(ours: Ours, _: Operator) -> dict[str, Any]:
+    """Re-derive everything from the records, and list every difference."""
+    findings = audit(ours.db, clock=ours.clock)
+    return {
+        "differences": [
+            {"law": difference.law, "what": difference.what} for difference in findings.differences
+        ],
+        "laws": findings.counts,
+    }
+
+
+def _deployment(ours: Services, tx: Tx, deployment: Deployment) -> dict[str, Any]:
+    live = [
+        replica
+        for replica in model_store.list_live_replicas(tx)
+        if replica.deployment == deployment.name
+    ]
+    states = [replica.state for replica in live]
+    detail: str | None
+    if ReplicaState.READY in states:
+        state, detail = "ready", None
+    elif ReplicaState.STARTING in states:
+        state, detail = "starting", "its replica is starting and loads its weights"
+    elif states:
+        state, detail = "draining", live[-1].detail
+    else:
+        state = "absent"
+        detail = "stopped by the operator" if not deployment.wanted else None
+        if detail is None:
+            told = None if ours.replicas is None else ours.replicas.why_not(deployment.name)
+            last = model_store.get_last_replica(tx, deployment.name)
+            detail = (
+                models.missing(deployment)
+                or told
+                or (f"its last replica ended: {last.detail}" if last else "not started yet")
+            )
+    return {
+        "name": deployment.name,
+        "recipe": deployment.recipe,
+        "context_tokens": deployment.context_tokens,
+        "wanted": deployment.wanted,
+        "state": state,
+        "detail": detail,
+    }

@@ -1,0 +1,46 @@
+"""What the API's routes work with."""
+
+import hashlib
+import hmac
+from collections.abc import Callable
+from dataclasses import dataclass
+from uuid import UUID
+
+from sublet.config import Config
+from sublet.core.clock import Clock
+from sublet.core.db import Database
+from sublet.core.errors import NotFound
+from sublet.engine.port import Engine, InternalQueue
+from sublet.models.service import Replicas
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Services:
+    config: Config
+    db: Database
+    engine: Engine
+    internal_queue: InternalQueue | None  # None where the cluster's own queue takes jobs
+    clock: Clock
+    replicas: Replicas | None
+    signing_key: str
+    wake: Callable[[], None]  # do the next pass of the loop now
+
+    def notice_url(self, lease_id: UUID) -> str:
+        """Return where a workload can read its notice without a key."""
+        return f"{self.config.api_url}/v1/notices/{lease_id}.{self._signature(lease_id)}"
+
+    def lease_of_notice(self, token: str) -> UUID:
+        """Raises NotFound: the address was not made by us."""
+        text, _, signature = token.partition(".")
+        try:
+            lease_id = UUID(text)
+        except ValueError:
+            raise NotFound("there is no such notice") from None
+        if not hmac.compare_digest(
+            signature.encode("utf-8", "replace"), self._signature(lease_id).encode()
+        ):
+            raise NotFound("there is no such notice")
+        return lease_id
+
+    def _signature(self, lease_id: UUID) -> str:
+        return hmac.new(self.signing_key.encode(), lease_id.bytes, hashlib.sha256).hexdigest()[:32]

@@ -1,0 +1,214 @@
+"""Talking to the API: one call each, and whatever goes wrong as a `Failure`.
+
+Slow to import, so only commands that call the API import it, when they run.
+"""
+
+import json
+import ssl
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import TracebackType
+from typing import Any, Final, Self
+from urllib.parse import quote
+
+import httpx
+
+from sublet.cli.failure import ExitCode, Failure
+from sublet.cli.instance import Instance
+
+Document = dict[str, Any]
+
+# Most answers take milliseconds; an audit of a large ledger takes minutes.
+_TIMEOUT: Final = httpx.Timeout(30, connect=5)
+_PATIENT: Final = httpx.Timeout(1800, connect=5)
+# A stream is silent while its workload is; after this long it is asked for again, because
+# a machine that vanished is as silent.
+_STREAMING: Final = httpx.Timeout(60, connect=5)
+
+
+class BrokenOff(Failure):
+    """A stream that ended in the middle: ask for the rest, or give up."""
+
+    def __init__(self, message: str, *, silent: bool) -> None:
+        super().__init__(message, ExitCode.UNREACHABLE)
+        self.silent = silent  # nothing came for a while, which need not be a fault
+
+
+class Client:
+    """The API of one instance, with one key."""
+
+    def __init__(self, instance: Instance) -> None:
+        self.instance = instance
+        self._http = httpx.Client(
+            base_url=instance.api_url,
+            headers={"Authorization": f"Bearer {instance.key}"},
+            verify=_trust(instance.api_url, instance.ca_file),
+            timeout=_TIMEOUT,
+            trust_env=not instance.here,  # no proxy stands between us and this machine
+        )
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._http.close()
+
+    def get(self, path: str, **params: object) -> Document:
+        return self._call("GET", path, params=params)
+
+    def get_slow(self, path: str) -> Document:
+        return self._call("GET", path, timeout=_PATIENT)
+
+    def items(self, path: str, **params: object) -> list[Document]:
+        return items_of(self.get(path, **params))
+
+    def post(self, path: str, body: Document) -> Document:
+        return self._call("POST", path, body=body)
+
+    def post_slow(self, path: str, body: Document) -> Document:
+        return self._call("POST", path, body=body, timeout=_PATIENT)
+
+    def patch(self, path: str, body: Document) -> Document:
+        return self._call("PATCH", path, body=body)
+
+    def put(self, path: str, body: Document) -> Document:
+        return self._call("PUT", path, body=body)
+
+    def delete(self, path: str) -> Document:
+        return self._call("DELETE", path)
+
+    @contextmanager
+    def stream(
+        self,
+        method: str,
+        path: str,
+        *,
+        params: Document | None = None,
+        body: Document | None = None,
+    ) -> Iterator[httpx.Response]:
+        """Open an answer that comes in pieces.
+
+        Raises:
+            Failure: it was refused, or nothing answered.
+            BrokenOff: it began and did not end.
+        """
+        begun = False
+        try:
+            with self._http.stream(
+                method, path, params=_given(params or {}), json=body, timeout=_STREAMING
+            ) as response:
+                if not response.is_success:
+                    response.read()
+                    raise refusal(response)
+                begun = True
+                yield response
+        except httpx.TransportError as error:
+            if not begun:
+                raise self._unreachable(error) from None
+            raise BrokenOff(
+                f"the stream from {self._where} broke off: {_why(error)}",
+                silent=isinstance(error, httpx.ReadTimeout),
+            ) from None
+
+    def _call(
+        self,
+        method: str,
+        path: str,
+        *,
+        params: Document | None = None,
+        body: Document | None = None,
+        timeout: httpx.Timeout = _TIMEOUT,
+    ) -> Document:
+        try:
+            response = self._http.request(
+                method, path, params=_given(params or {}), json=body, timeout=timeout
+            )
+        except httpx.TransportError as error:
+            raise self._unreachable(error) from None
+        except httpx.InvalidURL as error:
+            raise Failure(f"{self._where} is not a URL: {error}", ExitCode.USAGE) from None
+        if not response.is_success:
+            raise refusal(response)
+        if not response.content:
+            return {}
+        try:
+            document = response.json()
+        except ValueError:
+            document = None
+        if not isinstance(document, dict):
+            raise _foreign(response)
+        return document
+
+    def _unreachable(self, error: httpx.TransportError) -> Failure:
+        return Failure(
+            f"Sublet does not answer at {self._where}: {_why(error)}", ExitCode.UNREACHABLE
+        )
+
+    @property
+    def _where(self) -> str:
+        return self.instance.api_url
+
+
+def part(name: str) -> str:
+    """Return `name` fit to be one part of a path."""
+    return quote(name, safe="")
+
+
+def items_of(document: Document) -> list[Document]:
+    items = document.get("items")
+    if not isinstance(items, list):
+        raise Failure("the answer holds no items: is this the API of Sublet?", ExitCode.UNREACHABLE)
+    return items
+
+
+def refusal(response: httpx.Response) -> Failure:
+    """Say in one sentence why the API said no."""
+    try:
+        document = response.json()
+    except ValueError:
+        return _foreign(response)
+    error = document.get("error") if isinstance(document, dict) else None
+    if isinstance(error, dict) and isinstance(error.get("message"), str):
+        again = " (try again)" if error.get("retryable") is True else ""
+        return Failure(f"{error['message']}{again}")
+    if isinstance(document, dict) and "detail" in document:  # the framework's own errors
+        return Failure(f"{response.status_code}: {json.dumps(document['detail'])}")
+    return _foreign(response)
+
+
+def _foreign(response: httpx.Response) -> Failure:
+    return Failure(
+        f"{response.request.url} answered {response.status_code}, but not as Sublet does",
+        ExitCode.UNREACHABLE,
+    )
+
+
+def _given(params: Document) -> Document:
+    return {name: value for name, value in params.items() if value is not None}
+
+
+def _why(error: httpx.TransportError) -> str:
+    match error:
+        case httpx.ConnectTimeout():
+            return "no connection within 5 seconds"
+        case httpx.TimeoutException():
+            return "no answer in time"
+        case _ if "CERTIFICATE_VERIFY_FAILED" in str(error):
+            return "its certificate is not trusted; point SUBLET_CA to its CA's file"
+        case _:
+            return str(error) or type(error).__name__
+
+
+def _trust(url: str, ca_file: str | None) -> ssl.SSLContext:
+    if not url.startswith("https://"):
+        return ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)  # unused, and trusts nobody
+    try:
+        return ssl.create_default_context(cafile=ca_file)
+    except (OSError, ValueError) as error:  # ssl.SSLError is an OSError
+        why = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+        raise Failure(f"cannot use the CA file {ca_file}: {why}", ExitCode.USAGE) from None

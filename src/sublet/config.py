@@ -1,0 +1,111 @@
+"""Every setting, read once into one frozen value.
+
+A setting comes from the command line, else from the environment variable named beside it,
+else from its default. `docs/operate/settings.md` lists them; a test holds it to this file.
+"""
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+from typing import Any, Final
+
+from sublet.core.errors import Misconfigured
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Config:
+    data: Path  # SUBLET_DATA: everything this instance keeps
+    host: str = "127.0.0.1"  # SUBLET_HOST: the address that the API and the gateway listen on
+    api_port: int = 7070  # SUBLET_API_PORT: API and console; 0 takes a free one
+    gateway_port: int = 7443  # SUBLET_GATEWAY_PORT: the gateway's https
+    gateway_http_port: int = 7080  # SUBLET_GATEWAY_HTTP_PORT: the gateway's http, loopback only
+    slots: int | None = None  # SUBLET_SLOTS: CPU slots where there is no GPU; default: one a core
+    notice_seconds: int = 10  # SUBLET_NOTICE_SECONDS: first policy of a new pool
+    model: bool = True  # SUBLET_MODEL: host the demo model
+    unsafe_no_sandbox: bool = False  # SUBLET_UNSAFE_NO_SANDBOX: run tenants' code unguarded
+    database_url: str | None = None  # DATABASE_URL: a PostgreSQL of yours, 15 or newer
+
+    @property
+    def api_url(self) -> str:
+        return f"http://{self._host}:{self.api_port}"
+
+    @property
+    def gateway_url(self) -> str:
+        return f"https://{self._host}:{self.gateway_port}"
+
+    @property
+    def gateway_http_url(self) -> str:
+        return f"http://127.0.0.1:{self.gateway_http_port}"
+
+    @property
+    def _host(self) -> str:
+        if self.host in {"0.0.0.0", "::"}:  # noqa: S104 -- compared, not bound
+            return "127.0.0.1"
+        return f"[{self.host}]" if ":" in self.host else self.host
+
+    def to_environment(self) -> dict[str, str]:
+        """Return the variables from which `load` makes this value again, for a child."""
+        environment = {}
+        for field in fields(self):
+            value = getattr(self, field.name)
+            if value is not None:
+                text = ("1" if value else "0") if isinstance(value, bool) else str(value)
+                environment[variable_of(field.name)] = text
+        return environment
+
+
+def default_data() -> Path:
+    return Path("~/.local/share/sublet").expanduser()
+
+
+_FLAGS: Final = {"1": True, "true": True, "on": True, "yes": True,
+                 "0": False, "false": False, "off": False, "no": False}  # fmt: skip
+_PORTS: Final = frozenset({"api_port", "gateway_port", "gateway_http_port"})
+
+
+def variable_of(name: str) -> str:
+    """Return the environment variable of a setting."""
+    return "DATABASE_URL" if name == "database_url" else f"SUBLET_{name.upper()}"
+
+
+def load(environment: Mapping[str, str] | None = None, **overrides: Any) -> Config:
+    """Read the settings. `overrides` come from the command line and win.
+
+    Raises:
+        Misconfigured: names the setting, what is wrong with it, and what it may be.
+    """
+    environment = os.environ if environment is None else environment
+    config = Config(data=default_data())
+    kinds = {field.name: field.type for field in fields(Config)}
+    for name, kind in kinds.items():
+        given = overrides.pop(name, None)
+        text = environment.get(variable_of(name)) or None
+        if given is not None:
+            value = given
+        elif text is not None:
+            value = _parse(variable_of(name), text, str(kind))
+        else:
+            continue
+        config = replace(config, **{name: value})
+    assert not overrides, overrides
+    for name in _PORTS:
+        if not 0 <= getattr(config, name) <= 65_535:
+            raise Misconfigured(f"{variable_of(name)} must lie in 0…65535")
+    if config.slots is not None and not 1 <= config.slots <= 4096:
+        raise Misconfigured("SUBLET_SLOTS must lie in 1…4096")
+    if not 0 <= config.notice_seconds <= 86_400:
+        raise Misconfigured("SUBLET_NOTICE_SECONDS must lie in 0…86400")
+    return replace(config, data=Path(config.data).expanduser().absolute())
+
+
+def _parse(variable: str, text: str, kind: str) -> object:
+    if "bool" in kind:
+        if (flag := _FLAGS.get(text.lower())) is None:
+            raise Misconfigured(f"{variable} must be 1 or 0, not {text!r}")
+        return flag
+    if "int" in kind:
+        if not text.isascii() or not text.isdigit():
+            raise Misconfigured(f"{variable} must be a whole number, not {text!r}")
+        return int(text)
+    return Path(text) if "Path" in kind else text

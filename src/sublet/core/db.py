@@ -1,0 +1,79 @@
+"""Postgres: named queries, and one transaction at a time."""
+
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib import resources
+from types import TracebackType
+from typing import Any, Final, LiteralString, Self, cast
+
+import psycopg
+from psycopg import Connection
+from psycopg.rows import DictRow, dict_row
+from psycopg_pool import ConnectionPool, PoolTimeout
+
+from sublet.core.errors import Unavailable
+
+_NAME: Final = re.compile(r"^-- name: (\w+)\n", re.MULTILINE)
+
+Tx = Connection[DictRow]
+
+
+def load_queries(package: str, file: str = "queries.sql") -> dict[str, LiteralString]:
+    """Read a room's `queries.sql` into {name: text}. Comments stay with their query."""
+    text = (resources.files(package) / file).read_text(encoding="utf-8")
+    _, *parts = _NAME.split(text)
+    # The text ships with the package, so it is as trusted as the code beside it.
+    return {
+        name: cast("LiteralString", body)
+        for name, body in zip(parts[::2], parts[1::2], strict=True)
+    }
+
+
+class Database:
+    """A pool that hands out transactions: commit on leaving, roll back on error."""
+
+    def __init__(self, url: str, *, connections: int = 8, wait_seconds: float = 5.0) -> None:
+        self._pool: ConnectionPool[Tx] = ConnectionPool(
+            url,
+            connection_class=cast("type[Tx]", Connection),
+            kwargs={"row_factory": dict_row, "connect_timeout": 5},
+            min_size=1,
+            max_size=connections,
+            timeout=wait_seconds,
+            # A server that was restarted leaves dead connections behind: look before lending.
+            check=ConnectionPool.check_connection,
+            reconnect_timeout=0,
+            open=False,
+        )
+
+    def __enter__(self) -> Self:
+        self._pool.open()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._pool.close()
+
+    @contextmanager
+    def transaction(self) -> Iterator[Tx]:
+        """Lend a connection inside one transaction.
+
+        Raises:
+            Unavailable: Postgres did not answer, or went away in the middle. Whether a
+                commit took effect is then unknown: repeat the step, with the same ids.
+        """
+        try:
+            with self._pool.connection() as connection:
+                yield connection
+        except (psycopg.OperationalError, psycopg.InterfaceError, PoolTimeout) as error:
+            raise Unavailable(f"the database did not answer: {error}") from error
+
+
+def one(tx: Tx, query: LiteralString, row: dict[str, Any]) -> dict[str, Any] | None:
+    """Run `query` and return its only row, or None."""
+    return tx.execute(query, row).fetchone()

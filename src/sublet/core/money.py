@@ -1,0 +1,82 @@
+"""Money in whole nanos: 1_000_000_000 nanos are one unit of the currency.
+
+A token can cost twenty nanodollars, so neither cents nor micros can hold a price.
+Postgres stores nanos as numeric(38,0): a bigint would stop at 9.2 billion dollars,
+less than one bulk contract.
+"""
+
+from dataclasses import dataclass
+from decimal import Decimal, InvalidOperation
+from fractions import Fraction
+from typing import Final, Self
+
+from sublet.core.errors import Invalid
+
+NANOS: Final = 1_000_000_000
+# Far above any real amount and far below numeric(38,0): sums of millions still fit.
+MAX_NANOS: Final = 10**27
+
+
+@dataclass(frozen=True, slots=True)
+class Money:
+    """An exact amount of one currency. Adding two currencies is a bug, not an error."""
+
+    nanos: int
+    currency: str = "USD"
+
+    def __add__(self, other: Self) -> Self:
+        assert self.currency == other.currency, (self, other)
+        return type(self)(self.nanos + other.nanos, self.currency)
+
+    def __neg__(self) -> Self:
+        return type(self)(-self.nanos, self.currency)
+
+    def __str__(self) -> str:
+        """Write the amount in whole units with every digit that is not a trailing zero."""
+        sign, nanos = ("-", -self.nanos) if self.nanos < 0 else ("", self.nanos)
+        whole, rest = divmod(nanos, NANOS)
+        digits = f"{rest:09d}".rstrip("0").ljust(2, "0")
+        return f"{sign}{whole}.{digits} {self.currency}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rate:
+    """A price: `nanos` for every `per` units of usage.
+
+    Rate(nanos=2_500_000_000, per=3_600)      2.50 USD a GPU-hour, metered in GPU-seconds
+    Rate(nanos=150, per=1_000)    0.15 USD a million tokens
+    """
+
+    nanos: int
+    per: int
+    currency: str = "USD"
+
+    def charge(self, quantity: int) -> Money:
+        """Price `quantity` units, rounded half to even to one nano."""
+        assert quantity >= 0, quantity
+        return Money(round(Fraction(self.nanos * quantity, self.per)), self.currency)
+
+    def charge_most(self, quantity: int) -> Money:
+        """Price `quantity` units, rounded up: what to hold so that no charge can exceed it."""
+        assert quantity >= 0, quantity
+        return Money(-(-self.nanos * quantity // self.per), self.currency)
+
+
+def parse_amount(text: str, *, currency: str = "USD") -> Money:
+    """Read a positive amount of whole units, such as "10" or "0.000000001".
+
+    Raises:
+        Invalid: not a plain positive number, more than nine decimals, or absurdly large.
+    """
+    try:
+        amount = Decimal(text)
+    except InvalidOperation:
+        raise Invalid(f"amount must be a number such as 10 or 2.50, not {text[:40]!r}") from None
+    if not amount.is_finite() or amount <= 0:
+        raise Invalid(f"amount must be a positive number, not {text[:40]!r}")
+    if amount.adjusted() > 18:
+        raise Invalid("amount is too large")
+    nanos = Fraction(amount) * NANOS
+    if nanos.denominator != 1:
+        raise Invalid(f"amount has more than nine decimals: {text[:40]!r}")
+    return Money(int(nanos), currency)

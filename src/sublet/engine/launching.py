@@ -1,0 +1,133 @@
+"""From a record to a running shim: what it is told, and how it is detached from us."""
+
+import json
+import os
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from sublet.engine import shim
+from sublet.engine.cgroups import Cgroups
+from sublet.engine.hardware import Gpu
+from sublet.engine.records import Kind, Record
+from sublet.engine.sandbox import NOTICE_FILE, PATH, Confinement, Sandbox
+from sublet.engine.shim import write_durably
+
+_SECRET: Final = ("SUBLET_", "DATABASE_URL")  # how the names of our own secrets begin
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Launcher:
+    """What all launches have in common."""
+
+    root: Path  # hidden from every sandbox
+    sandbox: Sandbox | None
+    cgroups: Cgroups | None
+    gpus: Sequence[Gpu]
+    cores: Sequence[int] | None  # those that slots stand for; None: slots are no cores
+    log_bytes: int
+    parent: Mapping[str, str]  # the environment that the operator's own workloads build on
+
+    def launch(self, folder: Path, record: Record) -> int:
+        """Spawn a shim for the workload in `folder` and return its process id, at once.
+
+        Raises:
+            OSError: the machine has no room for it.
+        """
+        groups = self._groups(record)
+        # Beside launch.json, which the shim removes: whoever buries a lost one needs the names.
+        write_durably(folder / "cgroups.json", json.dumps([str(path) for path in groups]).encode())
+        write_durably(folder / "launch.json", json.dumps(self._orders(folder, record)).encode())
+        log = str(folder / "shim.log")
+        return os.posix_spawn(
+            sys.executable,
+            [sys.executable, "-I", "-S", str(Path(shim.__file__)), str(folder)],
+            self._inherited(record),
+            file_actions=[
+                (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0),
+                (os.POSIX_SPAWN_OPEN, 1, log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600),
+                (os.POSIX_SPAWN_DUP2, 1, 2),
+            ],
+            setsid=True,  # a Ctrl-C in our terminal is not for it
+        )
+
+    def _groups(self, record: Record) -> dict[Path, dict[str, str]]:
+        if self.cgroups is None:
+            return {}
+        workload = record.workload
+        return self.cgroups.limits(
+            workload.id, memory_bytes=workload.memory_bytes, processes=workload.processes
+        )
+
+    def _orders(self, folder: Path, record: Record) -> dict[str, object]:
+        workload = record.workload
+        sandbox: dict[str, object] | None = None
+        command = list(workload.command)
+        environment = self._environment(folder, record)
+        directory = folder / "work"
+        if record.confined:
+            assert self.sandbox is not None, "a sandboxed workload was accepted without a sandbox"
+            room = Confinement(
+                id=workload.id,
+                folder=folder,
+                hidden=(self.root,),
+                command=command,
+                network=workload.network,
+                memory_bytes=workload.memory_bytes,
+                processes=workload.processes,
+                devices=[gpu.device for gpu in self._gpus(record)],
+            )
+            self.sandbox.furnish(room, environment)
+            sandbox, command = self.sandbox.launch(room)
+            environment = {"SUBLET_WORKLOAD_ID": str(workload.id)}  # the rest is in a file
+            directory = folder
+        limited_by_group = self.cgroups is not None and self.cgroups.memory is not None
+        # CUDA reserves far more address space than it will ever use.
+        stand_in = workload.gpu_model == "cpu" and not limited_by_group
+        return {
+            "command": command,
+            "environment": environment,
+            "directory": str(directory),
+            "sandbox": sandbox,
+            "cgroups": [
+                {"path": str(path), "limits": limits}
+                for path, limits in self._groups(record).items()
+            ],
+            "address_space_bytes": workload.memory_bytes if stand_in else None,
+            "cores": self._cores(record),
+            "log_bytes": self.log_bytes,
+        }
+
+    def _inherited(self, record: Record) -> dict[str, str]:
+        """Return the shim's environment, which an unsandboxed command gets too."""
+        if record.confined:
+            return {"PATH": PATH}
+        if record.kind is Kind.INTERNAL:
+            return {k: v for k, v in self.parent.items() if not k.startswith(_SECRET)}
+        return {k: v for k, v in self.parent.items() if k in {"PATH", "HOME", "LANG"}}
+
+    def _environment(self, folder: Path, record: Record) -> dict[str, str]:
+        workload = record.workload
+        notice = NOTICE_FILE if record.confined else str(folder / "box" / "notice.json")
+        ours = {
+            "SUBLET_WORKLOAD_ID": str(workload.id),
+            "SUBLET_NOTICE_FILE": notice,
+            "SUBLET_SLOTS": str(workload.gpus),
+        }
+        if workload.notice_url is not None:
+            ours["SUBLET_NOTICE_URL"] = workload.notice_url
+        if workload.gpu_model != "cpu":
+            names = [gpu.uuid for gpu in self._gpus(record)] or [str(s) for s in record.slots]
+            ours["CUDA_VISIBLE_DEVICES"] = ",".join(names)
+        return {**workload.environment, **ours}
+
+    def _gpus(self, record: Record) -> list[Gpu]:
+        alike = [gpu for gpu in self.gpus if gpu.model == record.workload.gpu_model]
+        return [alike[slot] for slot in record.slots if slot < len(alike)]
+
+    def _cores(self, record: Record) -> list[int] | None:
+        if record.workload.gpu_model != "cpu" or self.cores is None:
+            return None
+        return [self.cores[slot] for slot in record.slots]

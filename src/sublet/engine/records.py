@@ -1,0 +1,157 @@
+"""One workload's folder: what is written there, and read back after a crash."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
+from datetime import datetime
+from enum import StrEnum
+from pathlib import Path
+from typing import Any
+from uuid import UUID
+
+from sublet.engine.port import Notice, Workload
+from sublet.engine.shim import sync_folder, write_durably
+
+
+class Kind(StrEnum):
+    LEASE = "lease"  # asked for by us
+    INTERNAL = "internal"  # asked for by the organisation's own, and first
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Record:
+    """What was asked for, and which slots it was given. `workload.files` is empty here."""
+
+    workload: Workload
+    kind: Kind
+    confined: bool  # in the sandbox, not merely wished there
+    name: str  # an internal job's; "" for a lease
+    submitted_at: datetime
+    sequence: int  # first come, first served among equal instants
+    slots: tuple[int, ...] = ()  # indices among the slots of this GPU model; () while it waits
+    slots_at: datetime | None = None  # it holds them from here on
+    cancelled_at: datetime | None = None
+    archived_at: datetime | None = None
+
+    def forget_secrets(self) -> "Record":
+        return replace(self, workload=replace(self.workload, environment={}))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Status:
+    """What the shim, or for want of one the engine, says of the process."""
+
+    started_at: datetime | None = None
+    exited_at: datetime | None = None
+    exit_code: int | None = None
+    detail: str | None = None
+    lost: bool = False
+
+
+def create(folder: Path, record: Record, files: Mapping[str, bytes], deadline: str | None) -> None:
+    """Make the workload's folder, whole or not at all.
+
+    Raises:
+        OSError: the disk is full or gone.
+    """
+    draft = folder.with_name(f".new-{folder.name}")
+    draft.mkdir(mode=0o700)
+    place = draft / ("files" if record.confined else "work")
+    for path in (place, draft / "box"):
+        path.mkdir()
+        path.chmod(0o755)
+    for name, content in files.items():
+        _place(place, name, content)
+    if deadline is not None:
+        write_durably(draft / "deadline", deadline.encode())
+    write(draft, record)
+    draft.rename(folder)
+    sync_folder(folder.parent)
+
+
+def _place(root: Path, name: str, content: bytes) -> None:
+    path = root / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    # A script can be run: a file has no mode of its own on the way here.
+    write_durably(path, content, mode=0o755 if content.startswith(b"#!") else 0o644)
+
+
+def write(folder: Path, record: Record) -> None:
+    row = asdict(record)
+    row["workload"].pop("files")
+    write_durably(folder / "spec.json", json.dumps(row, default=_plain).encode())
+
+
+def read(folder: Path) -> Record:
+    """Read what `write` wrote.
+
+    Raises:
+        FileNotFoundError: there is no such workload.
+    """
+    row = json.loads((folder / "spec.json").read_bytes())
+    workload = row["workload"]
+    return Record(
+        workload=Workload(**{**workload, "id": UUID(workload["id"])}),
+        kind=Kind(row["kind"]),
+        confined=row["confined"],
+        name=row["name"],
+        submitted_at=datetime.fromisoformat(row["submitted_at"]),
+        sequence=row["sequence"],
+        slots=tuple(row["slots"]),
+        slots_at=_instant(row["slots_at"]),
+        cancelled_at=_instant(row["cancelled_at"]),
+        archived_at=_instant(row["archived_at"]),
+    )
+
+
+def write_status(folder: Path, status: Status) -> None:
+    write_durably(folder / "status.json", json.dumps(asdict(status), default=_plain).encode())
+
+
+def read_status(folder: Path) -> Status:
+    """Read status.json, which is there from the moment when the process is up."""
+    try:
+        row = json.loads((folder / "status.json").read_bytes())
+    except FileNotFoundError:
+        return Status()
+    return Status(
+        started_at=_instant(row["started_at"]),
+        exited_at=_instant(row["exited_at"]),
+        exit_code=row["exit_code"],
+        detail=row["detail"],
+        lost=row.get("lost", False),
+    )
+
+
+def write_notice(folder: Path, notice: Notice) -> None:
+    """Put the notice where the workload sees it, then tell the shim, which sends SIGTERM."""
+    text = json.dumps(asdict(notice), default=_plain).encode()
+    write_durably(folder / "box" / "notice.json", text, mode=0o644)
+    write_durably(folder / "stop.json", text)
+
+
+def read_notice(folder: Path) -> Notice | None:
+    try:
+        row = json.loads((folder / "stop.json").read_bytes())
+    except FileNotFoundError:
+        return None
+    return Notice(
+        reason=row["reason"],
+        message=row["message"],
+        noticed_at=datetime.fromisoformat(row["noticed_at"]),
+        stops_at=datetime.fromisoformat(row["stops_at"]),
+    )
+
+
+def _instant(text: str | None) -> datetime | None:
+    return None if text is None else datetime.fromisoformat(text)
+
+
+def _plain(value: Any) -> object:
+    match value:
+        case datetime():
+            return value.isoformat()
+        case UUID():
+            return str(value)
+        case _:
+            raise TypeError(value)

@@ -1,0 +1,45 @@
+-- name: list_pools
+SELECT name, gpus, notice_seconds, lendable, lending_limit FROM pool ORDER BY name;
+
+-- name: lock_pool
+-- Whoever admits a lease or changes a policy waits here for the other.
+SELECT name, gpus, notice_seconds, lendable, lending_limit
+  FROM pool
+ WHERE name = %(name)s
+   FOR NO KEY UPDATE;
+
+-- name: put_pool
+-- Policy is the operator's and stays; only the count of healthy GPUs is observed.
+INSERT INTO pool (name, gpus, notice_seconds)
+VALUES (%(name)s, %(gpus)s, %(notice_seconds)s)
+    ON CONFLICT (name) DO UPDATE SET gpus = EXCLUDED.gpus WHERE pool.gpus <> EXCLUDED.gpus
+RETURNING name, gpus, notice_seconds;
+
+-- name: set_policy
+UPDATE pool
+   SET notice_seconds = %(notice_seconds)s, lendable = %(lendable)s, lending_limit = %(lending_limit)s
+ WHERE name = %(name)s
+RETURNING name, gpus, notice_seconds, lendable, lending_limit;
+
+-- name: insert_pool_event
+INSERT INTO pool_event (pool, gpus, notice_seconds, happened_at, recorded_at)
+VALUES (%(name)s, %(gpus)s, %(notice_seconds)s, %(now)s, %(now)s);
+
+-- name: insert_internal_job_event
+-- The queue is read again and again: what was seen before inserts nothing.
+INSERT INTO internal_job_event (job_id, event, pool, gpus, name, happened_at, recorded_at)
+VALUES (%(job_id)s, %(event)s, %(pool)s, %(gpus)s, %(name)s, %(happened_at)s, %(recorded_at)s)
+    ON CONFLICT DO NOTHING;
+
+-- name: list_pool_events
+SELECT pool, gpus, notice_seconds, happened_at FROM pool_event ORDER BY pool, sequence;
+
+-- name: list_internal_spans
+-- One row a job: when it was submitted, started and ended, as far as it got.
+SELECT job_id, pool, gpus, name,
+       min(happened_at) FILTER (WHERE event = 'submitted') AS submitted_at,
+       min(happened_at) FILTER (WHERE event = 'started')   AS started_at,
+       min(happened_at) FILTER (WHERE event = 'ended')     AS ended_at
+  FROM internal_job_event
+ GROUP BY job_id, pool, gpus, name
+ ORDER BY submitted_at, job_id;

@@ -1,0 +1,124 @@
+"""Pools and observed internal demand in Postgres."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, Final
+from uuid import UUID
+
+from sublet.core.db import Tx, load_queries, one
+from sublet.core.errors import Invalid, NotFound
+from sublet.engine.port import InternalJob
+from sublet.fleet.pool import LONGEST_NOTICE_SECONDS, Pool
+
+QUERIES: Final = load_queries("sublet.fleet")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class InternalSpan:
+    """One internal job as the record has it."""
+
+    job_id: UUID
+    pool: str
+    gpus: int
+    name: str
+    submitted_at: datetime
+    started_at: datetime | None
+    ended_at: datetime | None
+
+
+def list_pools(tx: Tx) -> list[Pool]:
+    return [_pool(row) for row in tx.execute(QUERIES["list_pools"]).fetchall()]
+
+
+def lock_pool(tx: Tx, name: str) -> Pool:
+    """Return the pool, and keep others from admitting to it until the transaction ends.
+
+    Raises:
+        NotFound: there is no such pool.
+    """
+    row = one(tx, QUERIES["lock_pool"], {"name": name})
+    if row is None:
+        raise NotFound(f"there is no pool {name!r}")
+    return _pool(row)
+
+
+def observe_pools(tx: Tx, gpus: Mapping[str, int], *, notice_seconds: int, now: datetime) -> None:
+    """Note how many healthy GPUs each pool has; a pool that is not named has none now.
+
+    `notice_seconds` is the policy of a pool that is seen for the first time.
+    """
+    known = {pool.name for pool in list_pools(tx)}
+    for name in sorted(known | set(gpus)):
+        row = {"name": name, "gpus": gpus.get(name, 0), "notice_seconds": notice_seconds}
+        changed = one(tx, QUERIES["put_pool"], row)
+        if changed is not None:
+            tx.execute(QUERIES["insert_pool_event"], {**changed, "now": now})
+
+
+def set_policy(
+    tx: Tx,
+    name: str,
+    *,
+    notice_seconds: int,
+    lendable: bool,
+    lending_limit: int | None,
+    now: datetime,
+) -> Pool:
+    """Change what may be lent of a pool. Leases keep what they were promised.
+
+    Raises:
+        NotFound: there is no such pool.
+        Invalid: a notice or limit out of range.
+    """
+    if not 0 <= notice_seconds <= LONGEST_NOTICE_SECONDS:
+        raise Invalid(f"notice_seconds must lie in 0…{LONGEST_NOTICE_SECONDS}")
+    if lending_limit is not None and lending_limit < 0:
+        raise Invalid("lending_limit must not be negative")
+    lock_pool(tx, name)
+    row = {
+        "name": name, "notice_seconds": notice_seconds, "lendable": lendable,
+        "lending_limit": lending_limit,
+    }  # fmt: skip
+    changed = one(tx, QUERIES["set_policy"], row)
+    assert changed is not None, name
+    tx.execute(QUERIES["insert_pool_event"], {**changed, "now": now})
+    return _pool(changed)
+
+
+def record_internal_jobs(tx: Tx, jobs: Sequence[InternalJob], *, now: datetime) -> None:
+    """Add what is new in the cluster's queue to the record."""
+    for job in jobs:
+        moments = {
+            "submitted": job.submitted_at,
+            "started": job.started_at,
+            "ended": job.exited_at,
+        }
+        for event, happened_at in moments.items():
+            if happened_at is not None:
+                row = {
+                    "job_id": job.id, "event": event, "pool": job.gpu_model, "gpus": job.gpus,
+                    "name": job.name, "happened_at": happened_at, "recorded_at": now,
+                }  # fmt: skip
+                tx.execute(QUERIES["insert_internal_job_event"], row)
+
+
+def list_internal_spans(tx: Tx) -> list[InternalSpan]:
+    """Return every internal job on record, oldest first."""
+    rows = tx.execute(QUERIES["list_internal_spans"]).fetchall()
+    return [InternalSpan(**row) for row in rows]
+
+
+def list_pool_events(tx: Tx) -> list[dict[str, Any]]:
+    """Return {pool, gpus, notice_seconds, happened_at} of every change, in order."""
+    return tx.execute(QUERIES["list_pool_events"]).fetchall()
+
+
+def _pool(row: Mapping[str, Any]) -> Pool:
+    return Pool(
+        name=row["name"],
+        gpus=row["gpus"],
+        notice_seconds=row["notice_seconds"],
+        lendable=row["lendable"],
+        lending_limit=row["lending_limit"],
+    )

@@ -1,0 +1,138 @@
+"""One run of one gateway process, which alone bears its name while it lives.
+
+That it is alone makes one thing safe: every hold that an earlier run of this name left open
+belongs to nobody, and its money is returned at once. A lock in Postgres, held by a
+connection that ends with the process, makes it true.
+"""
+
+import hashlib
+import re
+import time
+from dataclasses import dataclass, field
+from typing import Any, Final
+from uuid import UUID
+
+import psycopg
+from psycopg import Connection
+
+from sublet.core.clock import Clock
+from sublet.core.db import Database, load_queries
+from sublet.core.errors import Conflict, Misconfigured, Unavailable
+from sublet.core.ids import new_id
+from sublet.ledger import store as ledger
+
+QUERIES: Final = load_queries("sublet.gateway")
+
+_NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
+_SWEEP: Final = 100  # holds returned in one transaction
+
+
+@dataclass(slots=True)
+class Instance:
+    """Sync: runs in the spool's threads, one call at a time."""
+
+    name: str
+    url: str
+    clock: Clock
+    id: UUID = field(default_factory=new_id)
+    _lock: Connection[Any] | None = None
+
+    def __post_init__(self) -> None:
+        if not _NAME.fullmatch(self.name):
+            raise Misconfigured(
+                f"a gateway's name has letters, digits, '.', '_' and '-', not {self.name!r}"
+            )
+
+    @property
+    def holder(self) -> str:
+        """Who resolves the holds of this run."""
+        return f"gateway:{self.name}:{self.id}"
+
+    def start(self, db: Database, *, wait_seconds: float) -> int:
+        """Take the name, and return what earlier runs of it held.
+
+        Returns:
+            how many holds they had left open.
+
+        Raises:
+            Misconfigured: another process bears this name and goes on living.
+            Unavailable: the database did not answer.
+        """
+        until = time.monotonic() + wait_seconds
+        while not self._take_name():
+            if time.monotonic() >= until:
+                raise Misconfigured(
+                    f"another gateway named {self.name!r} is running on this database:"
+                    " stop it, or give this one another name"
+                )
+            time.sleep(0.1)
+        with db.transaction() as tx:
+            tx.execute(
+                QUERIES["insert_instance"],
+                {"instance": self.id, "name": self.name, "now": self.clock.now()},
+            )
+        return self._sweep(db)
+
+    def beat(self) -> bool:
+        """Say that this run lives.
+
+        Returns:
+            False when the name is another's now: this run must end.
+
+        Raises:
+            Unavailable: the database did not answer; nothing is decided by that.
+        """
+        if not self._take_name():
+            return False
+        assert self._lock is not None
+        try:
+            self._lock.execute(
+                QUERIES["touch_instance"], {"instance": self.id, "now": self.clock.now()}
+            )
+        except psycopg.OperationalError as error:
+            self._drop()
+            raise Unavailable(f"the database did not answer: {error}") from error
+        return True
+
+    def stop(self) -> None:
+        """Give the name back."""
+        self._drop()
+
+    def _take_name(self) -> bool:
+        if self._lock is not None:
+            return True
+        digest = hashlib.sha256(f"sublet gateway {self.name}".encode()).digest()
+        key = int.from_bytes(digest[:8], "big", signed=True)
+        try:
+            connection = psycopg.connect(self.url, autocommit=True, connect_timeout=5)
+            row = connection.execute(QUERIES["try_name"], {"key": key}).fetchone()
+        except psycopg.OperationalError as error:
+            raise Unavailable(f"the database did not answer: {error}") from error
+        assert row is not None
+        if not row[0]:
+            connection.close()
+            return False
+        self._lock = connection
+        return True
+
+    def _sweep(self, db: Database) -> int:
+        with db.transaction() as tx:
+            left = [
+                hold
+                for hold, holder in ledger.holds_of(tx, f"gateway:{self.name}:")
+                if holder != self.holder
+            ]
+        for start in range(0, len(left), _SWEEP):
+            with db.transaction() as tx:
+                for hold_id in left[start : start + _SWEEP]:
+                    try:
+                        with tx.transaction():
+                            ledger.void(tx, hold_id, now=self.clock.now())
+                    except Conflict:
+                        continue  # it expired meanwhile: its money is back already
+        return len(left)
+
+    def _drop(self) -> None:
+        if self._lock is not None:
+            self._lock.close()
+            self._lock = None

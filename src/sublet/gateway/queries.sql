@@ -1,0 +1,9 @@
+-- name: insert_instance
+INSERT INTO gateway (instance, name, seen_at) VALUES (%(instance)s, %(name)s, %(now)s);
+
+-- name: touch_instance
+UPDATE gateway SET seen_at = %(now)s WHERE instance = %(instance)s;
+
+-- name: try_name
+-- Held by the session, so it is free the moment its process is dead.
+SELECT pg_try_advisory_lock(%(key)s) AS mine;

@@ -1,0 +1,268 @@
+"""What clients may ask, in OpenAI's words, and the one form we take it into.
+
+Nothing is dropped in silence: a parameter that the replicas cannot honour is refused by
+name, unless its value asks for nothing (`tools: []`, `n: 1`, `logprobs: false`). Fields that
+are only labels for the caller's own books (`user`, `metadata`) are taken and not used.
+"""
+
+import json
+import math
+import re
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Annotated, Final, Literal
+
+import msgspec
+from msgspec import Meta, Struct
+
+from sublet.gateway.failures import Failure, Kind
+
+_INT64: Final = 2**63
+_LONGEST: Final = 300  # of a message to the client; names in it may be the client's own
+
+Nothing = Annotated[list[None], Meta(max_length=0)]  # an empty list
+Label = Annotated[str, Meta(max_length=1024)]
+Stop = Annotated[str, Meta(min_length=1, max_length=500)]
+Tokens = Annotated[int, Meta(ge=1, le=2**31 - 1)]
+Penalty = Annotated[float, Meta(ge=-2, le=2)]
+Bias = Annotated[float, Meta(ge=-100, le=100)]
+TokenId = Annotated[str, Meta(pattern=r"^[0-9]{1,9}\Z")]
+
+
+class TextPart(Struct, forbid_unknown_fields=True):
+    type: Literal["text"]
+    text: str
+
+
+class Message(Struct, forbid_unknown_fields=True):
+    role: Literal["system", "developer", "user", "assistant"]
+    content: str | Annotated[list[TextPart], Meta(min_length=1)]
+    # What our own answers have when a client sends them back whole.
+    refusal: None = None
+    annotations: Nothing | None = None
+    audio: None = None
+    function_call: None = None
+    tool_calls: Nothing | None = None
+
+
+class StreamOptions(Struct, forbid_unknown_fields=True):
+    include_usage: bool | None = None
+    include_obfuscation: bool | None = None  # a hint: "may be left out to save bandwidth"
+
+
+class TextFormat(Struct, forbid_unknown_fields=True):
+    type: Literal["text"]
+
+
+class Sampling(Struct, forbid_unknown_fields=True, kw_only=True):
+    """What both calls have."""
+
+    model: str
+    max_tokens: Tokens | None = None
+    temperature: Annotated[float, Meta(ge=0, le=2)] | None = None
+    top_p: Annotated[float, Meta(ge=0, le=1)] | None = None
+    presence_penalty: Penalty | None = None
+    frequency_penalty: Penalty | None = None
+    logit_bias: Annotated[dict[TokenId, Bias], Meta(max_length=300)] | None = None
+    seed: Annotated[int, Meta(ge=-_INT64, le=_INT64 - 1)] | None = None
+    stop: Stop | Annotated[list[Stop], Meta(max_length=4)] | None = None
+    stream: bool | None = None
+    stream_options: StreamOptions | None = None
+    service_tier: Literal["auto", "default"] | None = None
+    n: Literal[1] | None = None
+    # Labels.
+    user: Label | None = None
+    metadata: Annotated[dict[str, str], Meta(max_length=16)] | None = None
+    safety_identifier: Label | None = None
+    prompt_cache_key: Label | None = None
+
+
+class ChatBody(Sampling, forbid_unknown_fields=True, kw_only=True):
+    messages: Annotated[list[Message], Meta(min_length=1)]
+    max_completion_tokens: Tokens | None = None
+    # Taken when they ask for nothing.
+    store: Literal[False] | None = None
+    logprobs: Literal[False] | None = None
+    top_logprobs: None = None
+    tools: Nothing | None = None
+    tool_choice: Literal["none", "auto"] | None = None
+    parallel_tool_calls: bool | None = None
+    response_format: TextFormat | None = None
+    modalities: list[Literal["text"]] | None = None
+
+
+class CompletionBody(Sampling, forbid_unknown_fields=True, kw_only=True):
+    prompt: str | Annotated[list[str], Meta(min_length=1, max_length=1)]
+    logprobs: None = None
+    best_of: Literal[1] | None = None
+    echo: Literal[False] | None = None
+    suffix: None = None
+
+
+class Api(StrEnum):
+    CHAT = "chat"
+    COMPLETION = "completion"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ask:
+    """One request, checked. `payload` is what a replica gets, but for how many tokens."""
+
+    api: Api
+    model: str
+    payload: dict[str, object]
+    max_tokens: int | None  # None: as many as context and wallet allow
+    stream: bool
+    include_usage: bool
+    service_tier: str | None  # what to say in the answer: only who asked is told
+
+
+_CHAT: Final = msgspec.json.Decoder(ChatBody)
+_COMPLETION: Final = msgspec.json.Decoder(CompletionBody)
+_UNKNOWN: Final = re.compile(
+    r"^Object contains unknown field `(.*)`(?: - at `\$(.*)`)?$", re.DOTALL
+)
+_PLACE: Final = re.compile(r"^(.*) - at (?:`key` in )?`\$\.?(.*)`$", re.DOTALL)
+# What OpenAI has and our replicas do not honour, wherever its value asks for something.
+_ONLY_EMPTY: Final = frozenset(
+    {
+        "audio", "best_of", "echo", "function_call", "functions", "logprobs", "modalities", "n",
+        "parallel_tool_calls", "response_format", "service_tier", "store", "suffix",
+        "tool_choice", "tools", "top_logprobs",
+    }
+)  # fmt: skip
+_SENT_ON: Final = (
+    "temperature", "top_p", "presence_penalty", "frequency_penalty", "logit_bias", "seed", "stop",
+)  # fmt: skip
+
+
+def parse(api: Api, body: bytes) -> Ask:
+    """Read one request.
+
+    Raises:
+        Failure: what is wrong with it, and in which parameter.
+    """
+    decoder = _CHAT if api is Api.CHAT else _COMPLETION
+    try:
+        asked = decoder.decode(body)
+    except msgspec.ValidationError as error:
+        raise _invalid(str(error)) from None
+    except (ValueError, RecursionError) as error:
+        raise _unreadable(body, error) from None
+    return _ask(asked)
+
+
+def _ask(asked: ChatBody | CompletionBody) -> Ask:
+    payload: dict[str, object] = {}
+    max_tokens = asked.max_tokens
+    if isinstance(asked, ChatBody):
+        api = Api.CHAT
+        payload["messages"] = [
+            {"role": _role(message), "content": _content(message, at=f"messages[{index}].content")}
+            for index, message in enumerate(asked.messages)
+        ]
+        if asked.max_completion_tokens is not None:
+            if max_tokens not in (None, asked.max_completion_tokens):
+                raise Failure(
+                    Kind.INVALID,
+                    "max_tokens and max_completion_tokens say different things: send one",
+                    param="max_completion_tokens",
+                )
+            max_tokens = asked.max_completion_tokens
+    else:
+        api = Api.COMPLETION
+        prompt = asked.prompt if isinstance(asked.prompt, str) else asked.prompt[0]
+        if not prompt:
+            raise Failure(Kind.INVALID, "prompt must not be empty", param="prompt")
+        payload["prompt"] = _plain(prompt, at="prompt")
+    if asked.stream_options is not None and not asked.stream:
+        raise Failure(
+            Kind.INVALID,
+            "stream_options is only allowed when stream is true",
+            param="stream_options",
+        )
+    for name in _SENT_ON:
+        if (value := getattr(asked, name)) is not None:
+            payload[name] = value
+    stops = [asked.stop] if isinstance(asked.stop, str) else asked.stop or []
+    for stop in stops:
+        _plain(stop, at="stop")
+    return Ask(
+        api=api,
+        model=asked.model,
+        payload=payload,
+        max_tokens=max_tokens,
+        stream=bool(asked.stream),
+        include_usage=asked.stream_options is not None and bool(asked.stream_options.include_usage),
+        service_tier=None if asked.service_tier is None else "default",
+    )
+
+
+def _role(message: Message) -> str:
+    # "developer" is OpenAI's newer word for "system", which chat templates do not know.
+    return "system" if message.role == "developer" else message.role
+
+
+def _content(message: Message, *, at: str) -> str:
+    if isinstance(message.content, str):
+        return _plain(message.content, at=at)
+    return _plain("\n".join(part.text for part in message.content), at=at)
+
+
+def _plain(text: str, *, at: str) -> str:
+    # Engines written in C end a text there, and would answer half of it.
+    if "\0" in text:
+        raise Failure(Kind.INVALID, f"{at} must not have NUL characters", param=at)
+    return text
+
+
+def _invalid(reason: str) -> Failure:
+    if match := _UNKNOWN.match(reason):
+        inside = (match[2] or "").lstrip(".")
+        param = f"{inside}.{match[1]}" if inside else match[1]
+        return Failure(
+            Kind.UNSUPPORTED,
+            f"Unknown or unsupported parameter: '{param[:_LONGEST]}'",
+            param=param[:_LONGEST],
+        )
+    match = _PLACE.match(reason)
+    what, param = (match[1], match[2]) if match else (reason, "")
+    if re.split(r"[.\[]", param, maxsplit=1)[0] in _ONLY_EMPTY:
+        return Failure(
+            Kind.UNSUPPORTED,
+            f"Unsupported value of '{param}': the models here do not do this ({what[:_LONGEST]})",
+            param=param,
+        )
+    named = f"Invalid '{param}'" if param else "Invalid request"
+    return Failure(Kind.INVALID, f"{named}: {what[:_LONGEST]}", param=param or None)
+
+
+def _unreadable(body: bytes, error: Exception) -> Failure:
+    """Say more than "malformed" where Python's laxer reader can tell which parameter it is."""
+    try:
+        read = json.loads(body)
+    except (ValueError, RecursionError):
+        read = None
+    for name, value in read.items() if isinstance(read, dict) else ():
+        if _has_half_characters(name) or _has_half_characters(value):
+            return Failure(
+                Kind.INVALID,
+                "the text has half a character (a lone surrogate), which no model can read",
+                param=name.encode("utf-8", "replace").decode()[:_LONGEST],
+            )
+        if isinstance(value, float) and not math.isfinite(value):
+            return Failure(Kind.INVALID, f"{name} must be a number", param=name[:_LONGEST])
+    return Failure(
+        Kind.UNREADABLE,
+        f"We could not parse the JSON body of your request: {str(error)[:_LONGEST]}",
+    )
+
+
+def _has_half_characters(value: object) -> bool:
+    try:
+        json.dumps(value, ensure_ascii=False).encode("utf-8")
+    except UnicodeEncodeError:
+        return True
+    except RecursionError:
+        return False
+    return False

@@ -1,0 +1,224 @@
+"""The gateway's process: two listeners, one event loop, and an orderly end.
+
+On SIGTERM it stops listening and lets streams end; what still runs ten seconds later is cut
+with an error inside the stream, and settled. Then it waits for what is left to settle.
+"""
+
+import asyncio
+import contextlib
+import logging
+import signal
+import socket
+import ssl
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+import uvicorn
+import uvloop
+
+from sublet.core.clock import Clock, SystemClock
+from sublet.core.errors import Misconfigured, Unavailable
+from sublet.gateway.app import Gateway
+from sublet.gateway.flow import Service
+from sublet.gateway.limits import Limiter
+from sublet.gateway.replica import Replicas
+from sublet.gateway.resolver import Resolver
+from sublet.gateway.spool import Spool
+
+log: Final = logging.getLogger(__name__)
+
+_LOOPBACK: Final = "127.0.0.1"
+_REFRESH_SECONDS: Final = 0.25
+_BEAT_SECONDS: Final = 1.0
+_NAME_WAIT_SECONDS: Final = 5.0  # an earlier process of this name may just be ending
+_RESOLVE_SECONDS: Final = 10.0  # for settlements, after the last stream ended
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    """How one gateway process runs."""
+
+    database_url: str
+    name: str = "gateway"  # one process a name; its successor returns what it held
+    host: str = _LOOPBACK  # where https listens; http only ever listens on loopback
+    http_port: int = 8001
+    https_port: int = 8443
+    certificate: Path | None = None  # without one there is no https
+    private_key: Path | None = None
+    requests_per_minute: int = 600  # of one key
+    tokens_per_minute: int = 1_000_000  # of one key
+    drain_seconds: float = 10.0  # how long streams may go on after SIGTERM
+
+
+def serve(settings: Settings) -> None:
+    """Run until SIGTERM or SIGINT. Exits with 2, and one line, when it cannot start."""
+    try:
+        with contextlib.ExitStack() as stack:
+            sockets = _listen(settings, stack)
+            spool = Spool(settings.database_url, name=settings.name, clock=_clock())
+            stack.callback(spool.stop)
+            returned = spool.start(wait_seconds=_NAME_WAIT_SECONDS)
+            log.info("gateway.started", extra=_facts(settings, spool, returned))
+            with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+                runner.run(_serve(settings, spool, sockets))
+    except (Misconfigured, Unavailable) as error:
+        sys.stderr.write(f"sublet gateway: {error}\n")
+        raise SystemExit(2) from None
+
+
+def _clock() -> Clock:
+    return SystemClock()
+
+
+class _Server(uvicorn.Server):
+    """Two of them share a process, so neither may take its signals."""
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
+
+
+async def _serve(
+    settings: Settings, spool: Spool, sockets: list[tuple[socket.socket, ssl.SSLContext | None]]
+) -> None:
+    loop = asyncio.get_running_loop()
+    asked_to_stop = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, asked_to_stop.set)
+    async with Replicas() as replicas:
+        resolver = Resolver(spool)
+        service = Service(
+            spool=spool,
+            replicas=replicas,
+            resolver=resolver,
+            limiter=Limiter(
+                requests_per_minute=settings.requests_per_minute,
+                tokens_per_minute=settings.tokens_per_minute,
+            ),
+            cut=loop.create_future(),
+        )
+        await service.refresh()
+        app = Gateway(service)
+        servers = [_Server(_config(app, context, settings)) for _, context in sockets]
+        running = [
+            asyncio.create_task(server.serve(sockets=[listener]))
+            for server, (listener, _) in zip(servers, sockets, strict=True)
+        ]
+        loops = [
+            asyncio.create_task(_refresh(service)),
+            asyncio.create_task(_beat(spool, asked_to_stop)),
+        ]
+        stopping = asyncio.create_task(asked_to_stop.wait())
+        try:
+            await asyncio.wait({stopping, *running}, return_when=asyncio.FIRST_COMPLETED)
+            log.info("gateway.stopping")
+            app.stop()
+            for server in servers:
+                server.should_exit = True
+            loop.call_later(settings.drain_seconds, service.cut.set_result, None)
+            await asyncio.gather(*running)
+            await resolver.drain(_RESOLVE_SECONDS)
+        finally:
+            stopping.cancel()
+            for task in loops:
+                task.cancel()
+    log.info("gateway.stopped")
+
+
+async def _refresh(service: Service) -> None:
+    loop = asyncio.get_running_loop()
+    while True:
+        await asyncio.sleep(_REFRESH_SECONDS)
+        await service.refresh()
+        service.limiter.forget(now=loop.time())
+
+
+async def _beat(spool: Spool, asked_to_stop: asyncio.Event) -> None:
+    """Keep the name; end this process if another has it for good."""
+    lost = 0
+    while True:
+        try:
+            lost = 0 if await spool.beat() else lost + 1
+        except Unavailable:
+            log.warning("gateway.database_away")
+        # After an outage our own old connection may hold it for a while.
+        if lost * _BEAT_SECONDS > 30:
+            log.error("gateway.name_lost", extra={"gateway": spool.instance.name})
+            asked_to_stop.set()
+        await asyncio.sleep(_BEAT_SECONDS)
+
+
+def _config(app: Gateway, context: ssl.SSLContext | None, settings: Settings) -> uvicorn.Config:
+    config = uvicorn.Config(
+        app,
+        http="httptools",
+        loop="none",  # it runs in ours
+        ws="none",
+        lifespan="off",
+        log_config=None,
+        log_level="warning",
+        access_log=False,
+        server_header=False,
+        proxy_headers=False,
+        timeout_keep_alive=75,
+        # The app ends everything by itself before this.
+        timeout_graceful_shutdown=int(settings.drain_seconds) + 20,
+    )
+    config.load()
+    config.ssl = context
+    return config
+
+
+def _listen(
+    settings: Settings, stack: contextlib.ExitStack
+) -> list[tuple[socket.socket, ssl.SSLContext | None]]:
+    """Open the listeners, before anything else is touched.
+
+    Raises:
+        Misconfigured: a port is taken, or the certificate cannot be used.
+    """
+    wanted: list[tuple[str, int, ssl.SSLContext | None]] = [(_LOOPBACK, settings.http_port, None)]
+    if settings.certificate is not None:
+        wanted.append((settings.host, settings.https_port, _tls(settings)))
+    sockets = []
+    for host, port, context in wanted:
+        family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        listener = stack.enter_context(socket.socket(family))
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            listener.bind((host, port))
+        except OSError as error:
+            raise Misconfigured(
+                f"cannot listen on {host}:{port}: {error.strerror or error};"
+                " stop what listens there, or choose another port"
+            ) from None
+        listener.set_inheritable(False)
+        sockets.append((listener, context))
+    return sockets
+
+
+def _tls(settings: Settings) -> ssl.SSLContext:
+    assert settings.certificate is not None
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    try:
+        context.load_cert_chain(settings.certificate, settings.private_key)
+    except (OSError, ssl.SSLError) as error:
+        raise Misconfigured(
+            f"cannot use the certificate {settings.certificate} with the key"
+            f" {settings.private_key}: {error}"
+        ) from None
+    return context
+
+
+def _facts(settings: Settings, spool: Spool, returned: int) -> dict[str, object]:
+    return {
+        "gateway": settings.name,
+        "instance": str(spool.instance.id),
+        "http_port": settings.http_port,
+        "https_port": settings.https_port if settings.certificate is not None else None,
+        "holds_returned": returned,
+    }

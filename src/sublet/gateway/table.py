@@ -1,0 +1,96 @@
+"""What this gateway sells just now: read whole from Postgres, several times a second.
+
+While Postgres is away the last table stands: it says what was true, and no request is
+served on it without a hold, which needs Postgres.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Self
+
+from sublet.core.db import Tx
+from sublet.gateway.failures import Failure, Kind
+from sublet.gateway.tariff import Tariff
+from sublet.market import store as market
+from sublet.models import store as models
+from sublet.models.deployment import Deployment, Replica, ReplicaState
+
+_RECLAIMED = "reclaimed"  # a lease's end reason, which its replica's detail repeats
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Offer:
+    """One deployment: its price, and who serves it."""
+
+    deployment: Deployment
+    tariff: Tariff | None
+    ready: tuple[Replica, ...]
+    last: Replica | None  # of one with nobody ready: why not
+
+    @property
+    def sold(self) -> bool:
+        return self.deployment.wanted
+
+    @property
+    def state(self) -> str:
+        """In a word, for the list of models."""
+        if self.ready:
+            return "ready"
+        return self.last.state.value if self.last is not None else "waiting"
+
+    def refusal(self) -> Failure:
+        """Why there is nobody to send a request to."""
+        name, last = self.deployment.name, self.last
+        leaving = last is not None and last.state in (ReplicaState.DRAINING, ReplicaState.GONE)
+        if last is not None and leaving and last.detail == _RECLAIMED:
+            return Failure(
+                Kind.RECLAIMED,
+                f"internal jobs took the GPUs of model {name!r}; it returns when GPUs are idle",
+            )
+        if last is None:
+            waits = "it waits for its first replica"
+        elif leaving:
+            waits = "its replica ended and the next has not started"
+        else:
+            waits = "its replica is starting"
+        detail = f" ({last.detail})" if last is not None and last.detail else ""
+        return Failure(Kind.NOT_READY, f"model {name!r} is not ready: {waits}{detail}")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Table:
+    offers: Mapping[str, Offer] = field(default_factory=dict)
+
+    @classmethod
+    def read(cls, tx: Tx) -> Self:
+        prices = {price.sku: price for price in market.list_prices(tx)}
+        ready: dict[str, list[Replica]] = {}
+        for replica in models.list_live_replicas(tx):
+            if replica.state is ReplicaState.READY:
+                ready.setdefault(replica.deployment, []).append(replica)
+        offers = {}
+        for deployment in models.list_deployments(tx):
+            name = deployment.name
+            up = tuple(ready.get(name, ()))
+            offers[name] = Offer(
+                deployment=deployment,
+                tariff=Tariff.of(name, prices),
+                ready=up,
+                last=None if up else models.get_last_replica(tx, name),
+            )
+        return cls(offers=offers)
+
+    def find(self, model: str) -> Offer:
+        """Return what is sold under this name.
+
+        Raises:
+            Failure: nothing is.
+        """
+        offer = self.offers.get(model)
+        if offer is None or not offer.sold:
+            raise Failure(
+                Kind.NO_SUCH_MODEL,
+                f"The model {model[:100]!r} does not exist here: GET /v1/models lists what does",
+                param="model",
+            )
+        return offer

@@ -1,0 +1,212 @@
+"""What a lease is, every move it can make, and which move comes next.
+
+requested ──► admitted ──► provisioning ──► running
+    │             │              │             │
+    └──► ended ◄──┘              └► draining ◄─┘──► ended
+
+A lease that never reached the engine ends at once. One that did must drain, so there is a
+single place where we learn that its GPUs are empty again.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
+from enum import StrEnum
+from typing import Final, NewType, Self
+from uuid import UUID
+
+from sublet.core.errors import Conflict
+from sublet.engine.port import Observation, Phase
+from sublet.market.price import Tier
+
+LeaseId = NewType("LeaseId", UUID)
+
+# How long a workload may take to come up before it is given up.
+PROVISIONING_LIMIT: Final = timedelta(minutes=2)
+
+
+class State(StrEnum):
+    REQUESTED = "requested"  # wants capacity, holds none
+    ADMITTED = "admitted"  # capacity and credit are set aside
+    PROVISIONING = "provisioning"  # the engine is bringing it up
+    RUNNING = "running"  # usable, therefore billable
+    DRAINING = "draining"  # told to leave; the notice is running
+    ENDED = "ended"  # holds nothing
+
+
+class EndReason(StrEnum):
+    COMPLETED = "completed"  # its command ended by itself
+    RELEASED = "released"  # the tenant gave it back
+    EXPIRED = "expired"  # it reached the end it was sold with
+    RECLAIMED = "reclaimed"  # internal demand took the capacity back
+    CREDIT_EXHAUSTED = "credit_exhausted"  # the wallet could not pay for the next minute
+    START_FAILED = "start_failed"  # its command did not come up
+    NODE_LOST = "node_lost"  # its process is gone without an exit status
+    SHUTDOWN = "shutdown"  # the operator stopped Sublet
+
+
+MOVES: Final[Mapping[State, frozenset[State]]] = {
+    State.REQUESTED: frozenset({State.ADMITTED, State.ENDED}),
+    State.ADMITTED: frozenset({State.PROVISIONING, State.ENDED}),
+    State.PROVISIONING: frozenset({State.RUNNING, State.DRAINING}),
+    State.RUNNING: frozenset({State.DRAINING}),
+    State.DRAINING: frozenset({State.ENDED}),
+    State.ENDED: frozenset(),
+}
+LEAVING: Final = frozenset({State.DRAINING, State.ENDED})
+# In these states its GPUs are set aside for it.
+HOLDING: Final = frozenset({State.ADMITTED, State.PROVISIONING, State.RUNNING, State.DRAINING})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Lease:
+    id: LeaseId
+    tenant_id: UUID
+    pool: str
+    gpus: int
+    tier: Tier
+    notice: timedelta  # between being told to go and being killed, as promised when sold
+    price_id: int
+    max_duration: timedelta
+    requested_at: datetime
+    state: State
+    since: datetime  # when it entered `state`
+    version: int  # counts moves, and guards the write
+    end_reason: EndReason | None = None  # set by the first move that leaves, then kept
+    release_asked: EndReason | None = None  # somebody wants it to end; the loop acts on it
+    running_at: datetime | None = None  # usable, so billed, from here …
+    stopped_at: datetime | None = None  # … until here
+    ends_at: datetime | None = None  # running_at + max_duration
+    stops_at: datetime | None = None  # while draining: killed then
+    paid_until: datetime | None = None  # held money covers it until here
+    exit_code: int | None = None
+    detail: str | None = None  # a sentence for people
+
+    def move(self, move: "Move") -> Self:
+        """Return the lease one move later.
+
+        Raises:
+            Conflict: the move cannot follow the present state; somebody moved it first.
+        """
+        if move.to not in MOVES[self.state]:
+            raise Conflict(f"lease {self.id} cannot go from {self.state} to {move.to}")
+        reason = self.end_reason or move.reason
+        assert (move.to in LEAVING) == (reason is not None), (move, reason)
+        moved = replace(
+            self, state=move.to, since=move.at, version=self.version + 1, end_reason=reason
+        )
+        if move.exit_code is not None:
+            moved = replace(moved, exit_code=move.exit_code)
+        if move.detail is not None:
+            moved = replace(moved, detail=move.detail)
+        match move.to:
+            case State.RUNNING:
+                return replace(moved, running_at=move.at, ends_at=move.at + self.max_duration)
+            case State.DRAINING:
+                return replace(
+                    moved,
+                    stopped_at=None if self.running_at is None else max(move.at, self.running_at),
+                    stops_at=move.at + self.notice,
+                )
+            case _:
+                return moved
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Move:
+    to: State
+    at: datetime  # when it happened in the world, which may be before we learnt of it
+    reason: EndReason | None = None
+    exit_code: int | None = None
+    detail: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Start:
+    """Ask the engine to start the workload."""
+
+
+@dataclass(frozen=True, slots=True)
+class Stop:
+    """Ask the engine to stop the workload."""
+
+
+Decision = Move | Start | Stop | None
+
+
+def decide(lease: Lease, seen: Observation, now: datetime) -> Decision:
+    """Say what `lease` needs next, from the present alone; None to leave it be.
+
+    Nothing here depends on having seen an earlier event, so a crash or a missed message
+    costs one pass of the loop and never a lease.
+    """
+    match lease.state, seen.phase:
+        case State.REQUESTED | State.ENDED, _:
+            return None
+        case State.ADMITTED, _ if lease.release_asked is not None:
+            return Move(to=State.ENDED, at=now, reason=lease.release_asked)
+        case State.ADMITTED, _:
+            return Move(to=State.PROVISIONING, at=now)
+        case State.PROVISIONING, Phase.EXITED | Phase.LOST if seen.started_at is not None:
+            # It ran and ended between two looks. It was usable, so it runs first.
+            return Move(to=State.RUNNING, at=max(seen.started_at, lease.since))
+        case State.PROVISIONING, Phase.EXITED | Phase.LOST:
+            return Move(
+                to=State.DRAINING, at=now, reason=EndReason.START_FAILED,
+                exit_code=seen.exit_code, detail=seen.detail,
+            )  # fmt: skip
+        case State.PROVISIONING, Phase.RUNNING:
+            return Move(to=State.RUNNING, at=max(seen.started_at or now, lease.since))
+        case State.PROVISIONING, _ if lease.release_asked is not None:
+            return Move(to=State.DRAINING, at=now, reason=lease.release_asked)
+        case State.PROVISIONING, _ if now >= lease.since + PROVISIONING_LIMIT:
+            return Move(
+                to=State.DRAINING, at=now, reason=EndReason.START_FAILED,
+                detail="it did not come up in time",
+            )  # fmt: skip
+        case State.PROVISIONING, Phase.ABSENT:
+            return Start()
+        case State.RUNNING, Phase.EXITED:
+            return Move(
+                to=State.DRAINING, at=_usable_until(lease, seen.exited_at or now),
+                reason=_reason_of_exit(lease, seen, now), exit_code=seen.exit_code,
+                detail=seen.detail,
+            )  # fmt: skip
+        case State.RUNNING, Phase.LOST | Phase.ABSENT:
+            return Move(
+                to=State.DRAINING, at=_usable_until(lease, seen.exited_at or now),
+                reason=EndReason.NODE_LOST, detail=seen.detail,
+            )  # fmt: skip
+        case State.RUNNING, _ if lease.ends_at is not None and now >= lease.ends_at:
+            return Move(
+                to=State.DRAINING, at=_usable_until(lease, lease.ends_at),
+                reason=EndReason.EXPIRED,
+            )  # fmt: skip
+        case State.RUNNING, _ if lease.paid_until is not None and now >= lease.paid_until:
+            return Move(to=State.DRAINING, at=lease.paid_until, reason=EndReason.CREDIT_EXHAUSTED)
+        case State.RUNNING, _ if lease.release_asked is not None:
+            return Move(to=State.DRAINING, at=now, reason=lease.release_asked)
+        case State.DRAINING, Phase.EXITED | Phase.LOST | Phase.ABSENT:
+            return Move(
+                to=State.ENDED, at=max(seen.exited_at or now, lease.since),
+                exit_code=seen.exit_code,
+            )  # fmt: skip
+        case State.DRAINING, _:
+            return Stop()
+        case _:
+            return None
+
+
+def _usable_until(lease: Lease, at: datetime) -> datetime:
+    """Nothing is billed that was not paid for: the engine's fence may have come later."""
+    return at if lease.paid_until is None else min(at, lease.paid_until)
+
+
+def _reason_of_exit(lease: Lease, seen: Observation, now: datetime) -> EndReason:
+    """Say why a running workload is gone: by itself, or by the fence at its deadline."""
+    exited_at = seen.exited_at or now
+    if lease.ends_at is not None and exited_at >= lease.ends_at:
+        return EndReason.EXPIRED
+    if lease.paid_until is not None and exited_at >= lease.paid_until:
+        return EndReason.CREDIT_EXHAUSTED
+    return EndReason.COMPLETED

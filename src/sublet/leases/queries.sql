@@ -1,0 +1,97 @@
+-- name: insert_lease
+-- The caller chose the id. A repeat inserts nothing and returns no row.
+INSERT INTO lease (id, tenant_id, pool, gpus, tier, notice_seconds, price_id, workload, max_seconds,
+                   requested_at, state, since, version)
+VALUES (%(id)s, %(tenant_id)s, %(pool)s, %(gpus)s, %(tier)s, %(notice_seconds)s, %(price_id)s,
+        %(workload)s, %(max_seconds)s, %(requested_at)s, %(state)s, %(since)s, %(version)s)
+    ON CONFLICT (id) DO NOTHING
+RETURNING id;
+
+-- name: save_move
+-- Guarded by the version: of two who move one lease, the second finds nothing to update.
+UPDATE lease
+   SET state = %(state)s, since = %(since)s, version = %(version)s, end_reason = %(end_reason)s,
+       running_at = %(running_at)s, stopped_at = %(stopped_at)s, ends_at = %(ends_at)s,
+       stops_at = %(stops_at)s, exit_code = %(exit_code)s, detail = %(detail)s,
+       paid_until = coalesce(%(paid_until)s, paid_until)
+ WHERE id = %(id)s AND version = %(version)s - 1
+RETURNING id;
+
+-- name: insert_event
+INSERT INTO lease_event (lease_id, version, state, reason, happened_at, recorded_at)
+VALUES (%(lease_id)s, %(version)s, %(state)s, %(reason)s, %(happened_at)s, %(recorded_at)s);
+
+-- name: get_lease
+SELECT * FROM lease WHERE id = %(id)s;
+
+-- name: list_live
+SELECT * FROM lease WHERE state <> 'ended' ORDER BY requested_at, id;
+
+-- name: list_of_tenant
+SELECT *
+  FROM lease
+ WHERE (%(tenant_id)s::uuid IS NULL OR tenant_id = %(tenant_id)s)
+   AND (%(before)s::timestamptz IS NULL OR requested_at < %(before)s)
+   AND (NOT %(live)s OR state <> 'ended')
+ ORDER BY requested_at DESC, id
+ LIMIT %(limit)s;
+
+-- name: list_events
+SELECT version, state, reason, happened_at, recorded_at
+  FROM lease_event
+ WHERE lease_id = %(id)s
+ ORDER BY version;
+
+-- name: ask_release
+-- The first who asks decides the reason.
+UPDATE lease
+   SET release_asked = %(reason)s
+ WHERE id = %(id)s AND release_asked IS NULL AND state IN ('admitted', 'provisioning', 'running')
+RETURNING id;
+
+-- name: sum_held_gpus
+SELECT coalesce(sum(gpus), 0) AS gpus
+  FROM lease
+ WHERE pool = %(pool)s AND state IN ('admitted', 'provisioning', 'running', 'draining');
+
+-- name: insert_block
+INSERT INTO lease_block (lease_id, block, hold_id)
+VALUES (%(lease_id)s, %(block)s, %(hold_id)s)
+    ON CONFLICT DO NOTHING
+RETURNING block;
+
+-- name: list_open_blocks
+SELECT block, hold_id
+  FROM lease_block
+ WHERE lease_id = %(lease_id)s AND NOT settled
+ ORDER BY block;
+
+-- name: count_blocks
+SELECT count(*) AS blocks FROM lease_block WHERE lease_id = %(lease_id)s;
+
+-- name: close_block
+UPDATE lease_block SET settled = true WHERE lease_id = %(lease_id)s AND block = %(block)s;
+
+-- name: extend_paid
+UPDATE lease SET paid_until = %(paid_until)s WHERE id = %(id)s AND state = 'running';
+
+-- name: list_unsettled
+-- Ended leases that still have an unsettled block: a crash came between the two.
+SELECT DISTINCT l.*
+  FROM lease l
+  JOIN lease_block b ON b.lease_id = l.id AND NOT b.settled
+ WHERE l.state = 'ended';
+
+-- name: list_all_for_audit
+SELECT l.*, t.kind AS tenant_kind FROM lease l JOIN tenant t ON t.id = l.tenant_id ORDER BY l.id;
+
+-- name: list_all_events
+SELECT lease_id, version, state, reason, happened_at FROM lease_event ORDER BY lease_id, version;
+
+-- name: list_occupancy
+-- From when to when each lease's workload held its GPUs; null while it does.
+SELECT l.id, l.pool, l.gpus, t.kind AS tenant_kind,
+       (SELECT min(e.happened_at) FROM lease_event e WHERE e.lease_id = l.id AND e.state = 'running') AS started_at,
+       (SELECT min(e.happened_at) FROM lease_event e WHERE e.lease_id = l.id AND e.state = 'ended')   AS ended_at
+  FROM lease l
+  JOIN tenant t ON t.id = l.tenant_id;

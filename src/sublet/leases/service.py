@@ -1,0 +1,305 @@
+"""Leases: load, decide, apply."""
+
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
+from typing import Final
+from uuid import UUID
+
+from sublet.core.clock import Clock
+from sublet.core.db import Database, Tx
+from sublet.core.errors import Invalid, NotFound, Refused
+from sublet.core.ids import new_id
+from sublet.engine.port import Engine, InternalJob, Notice, Observation, Workload
+from sublet.fleet import store as fleet
+from sublet.fleet.pool import Pool, demand_of
+from sublet.leases import blocks, reclaim, store
+from sublet.leases.lease import (
+    HOLDING,
+    EndReason,
+    Lease,
+    LeaseId,
+    Move,
+    Start,
+    State,
+    Stop,
+    decide,
+)
+from sublet.leases.store import Spec
+from sublet.market import store as market
+from sublet.market.price import Tier, lease_sku
+from sublet.planner.surplus import Pressure, missing_gpus, sellable_gpus
+from sublet.tenants.tenant import Tenant
+
+log = logging.getLogger(__name__)
+
+LONGEST: Final = timedelta(days=30)
+_MESSAGES: Final[Mapping[EndReason, str]] = {
+    EndReason.RELEASED: "You gave this lease back.",
+    EndReason.EXPIRED: "This lease reached the end it was sold with.",
+    EndReason.RECLAIMED: "An internal job needs these GPUs; save your work now.",
+    EndReason.CREDIT_EXHAUSTED: "The wallet could not pay for the next minute.",
+    EndReason.SHUTDOWN: "The operator is stopping this Sublet.",
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Request:
+    """What a tenant asks for."""
+
+    id: LeaseId | None = None  # the caller's, when it may ask twice
+    pool: str
+    gpus: int
+    tier: Tier
+    max_duration: timedelta
+    spec: Spec
+
+
+def pressure_of(tx: Tx, pool: Pool, jobs: Sequence[InternalJob]) -> Pressure:
+    """Return how `pool` stands: what the cluster says, and what leases hold."""
+    demand = demand_of(jobs, pool.name)
+    return Pressure(
+        gpus=pool.gpus,
+        internal_running=demand.running,
+        internal_pending=demand.pending,
+        leased=store.held_gpus(tx, pool.name),
+        lendable=pool.lendable,
+        lending_limit=pool.lending_limit,
+    )
+
+
+def admit(
+    tx: Tx, tenant: Tenant, request: Request, *, jobs: Sequence[InternalJob], now: datetime
+) -> Lease:
+    """Sell a lease: set its GPUs and its first minute's money aside, or neither.
+
+    Asking twice with one id and the same contents gives the same lease.
+
+    Raises:
+        NotFound: there is no such pool.
+        Invalid: it can never be sold as written.
+        Refused: there is no surplus for it now, or the tenant may not have it.
+        Unpaid: the wallet cannot pay for the first minute.
+    """
+    if not 1 <= request.gpus <= 1_000_000:
+        raise Invalid(f"gpus must be at least 1, not {request.gpus}")
+    if not timedelta(seconds=1) <= request.max_duration <= LONGEST:
+        raise Invalid(f"max_seconds must lie in 1…{int(LONGEST.total_seconds())}")
+    if request.spec.network and not tenant.network_allowed:
+        raise Refused("this tenant's workloads may not use the network; ask the operator")
+    # The lock makes admissions of one pool take turns, so none sells what another just sold.
+    pool = fleet.lock_pool(tx, request.pool)
+    price = market.find_price(tx, lease_sku(pool.name, request.tier))
+    if price is None:
+        raise Refused(f"{request.tier} leases of {pool.name} have no price, so are not sold")
+    lease = Lease(
+        id=request.id or LeaseId(new_id()),
+        tenant_id=tenant.id,
+        pool=pool.name,
+        gpus=request.gpus,
+        tier=request.tier,
+        notice=timedelta(seconds=pool.notice_seconds),
+        price_id=price.id,
+        max_duration=request.max_duration,
+        requested_at=now,
+        state=State.REQUESTED,
+        since=now,
+        version=1,
+    )
+    pressure = pressure_of(tx, pool, jobs)  # before the insert, so that it is not in it
+    if not store.insert(tx, lease, request.spec, now=now):
+        return _repeated(tx, lease, request.spec)
+    sellable = sellable_gpus(pressure)
+    if request.gpus > pool.gpus:
+        raise Invalid(f"pool {pool.name} has {pool.gpus} GPUs, {request.gpus} were asked for")
+    if request.gpus > sellable:
+        raise Refused(
+            f"no surplus: {request.gpus} of {pool.name} were asked for,"
+            f" {sellable} can be sold now; try again later or ask for fewer"
+        )
+    blocks.hold_block(tx, lease, 0, rate=price.rate, now=now)
+    lease = lease.move(Move(to=State.ADMITTED, at=now))
+    store.save(tx, lease, now=now)
+    log.info("lease.admitted", extra={"lease": lease.id, "tenant": tenant.id, "gpus": lease.gpus})
+    return lease
+
+
+def _repeated(tx: Tx, lease: Lease, spec: Spec) -> Lease:
+    before = store.get(tx, lease.id)
+    same = (
+        before.tenant_id == lease.tenant_id
+        and before.pool == lease.pool
+        and before.gpus == lease.gpus
+        and before.tier == lease.tier
+        and before.max_duration == lease.max_duration
+        and store.get_spec(tx, lease.id) == replace(spec, command=list(spec.command))
+    )
+    if not same:
+        raise Invalid(f"id {lease.id} was already used for something else")
+    return before
+
+
+def advance(
+    lease: Lease, *, db: Database, engine: Engine, clock: Clock, notice_url: str | None = None
+) -> tuple[Lease, Observation]:
+    """Take one lease as many steps as the present allows.
+
+    The engine is called between short transactions, never inside one. Its calls are safe to
+    repeat, so dying half way costs a repeat and nothing else.
+
+    Returns:
+        the lease as it is now, and what the engine showed last.
+
+    Raises:
+        Conflict: another worker moved the lease first; the next pass will see it.
+        Unavailable: the engine or the database did not answer.
+    """
+    while True:
+        # Asked before the clock, so that "running" holds for every instant until `now`.
+        seen = engine.observe(lease.id)
+        now = clock.now()
+        match decide(lease, seen, now):
+            case Move() as move:
+                lease = _move(lease, move, db=db, now=now)
+            case Start():
+                lease, started = _start(lease, db=db, engine=engine, now=now, notice_url=notice_url)
+                if not started:
+                    return lease, seen
+            case Stop():
+                engine.stop(lease.id, notice=notice_of(lease))
+                return lease, seen
+            case None:
+                return lease, seen
+
+
+def notice_of(lease: Lease) -> Notice:
+    """Return what a draining lease's workload is told."""
+    assert lease.end_reason is not None
+    assert lease.stops_at is not None
+    return Notice(
+        reason=lease.end_reason,
+        message=_MESSAGES.get(lease.end_reason, "This lease is ending."),
+        noticed_at=lease.since,
+        stops_at=lease.stops_at,
+    )
+
+
+def _move(lease: Lease, move: Move, *, db: Database, now: datetime) -> Lease:
+    moved = lease.move(move)
+    if move.to is State.RUNNING:
+        assert moved.running_at is not None
+        until = blocks.paid_until(moved, blocks=1, running_at=moved.running_at)
+        moved = replace(moved, paid_until=until)
+    with db.transaction() as tx:
+        store.save(tx, moved, now=now)
+    log.info(
+        "lease.moved",
+        extra={
+            "lease": lease.id,
+            "from": lease.state,
+            "to": moved.state,
+            "reason": moved.end_reason,
+        },
+    )
+    return moved
+
+
+def _start(
+    lease: Lease, *, db: Database, engine: Engine, now: datetime, notice_url: str | None
+) -> tuple[Lease, bool]:
+    with db.transaction() as tx:
+        spec = store.get_spec(tx, lease.id)
+    workload = Workload(
+        id=lease.id,
+        gpu_model=lease.pool,
+        gpus=lease.gpus,
+        command=spec.command,
+        environment=spec.environment,
+        files=spec.files,
+        sandboxed=spec.sandboxed,
+        network=spec.network,
+        memory_bytes=spec.memory_bytes,
+        processes=spec.processes,
+        notice_url=notice_url,
+    )
+    fence = now + timedelta(seconds=blocks.block_seconds(lease, 0)) + lease.notice
+    try:
+        return lease, engine.start(workload, deadline=fence)
+    except (Invalid, Refused) as error:
+        move = Move(to=State.DRAINING, at=now, reason=EndReason.START_FAILED, detail=str(error))
+        return _move(lease, move, db=db, now=now), True
+
+
+def pay_ahead(lease: Lease, *, db: Database, now: datetime) -> Lease:
+    """Hold the next minute of a running lease when the last held one is about to end.
+
+    Unpaid is no error here: the lease then ends where its money does.
+    """
+    if (
+        lease.state is not State.RUNNING
+        or lease.paid_until is None
+        or lease.ends_at is None
+        or lease.running_at is None
+        or lease.paid_until >= lease.ends_at
+        or now < lease.paid_until - blocks.AHEAD
+    ):
+        return lease
+    try:
+        with db.transaction() as tx:
+            block = blocks.next_block(tx, lease)
+            price = market.get_price(tx, lease.price_id)
+            blocks.hold_block(tx, lease, block, rate=price.rate, now=now)
+            until = blocks.paid_until(lease, blocks=block + 1, running_at=lease.running_at)
+            blocks.extend_paid(tx, lease, until)
+    except Refused:
+        log.info("lease.unpaid", extra={"lease": lease.id})
+        return lease
+    return replace(lease, paid_until=until)
+
+
+def fence_of(lease: Lease) -> datetime | None:
+    """Return when the engine itself must kill a running lease, whatever becomes of us."""
+    if lease.state is not State.RUNNING or lease.paid_until is None:
+        return None
+    return lease.paid_until + lease.notice
+
+
+def reclaim_for_internal(
+    leases: Sequence[Lease], *, pools: Sequence[Pool], jobs: Sequence[InternalJob], now: datetime
+) -> list[LeaseId]:
+    """Say which leases must give way so that every waiting internal job gets its GPUs."""
+    chosen: list[LeaseId] = []
+    for pool in pools:
+        of_pool = [lease for lease in leases if lease.pool == pool.name]
+        demand = demand_of(jobs, pool.name)
+        pressure = Pressure(
+            gpus=pool.gpus,
+            internal_running=demand.running,
+            internal_pending=demand.pending,
+            leased=sum(lease.gpus for lease in of_pool if lease.state in HOLDING),
+            lendable=pool.lendable,
+            lending_limit=pool.lending_limit,
+        )
+        leaving = sum(
+            lease.gpus
+            for lease in of_pool
+            if lease.state is State.DRAINING
+            or (lease.state in HOLDING and lease.release_asked is not None)
+        )
+        missing = missing_gpus(pressure, leaving=leaving)
+        if missing:
+            chosen += [lease.id for lease in reclaim.choose(of_pool, gpus=missing, now=now)]
+    return chosen
+
+
+def check_owner(tx: Tx, lease_id: LeaseId, tenant_id: UUID | None) -> Lease:
+    """Return the lease if it is the tenant's, or for the operator (None) anyway.
+
+    Raises:
+        NotFound: no such lease, or another tenant's: it is not told apart.
+    """
+    lease = store.get(tx, lease_id)
+    if tenant_id is not None and lease.tenant_id != tenant_id:
+        raise NotFound(f"there is no lease {lease_id}")
+    return lease

@@ -1,0 +1,174 @@
+"""Leases in Postgres."""
+
+import base64
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from typing import Any, Final
+from uuid import UUID
+
+from psycopg.types.json import Jsonb
+
+from sublet.core.db import Tx, load_queries, one
+from sublet.core.errors import Conflict, NotFound
+from sublet.leases.lease import EndReason, Lease, LeaseId, State
+from sublet.market.price import Tier
+
+QUERIES: Final = load_queries("sublet.leases")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Spec:
+    """What a lease runs, as its tenant asked for it."""
+
+    command: Sequence[str]
+    environment: Mapping[str, str] = field(default_factory=dict)
+    files: Mapping[str, bytes] = field(default_factory=dict)  # relative path → content
+    network: bool = False
+    memory_bytes: int | None = None
+    processes: int | None = None
+    sandboxed: bool = True
+
+
+def insert(tx: Tx, lease: Lease, spec: Spec, *, now: datetime) -> bool:
+    """Add a lease in its first state; False when there is one of this id already."""
+    row = {
+        "id": lease.id, "tenant_id": lease.tenant_id, "pool": lease.pool, "gpus": lease.gpus,
+        "tier": lease.tier, "notice_seconds": int(lease.notice.total_seconds()),
+        "price_id": lease.price_id, "workload": Jsonb(_to_json(spec)),
+        "max_seconds": int(lease.max_duration.total_seconds()),
+        "requested_at": lease.requested_at, "state": lease.state, "since": lease.since,
+        "version": lease.version,
+    }  # fmt: skip
+    if one(tx, QUERIES["insert_lease"], row) is None:
+        return False
+    _insert_event(tx, lease, now=now)
+    return True
+
+
+def save(tx: Tx, lease: Lease, *, now: datetime) -> None:
+    """Write a lease one move later, and the move to the record.
+
+    Raises:
+        Conflict: somebody else moved it first.
+    """
+    row = {
+        "id": lease.id, "state": lease.state, "since": lease.since, "version": lease.version,
+        "end_reason": lease.end_reason, "running_at": lease.running_at,
+        "stopped_at": lease.stopped_at, "ends_at": lease.ends_at, "stops_at": lease.stops_at,
+        "exit_code": lease.exit_code, "detail": lease.detail, "paid_until": lease.paid_until,
+    }  # fmt: skip
+    if one(tx, QUERIES["save_move"], row) is None:
+        raise Conflict(f"lease {lease.id} was moved by somebody else")
+    _insert_event(tx, lease, now=now)
+
+
+def get(tx: Tx, lease_id: LeaseId) -> Lease:
+    """Raises NotFound: there is no such lease."""
+    return _lease(_get(tx, lease_id))
+
+
+def get_spec(tx: Tx, lease_id: LeaseId) -> Spec:
+    """Raises NotFound: there is no such lease."""
+    return _from_json(_get(tx, lease_id)["workload"])
+
+
+def list_live(tx: Tx) -> list[Lease]:
+    """Return every lease that has not ended, oldest first."""
+    return [_lease(row) for row in tx.execute(QUERIES["list_live"]).fetchall()]
+
+
+def list_of(
+    tx: Tx, tenant_id: UUID | None, *, limit: int, before: datetime | None, live: bool
+) -> list[Lease]:
+    """Return a tenant's leases, or everybody's (None), newest first."""
+    row = {"tenant_id": tenant_id, "limit": limit, "before": before, "live": live}
+    return [_lease(found) for found in tx.execute(QUERIES["list_of_tenant"], row).fetchall()]
+
+
+def list_events(tx: Tx, lease_id: LeaseId) -> list[dict[str, Any]]:
+    return tx.execute(QUERIES["list_events"], {"id": lease_id}).fetchall()
+
+
+def list_unsettled(tx: Tx) -> list[Lease]:
+    """Return ended leases that still have a block to settle."""
+    return [_lease(row) for row in tx.execute(QUERIES["list_unsettled"]).fetchall()]
+
+
+def ask_release(tx: Tx, lease_id: LeaseId, reason: EndReason) -> bool:
+    """Ask for a lease to end; False when it is leaving already."""
+    return one(tx, QUERIES["ask_release"], {"id": lease_id, "reason": reason}) is not None
+
+
+def held_gpus(tx: Tx, pool: str) -> int:
+    """Return how many GPUs of `pool` are set aside for leases."""
+    row = one(tx, QUERIES["sum_held_gpus"], {"pool": pool})
+    assert row is not None
+    return int(row["gpus"])
+
+
+def _get(tx: Tx, lease_id: LeaseId) -> dict[str, Any]:
+    row = one(tx, QUERIES["get_lease"], {"id": lease_id})
+    if row is None:
+        raise NotFound(f"there is no lease {lease_id}")
+    return row
+
+
+def _insert_event(tx: Tx, lease: Lease, *, now: datetime) -> None:
+    row = {
+        "lease_id": lease.id, "version": lease.version, "state": lease.state,
+        "reason": lease.end_reason, "happened_at": lease.since, "recorded_at": now,
+    }  # fmt: skip
+    tx.execute(QUERIES["insert_event"], row)
+
+
+def _lease(row: Mapping[str, Any]) -> Lease:
+    return Lease(
+        id=row["id"],
+        tenant_id=row["tenant_id"],
+        pool=row["pool"],
+        gpus=row["gpus"],
+        tier=Tier(row["tier"]),
+        notice=timedelta(seconds=row["notice_seconds"]),
+        price_id=row["price_id"],
+        max_duration=timedelta(seconds=row["max_seconds"]),
+        requested_at=row["requested_at"],
+        state=State(row["state"]),
+        since=row["since"],
+        version=row["version"],
+        end_reason=None if row["end_reason"] is None else EndReason(row["end_reason"]),
+        release_asked=None if row["release_asked"] is None else EndReason(row["release_asked"]),
+        running_at=row["running_at"],
+        stopped_at=row["stopped_at"],
+        ends_at=row["ends_at"],
+        stops_at=row["stops_at"],
+        paid_until=row["paid_until"],
+        exit_code=row["exit_code"],
+        detail=row["detail"],
+    )
+
+
+def _to_json(spec: Spec) -> dict[str, Any]:
+    return {
+        "command": list(spec.command),
+        "environment": dict(spec.environment),
+        "files": {
+            path: base64.b64encode(content).decode("ascii") for path, content in spec.files.items()
+        },
+        "network": spec.network,
+        "memory_bytes": spec.memory_bytes,
+        "processes": spec.processes,
+        "sandboxed": spec.sandboxed,
+    }
+
+
+def _from_json(document: Mapping[str, Any]) -> Spec:
+    return Spec(
+        command=document["command"],
+        environment=document["environment"],
+        files={path: base64.b64decode(text) for path, text in document["files"].items()},
+        network=document["network"],
+        memory_bytes=document["memory_bytes"],
+        processes=document["processes"],
+        sandboxed=document["sandboxed"],
+    )

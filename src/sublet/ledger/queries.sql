@@ -1,0 +1,185 @@
+-- Named queries: `-- name: <verb_noun>`, a line saying why, then the statement.
+
+-- name: open_account
+-- Opening one that is open already changes nothing.
+INSERT INTO account (code, currency, prepaid)
+VALUES (%(code)s, %(currency)s, %(prepaid)s)
+    ON CONFLICT (code) DO NOTHING;
+
+-- name: get_account
+SELECT id, code, currency, prepaid,
+       debits_pending, debits_posted, credits_pending, credits_posted
+  FROM account
+ WHERE code = %(code)s;
+
+-- name: lock_accounts
+-- In id order, so that two posts over the same accounts cannot deadlock.
+SELECT id, code, currency, prepaid,
+       debits_pending, debits_posted, credits_pending, credits_posted
+  FROM account
+ WHERE id = ANY(%(ids)s)
+ ORDER BY id
+   FOR NO KEY UPDATE;
+
+-- name: insert_transfer
+-- The caller chose the id. A repeat inserts nothing and returns no row.
+INSERT INTO transfer (id, kind, pending_id, debit_account, credit_account, amount_nanos,
+                      reason, expires_at, happened_at, recorded_at)
+VALUES (%(id)s, %(kind)s, %(pending_id)s, %(debit_account)s, %(credit_account)s,
+        %(amount_nanos)s, %(reason)s, %(expires_at)s, %(happened_at)s, %(recorded_at)s)
+    ON CONFLICT (id) DO NOTHING
+RETURNING id;
+
+-- name: get_transfer
+SELECT id, kind, pending_id, debit_account, credit_account, amount_nanos, reason,
+       expires_at, happened_at
+  FROM transfer
+ WHERE id = %(id)s;
+
+-- name: get_resolution
+-- How a pending transfer was resolved, if it was.
+SELECT id, kind, pending_id, debit_account, credit_account, amount_nanos, reason,
+       expires_at, happened_at
+  FROM transfer
+ WHERE pending_id = %(pending_id)s;
+
+-- name: move_balances
+UPDATE account
+   SET debits_pending  = debits_pending  + CASE id WHEN %(debit_account)s  THEN %(pending_nanos)s ELSE 0 END,
+       credits_pending = credits_pending + CASE id WHEN %(credit_account)s THEN %(pending_nanos)s ELSE 0 END,
+       debits_posted   = debits_posted   + CASE id WHEN %(debit_account)s  THEN %(posted_nanos)s ELSE 0 END,
+       credits_posted  = credits_posted  + CASE id WHEN %(credit_account)s THEN %(posted_nanos)s ELSE 0 END
+ WHERE id IN (%(debit_account)s, %(credit_account)s);
+
+-- name: open_hold
+INSERT INTO open_hold (transfer_id, holder, expires_at)
+VALUES (%(id)s, %(holder)s, %(expires_at)s);
+
+-- name: close_hold
+-- Whoever deletes the row resolves the hold; everybody else finds it gone.
+DELETE FROM open_hold
+ WHERE transfer_id = %(id)s
+RETURNING transfer_id;
+
+-- name: list_expired_holds
+-- Skips what somebody is resolving right now.
+SELECT transfer_id
+  FROM open_hold
+ WHERE expires_at <= %(now)s
+ ORDER BY transfer_id
+ LIMIT %(limit)s
+   FOR UPDATE SKIP LOCKED;
+
+-- name: list_holds_of
+-- Holds of one holder, or of all whose name starts so.
+SELECT transfer_id, holder
+  FROM open_hold
+ WHERE holder LIKE %(pattern)s
+ ORDER BY transfer_id;
+
+-- name: trial_balance
+-- Every transfer debits what it credits, so each currency must sum to zero.
+SELECT currency,
+       sum(debits_posted - credits_posted)::numeric(38,0)   AS posted_difference,
+       sum(debits_pending - credits_pending)::numeric(38,0) AS pending_difference
+  FROM account
+ GROUP BY currency;
+
+-- name: rederive_accounts
+-- Each account's four counters from its transfers alone, beside what the account says.
+WITH entry AS (
+    SELECT t.id, t.kind, t.amount_nanos, t.debit_account, t.credit_account,
+           p.amount_nanos AS held_nanos
+      FROM transfer t
+      LEFT JOIN transfer p ON p.id = t.pending_id
+), side AS (
+    SELECT debit_account AS account, true AS debit, kind, amount_nanos, held_nanos FROM entry
+    UNION ALL
+    SELECT credit_account, false, kind, amount_nanos, held_nanos FROM entry
+), summed AS (
+    SELECT account, debit,
+           sum(CASE kind WHEN 'pending' THEN amount_nanos
+                         WHEN 'posted'  THEN 0 ELSE -held_nanos END) AS pending,
+           sum(CASE kind WHEN 'pending' THEN 0 ELSE amount_nanos END) AS posted
+      FROM side
+     GROUP BY account, debit
+)
+SELECT a.code,
+       a.debits_pending, a.debits_posted, a.credits_pending, a.credits_posted,
+       coalesce(d.pending, 0)::numeric(38,0) AS derived_debits_pending,
+       coalesce(d.posted, 0)::numeric(38,0)  AS derived_debits_posted,
+       coalesce(c.pending, 0)::numeric(38,0) AS derived_credits_pending,
+       coalesce(c.posted, 0)::numeric(38,0)  AS derived_credits_posted
+  FROM account a
+  LEFT JOIN summed d ON d.account = a.id AND d.debit
+  LEFT JOIN summed c ON c.account = a.id AND NOT c.debit
+ ORDER BY a.code;
+
+-- name: find_overspent_moments
+-- Replays each prepaid account in the order of its transfers: credits less debits less holds
+-- must never have been below zero, not even between two transfers.
+WITH entry AS (
+    SELECT t.sequence, a.code,
+           CASE WHEN t.debit_account = a.id THEN
+                     CASE t.kind WHEN 'posted'  THEN -t.amount_nanos
+                                 WHEN 'pending' THEN -t.amount_nanos
+                                 ELSE p.amount_nanos - t.amount_nanos END
+                WHEN t.kind IN ('posted', 'post') THEN t.amount_nanos
+                ELSE 0 END AS change
+      FROM account a
+      JOIN transfer t ON a.id IN (t.debit_account, t.credit_account)
+      LEFT JOIN transfer p ON p.id = t.pending_id
+     WHERE a.prepaid
+), running AS (
+    SELECT code, sequence, sum(change) OVER (PARTITION BY code ORDER BY sequence) AS available
+      FROM entry
+)
+SELECT code, sequence, available::numeric(38,0) AS available
+  FROM running
+ WHERE available < 0
+ ORDER BY sequence
+ LIMIT 100;
+
+-- name: find_wrong_resolutions
+-- A resolution that posts more than was held, or moves between other accounts.
+SELECT t.id, t.pending_id
+  FROM transfer t
+  JOIN transfer p ON p.id = t.pending_id
+ WHERE t.amount_nanos > p.amount_nanos
+    OR t.debit_account <> p.debit_account
+    OR t.credit_account <> p.credit_account
+    OR p.kind <> 'pending'
+ LIMIT 100;
+
+-- name: find_wrong_open_holds
+-- open_hold must name exactly the pending transfers that nothing has resolved.
+SELECT coalesce(o.transfer_id, t.id) AS id,
+       CASE WHEN o.transfer_id IS NULL THEN 'unresolved but not open' ELSE 'open but resolved' END AS problem
+  FROM (SELECT p.id
+          FROM transfer p
+         WHERE p.kind = 'pending'
+           AND NOT EXISTS (SELECT FROM transfer r WHERE r.pending_id = p.id)) t
+  FULL JOIN open_hold o ON o.transfer_id = t.id
+ WHERE o.transfer_id IS NULL OR t.id IS NULL
+ LIMIT 100;
+
+-- name: find_overdue_holds
+SELECT transfer_id, holder, expires_at
+  FROM open_hold
+ WHERE expires_at < %(before)s
+ LIMIT 100;
+
+-- name: count_transfers
+SELECT (SELECT count(*) FROM transfer)  AS transfers,
+       (SELECT count(*) FROM account)   AS accounts,
+       (SELECT count(*) FROM open_hold) AS open_holds;
+
+-- name: find_missing_guards
+-- Tables of record whose guards are missing or switched off.
+SELECT wanted.name
+  FROM unnest(%(tables)s::text[]) AS wanted(name)
+ WHERE 2 > (SELECT count(*)
+              FROM pg_trigger g
+             WHERE g.tgrelid = to_regclass(wanted.name)
+               AND g.tgname IN ('the_past_stands', 'the_past_is_not_cut')
+               AND g.tgenabled IN ('O', 'A'));

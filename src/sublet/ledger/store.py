@@ -1,0 +1,219 @@
+"""Moving money. The caller owns the transaction, so its own rows commit with the money."""
+
+from collections.abc import Mapping
+from datetime import datetime
+from typing import Any, Final
+from uuid import UUID
+
+from psycopg.errors import ForeignKeyViolation
+
+from sublet.core.db import Tx, load_queries, one
+from sublet.core.errors import Conflict, Invalid, NotFound, Unpaid
+from sublet.core.ids import derived_id
+from sublet.core.money import MAX_NANOS, Money
+from sublet.ledger.transfer import Account, Kind, Transfer
+
+QUERIES: Final = load_queries("sublet.ledger")
+
+# What makes two transfers of one id the same. Times are left out: a repeat may be later.
+_CONTENTS: Final = (
+    "kind", "pending_id", "debit_account", "credit_account", "amount_nanos", "reason",
+)  # fmt: skip
+
+
+def open_account(tx: Tx, code: str, *, prepaid: bool, currency: str = "USD") -> Account:
+    """Return the account `code`, opened now if it was not open before."""
+    tx.execute(QUERIES["open_account"], {"code": code, "currency": currency, "prepaid": prepaid})
+    return get_account(tx, code)
+
+
+def get_account(tx: Tx, code: str) -> Account:
+    """Return the account as it stands.
+
+    Raises:
+        NotFound: no account has this code.
+    """
+    row = one(tx, QUERIES["get_account"], {"code": code})
+    if row is None:
+        raise NotFound(f"there is no account {code}")
+    return _account(row)
+
+
+def post(tx: Tx, transfer: Transfer, *, now: datetime) -> bool:
+    """Move the money of `transfer` once, however often it is called with the same id.
+
+    Returns:
+        True the first time, False when the id was posted before.
+
+    Raises:
+        NotFound: one of the accounts does not exist.
+        Invalid: the id was used before, for a different transfer; or the amount is no amount.
+        Unpaid: the debited account is prepaid and has too little left.
+    """
+    if not _insert(tx, _row(transfer, Kind.POSTED, now=now)):
+        return False
+    _move(tx, transfer, posted_nanos=transfer.amount.nanos)
+    return True
+
+
+def hold(tx: Tx, transfer: Transfer, *, holder: str, expires_at: datetime, now: datetime) -> bool:
+    """Set the money of `transfer` aside, to be resolved by `settle`, `void` or `expire`.
+
+    Returns:
+        True the first time, False when the id was held before.
+
+    Raises:
+        as `post`.
+    """
+    row = _row(transfer, Kind.PENDING, now=now) | {"expires_at": expires_at, "holder": holder}
+    if not _insert(tx, row):
+        return False
+    _move(tx, transfer, pending_nanos=transfer.amount.nanos)
+    tx.execute(QUERIES["open_hold"], row)
+    return True
+
+
+def settle(
+    tx: Tx, hold_id: UUID, amount: Money, *, happened_at: datetime, now: datetime
+) -> UUID | None:
+    """Resolve a hold: move `amount` of it and return the rest. Zero voids it.
+
+    Returns:
+        the id of the transfer that moved the money; None when the amount is zero.
+
+    Raises:
+        NotFound: there is no such hold.
+        Invalid: `amount` is more than was held, or the hold was settled for another amount.
+        Conflict: the hold was voided or has expired.
+    """
+    kind = Kind.POST if amount.nanos else Kind.VOID
+    return _resolve(tx, hold_id, kind, amount.nanos, happened_at=happened_at, now=now)
+
+
+def void(tx: Tx, hold_id: UUID, *, now: datetime) -> None:
+    """Resolve a hold: return all of it.
+
+    Raises:
+        NotFound: there is no such hold.
+        Conflict: the hold was settled, or has expired.
+    """
+    _resolve(tx, hold_id, Kind.VOID, 0, happened_at=now, now=now)
+
+
+def expire(tx: Tx, *, now: datetime, limit: int = 1000) -> list[UUID]:
+    """Return the money of up to `limit` holds whose time has run out; say which."""
+    rows = tx.execute(QUERIES["list_expired_holds"], {"now": now, "limit": limit}).fetchall()
+    expired = [row["transfer_id"] for row in rows]
+    for hold_id in expired:
+        _resolve(tx, hold_id, Kind.EXPIRE, 0, happened_at=now, now=now)
+    return expired
+
+
+def holds_of(tx: Tx, holder_prefix: str) -> list[tuple[UUID, str]]:
+    """Return (hold, holder) of every open hold whose holder's name starts with this."""
+    escaped = holder_prefix.replace("\\", "\\\\").replace("%", "\\%").replace("_", "\\_")
+    rows = tx.execute(QUERIES["list_holds_of"], {"pattern": escaped + "%"}).fetchall()
+    return [(row["transfer_id"], row["holder"]) for row in rows]
+
+
+def _resolve(
+    tx: Tx, hold_id: UUID, kind: Kind, nanos: int, *, happened_at: datetime, now: datetime
+) -> UUID | None:
+    held = one(tx, QUERIES["get_transfer"], {"id": hold_id})
+    if held is None or held["kind"] != Kind.PENDING:
+        raise NotFound(f"there is no hold {hold_id}")
+    if nanos > held["amount_nanos"]:
+        raise Invalid(f"hold {hold_id} holds {held['amount_nanos']} nanos, not {nanos}")
+    # Locks the hold; a second resolver waits here, then finds it gone.
+    if one(tx, QUERIES["close_hold"], {"id": hold_id}) is None:
+        before = one(tx, QUERIES["get_resolution"], {"pending_id": hold_id})
+        assert before is not None, hold_id
+        if before["kind"] != kind:
+            raise Conflict(f"hold {hold_id} was already resolved: {before['kind']}")
+        if before["amount_nanos"] != nanos:
+            raise Invalid(f"hold {hold_id} was settled for {before['amount_nanos']} nanos")
+        return before["id"] if nanos else None
+    resolution = {
+        **held,
+        "id": derived_id(hold_id, "resolution"),
+        "kind": kind,
+        "pending_id": hold_id,
+        "amount_nanos": nanos,
+        "expires_at": None,
+        "happened_at": happened_at,
+        "recorded_at": now,
+    }
+    inserted = one(tx, QUERIES["insert_transfer"], resolution)
+    assert inserted is not None, hold_id
+    _lock(tx, held["debit_account"], held["credit_account"])
+    tx.execute(
+        QUERIES["move_balances"],
+        {**resolution, "pending_nanos": -held["amount_nanos"], "posted_nanos": nanos},
+    )
+    return resolution["id"] if nanos else None
+
+
+def _row(transfer: Transfer, kind: Kind, *, now: datetime) -> dict[str, Any]:
+    if not 0 < transfer.amount.nanos <= MAX_NANOS:
+        raise Invalid(f"a transfer moves more than nothing, not {transfer.amount}")
+    return {
+        "id": transfer.id,
+        "kind": kind,
+        "pending_id": None,
+        "debit_account": transfer.debit_account,
+        "credit_account": transfer.credit_account,
+        "amount_nanos": transfer.amount.nanos,
+        "reason": transfer.reason,
+        "expires_at": None,
+        "happened_at": transfer.happened_at,
+        "recorded_at": now,
+    }
+
+
+def _insert(tx: Tx, row: Mapping[str, Any]) -> bool:
+    """Insert first, so that two callers with one id meet here and not at the balance."""
+    try:
+        if one(tx, QUERIES["insert_transfer"], dict(row)) is not None:
+            return True
+    except ForeignKeyViolation:
+        raise NotFound(f"transfer {row['id']} names an account that does not exist") from None
+    before = one(tx, QUERIES["get_transfer"], {"id": row["id"]})
+    assert before is not None, row
+    if any(before[name] != row[name] for name in _CONTENTS):
+        raise Invalid(f"transfer {row['id']} was already recorded with other contents")
+    return False
+
+
+def _lock(tx: Tx, *accounts: int) -> dict[int, Account]:
+    rows = tx.execute(QUERIES["lock_accounts"], {"ids": sorted(accounts)}).fetchall()
+    return {row["id"]: _account(row) for row in rows}
+
+
+def _move(tx: Tx, transfer: Transfer, *, pending_nanos: int = 0, posted_nanos: int = 0) -> None:
+    accounts = _lock(tx, transfer.debit_account, transfer.credit_account)
+    assert {account.currency for account in accounts.values()} == {transfer.amount.currency}
+    payer = accounts[transfer.debit_account]
+    if payer.prepaid and payer.available.nanos < transfer.amount.nanos:
+        raise Unpaid(f"{transfer.amount} is needed and {payer.available} is available")
+    tx.execute(
+        QUERIES["move_balances"],
+        {
+            "debit_account": transfer.debit_account,
+            "credit_account": transfer.credit_account,
+            "pending_nanos": pending_nanos,
+            "posted_nanos": posted_nanos,
+        },
+    )
+
+
+def _account(row: Mapping[str, Any]) -> Account:
+    return Account(
+        id=row["id"],
+        code=row["code"],
+        currency=row["currency"],
+        prepaid=row["prepaid"],
+        debits_pending=int(row["debits_pending"]),
+        debits_posted=int(row["debits_posted"]),
+        credits_pending=int(row["credits_pending"]),
+        credits_posted=int(row["credits_posted"]),
+    )

@@ -1,0 +1,42 @@
+"""What a thing costs: a SKU, and the rate it is sold at from an instant on."""
+
+from dataclasses import dataclass
+from datetime import datetime
+from enum import StrEnum
+
+from sublet.core.money import Rate
+
+
+class Tier(StrEnum):
+    INTERRUPTIBLE = "interruptible"  # from what is idle now; first to give way
+    ON_DEMAND = "on_demand"  # dearer; gives way last, and is credited when it must
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Price:
+    """One row of the price book. Never changed: a new price is a new row."""
+
+    id: int
+    sku: str
+    rate: Rate
+    happened_at: datetime  # valid from then, until the next row of its SKU
+
+
+def lease_sku(pool: str, tier: Tier) -> str:
+    """Metered in GPU-seconds."""
+    return f"lease:{pool}:{tier}"
+
+
+def input_sku(model: str) -> str:
+    """Metered in uncached input tokens."""
+    return f"model:{model}:input"
+
+
+def cached_input_sku(model: str) -> str:
+    """Metered in input tokens whose work was kept from an earlier request."""
+    return f"model:{model}:cached_input"
+
+
+def output_sku(model: str) -> str:
+    """Metered in output tokens."""
+    return f"model:{model}:output"

@@ -1,0 +1,110 @@
+"""Turning the seconds of leases into usage and charges, a block at a time."""
+
+from datetime import datetime, timedelta
+from typing import Final
+
+from sublet.core.db import Database, Tx
+from sublet.core.ids import derived_id
+from sublet.core.money import Money
+from sublet.leases import blocks
+from sublet.leases.blocks import BLOCK_SECONDS, Block
+from sublet.leases.lease import EndReason, Lease, State
+from sublet.ledger import store as ledger
+from sublet.ledger.transfer import Transfer
+from sublet.market import store as market
+from sublet.market.price import Tier
+from sublet.metering import store
+from sublet.metering.usage import Line, Outcome, Usage
+
+# A firm lease that is reclaimed gets its last minutes back, at most what it was charged.
+CREDIT_SECONDS: Final = 600
+
+_OUTCOMES: Final = {
+    EndReason.RECLAIMED: Outcome.RECLAIMED,
+    EndReason.NODE_LOST: Outcome.FAILED,
+    EndReason.START_FAILED: Outcome.FAILED,
+}
+
+
+def settle_blocks(lease: Lease, *, db: Database, seen_until: datetime, now: datetime) -> None:
+    """Charge every held block that is over, and all of them once the lease is.
+
+    Args:
+        lease: as it stands now.
+        db: each block is settled in a transaction of its own.
+        seen_until: the instant until which the engine is known to have run it. A block is
+            over only then: a process found dead later may have died inside it.
+        now: the present instant.
+    """
+    over = lease.state in {State.DRAINING, State.ENDED}
+    if lease.running_at is None and lease.state is not State.ENDED:
+        return
+    with db.transaction() as tx:
+        open_blocks = blocks.list_open(tx, lease)
+    for block in open_blocks:
+        if not over:
+            assert lease.running_at is not None
+            end = lease.running_at + timedelta(seconds=(block.number + 1) * BLOCK_SECONDS)
+            if seen_until < end:
+                continue
+        with db.transaction() as tx:
+            _settle(tx, lease, block, now=now)
+
+
+def _settle(tx: Tx, lease: Lease, block: Block, *, now: datetime) -> None:
+    seconds = blocks.used_seconds(lease, block.number, until=now)
+    if seconds == 0:
+        ledger.void(tx, block.hold_id, now=now)
+    else:
+        price = market.get_price(tx, lease.price_id)
+        usage = Usage(
+            id=derived_id(lease.id, "usage", block.number),
+            source=f"lease:{lease.id}",
+            sequence=block.number,
+            tenant_id=lease.tenant_id,
+            lease_id=lease.id,
+            gpu_seconds=lease.gpus * seconds,
+            outcome=_outcome(lease),
+            happened_at=min(now, lease.stopped_at or now),
+        )
+        line = Line(price=price, quantity=usage.gpu_seconds)
+        store.settle(tx, usage, [line], hold_id=block.hold_id, now=now)
+    blocks.close(tx, lease, block)
+
+
+def _outcome(lease: Lease) -> Outcome:
+    if lease.end_reason is None:
+        return Outcome.COMPLETED
+    return _OUTCOMES.get(lease.end_reason, Outcome.COMPLETED)
+
+
+def credit_reclaimed(lease: Lease, *, db: Database, now: datetime) -> Money:
+    """Give a reclaimed on-demand lease its last minutes back, once.
+
+    Returns:
+        what was credited, now or before; zero for every other lease.
+    """
+    if (
+        lease.tier is not Tier.ON_DEMAND
+        or lease.end_reason is not EndReason.RECLAIMED
+        or lease.running_at is None
+        or lease.stopped_at is None
+    ):
+        return Money(0)
+    seconds = min((lease.stopped_at - lease.running_at) // timedelta(seconds=1), CREDIT_SECONDS)
+    with db.transaction() as tx:
+        credit = market.get_price(tx, lease.price_id).rate.charge(lease.gpus * seconds)
+        if not credit.nanos:
+            return credit
+        wallet = ledger.get_account(tx, f"tenant:{lease.tenant_id}:wallet")
+        revenue = ledger.get_account(tx, f"tenant:{lease.tenant_id}:revenue")
+        transfer = Transfer(
+            id=derived_id(lease.id, "credit", "reclaimed"),
+            debit_account=revenue.id,
+            credit_account=wallet.id,
+            amount=credit,
+            reason="credit",
+            happened_at=lease.stopped_at,
+        )
+        ledger.post(tx, transfer, now=now)
+    return credit

@@ -1,0 +1,111 @@
+"""Usage and charges in Postgres: added once, with the money, in the caller's transaction."""
+
+from collections.abc import Sequence
+from dataclasses import asdict
+from datetime import datetime
+from typing import Any, Final
+from uuid import UUID
+
+from sublet.core.db import Tx, load_queries, one
+from sublet.core.errors import Conflict, Unpaid
+from sublet.core.ids import derived_id
+from sublet.core.money import Money
+from sublet.ledger import store as ledger
+from sublet.ledger.transfer import Transfer
+from sublet.metering.usage import Line, Usage
+
+QUERIES: Final = load_queries("sublet.metering")
+
+
+def price_of(lines: Sequence[Line]) -> Money:
+    """Return what `lines` cost together: each rounded by itself, as each is a charge."""
+    return Money(sum(line.price.rate.charge(line.quantity).nanos for line in lines))
+
+
+def most_of(lines: Sequence[Line]) -> Money:
+    """Return what to hold so that no charge for at most these quantities can exceed it."""
+    return Money(sum(line.price.rate.charge_most(line.quantity).nanos for line in lines))
+
+
+def settle(tx: Tx, usage: Usage, lines: Sequence[Line], *, hold_id: UUID, now: datetime) -> Money:
+    """Record `usage`, resolve its hold and charge `lines`, once, all or nothing.
+
+    A hold that was voided or expired meanwhile (its holder was taken for dead) is charged to
+    the wallet directly, if that can pay; if not, nothing is recorded as charged.
+
+    Returns:
+        what was charged: zero when this usage was recorded before.
+
+    Raises:
+        Unpaid: the hold was gone and the wallet cannot pay.
+        Invalid: it costs more than was held, which is a bug of the caller's.
+    """
+    if one(tx, QUERIES["insert_usage"], {**asdict(usage), "recorded_at": now}) is None:
+        return Money(0)
+    amount = price_of(lines)
+    try:
+        with tx.transaction():
+            transfer_id = ledger.settle(tx, hold_id, amount, happened_at=usage.happened_at, now=now)
+    except Conflict:
+        transfer_id = _charge_directly(tx, usage, amount, hold_id=hold_id, now=now)
+    for line in lines:
+        charge = line.price.rate.charge(line.quantity)
+        row: dict[str, Any] = {
+            "id": derived_id(usage.id, "charge", line.price.id),
+            "usage_id": usage.id,
+            "tenant_id": usage.tenant_id,
+            "price_id": line.price.id,
+            "quantity": line.quantity,
+            "amount_nanos": charge.nanos,
+            "transfer_id": transfer_id,
+            "happened_at": usage.happened_at,
+            "recorded_at": now,
+        }
+        tx.execute(QUERIES["insert_charge"], row)
+    return amount
+
+
+def _charge_directly(
+    tx: Tx, usage: Usage, amount: Money, *, hold_id: UUID, now: datetime
+) -> UUID | None:
+    if not amount.nanos:
+        return None
+    wallet = ledger.get_account(tx, f"tenant:{usage.tenant_id}:wallet")
+    revenue = ledger.get_account(tx, f"tenant:{usage.tenant_id}:revenue")
+    transfer = Transfer(
+        id=derived_id(hold_id, "late"),
+        debit_account=wallet.id,
+        credit_account=revenue.id,
+        amount=amount,
+        reason="lease" if usage.lease_id else "tokens",
+        happened_at=usage.happened_at,
+    )
+    try:
+        ledger.post(tx, transfer, now=now)
+    except Unpaid as error:
+        raise Unpaid(f"usage {usage.id} came after its hold was gone: {error}") from error
+    return transfer.id
+
+
+def list_charges(
+    tx: Tx,
+    tenant_id: UUID,
+    *,
+    limit: int,
+    before: datetime | None = None,
+    request_id: str | None = None,
+    lease_id: UUID | None = None,
+) -> list[dict[str, Any]]:
+    """Return a tenant's charges, newest first, each with the usage and price behind it."""
+    row = {
+        "tenant_id": tenant_id, "limit": limit, "before": before,
+        "request_id": request_id, "lease_id": lease_id,
+    }  # fmt: skip
+    return tx.execute(QUERIES["list_charges"], row).fetchall()
+
+
+def charged_for_lease(tx: Tx, lease_id: UUID) -> Money:
+    """Return what was charged for a lease's seconds so far."""
+    row = one(tx, QUERIES["sum_lease_charges"], {"lease_id": lease_id})
+    assert row is not None
+    return Money(int(row["nanos"]))

@@ -1,0 +1,1 @@
+"""A replica: one process that serves one model, and counts its tokens exactly."""

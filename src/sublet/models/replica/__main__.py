@@ -1,0 +1,223 @@
+"""`python -m sublet.models.replica --recipe NAME --port P`: serve one model until told to go.
+
+The bearer key that callers must show is in SUBLET_REPLICA_KEY. On SIGTERM the replica
+drains; the file named by SUBLET_NOTICE_FILE says until when it may ("stops_at").
+"""
+
+import argparse
+import asyncio
+import json
+import logging
+import os
+import secrets
+import signal
+import socket
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from datetime import datetime
+from pathlib import Path
+from typing import Final
+
+import msgspec
+import uvicorn
+
+from sublet.core.clock import Clock, SystemClock
+from sublet.core.errors import Misconfigured, SubletError
+from sublet.models.replica.agent import Agent
+from sublet.models.replica.engine import Ready, Settings
+from sublet.models.replica.llama import Llama
+from sublet.models.replica.recipe import Recipe, load
+
+log = logging.getLogger(__name__)
+
+GRACE_SECONDS: Final = 8.0  # to drain in, when no notice says how long
+# Streams are cut this long before the end: the engine stops, and the last counts go out.
+RESERVE_SECONDS: Final = 1.0
+SHUTDOWN_SECONDS: Final = 0.4  # for answers on their way out
+EXIT_ENGINE_FAILED: Final = 1
+EXIT_MISCONFIGURED: Final = 2
+
+
+class Notice(msgspec.Struct, frozen=True):
+    stops_at: datetime
+
+
+class Server(uvicorn.Server):
+    """uvicorn, which leaves signals to us."""
+
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
+
+
+class Replica:
+    """The two halves of a replica, and when they end."""
+
+    def __init__(
+        self, recipe: Recipe, options: argparse.Namespace, *, key: str, clock: Clock
+    ) -> None:
+        self._recipe = recipe
+        self._options = options
+        self._clock = clock
+        self._notice_file: str | None = os.environ.get("SUBLET_NOTICE_FILE")
+        self._leaving = asyncio.Event()
+        self._exit_code = 0
+        self._agent = Agent(
+            recipe,
+            key=key,
+            clock=clock,
+            leave=self._leaving.set,
+            fail=self._fail,
+            max_waiting=options.max_waiting,
+        )
+
+    async def run(self) -> int:
+        """Serve until drained, or until the engine dies; return the exit status."""
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self._drain)
+        server = Server(
+            uvicorn.Config(
+                self._agent,
+                lifespan="off",
+                log_config=None,
+                access_log=False,
+                server_header=False,
+                timeout_keep_alive=75,  # longer than the gateway keeps a pooled connection
+                timeout_graceful_shutdown=1,
+            )
+        )
+        with socket.create_server((self._options.host, self._options.port)) as listener:
+            log.info("replica.listening", extra={"port": listener.getsockname()[1]})
+            serving = asyncio.create_task(server.serve(sockets=[listener]))
+            engine = asyncio.create_task(self._run_engine())
+            await self._leaving.wait()
+            server.should_exit = True
+            await asyncio.wait({serving}, timeout=SHUTDOWN_SECONDS)
+            for task in (serving, engine):
+                task.cancel()
+                with suppress(asyncio.CancelledError):
+                    await task
+        return self._exit_code
+
+    def _drain(self) -> None:
+        self._agent.drain(seconds=self._seconds_left() - RESERVE_SECONDS)
+
+    def _seconds_left(self) -> float:
+        if self._notice_file is None:
+            return GRACE_SECONDS
+        try:
+            notice = msgspec.json.decode(Path(self._notice_file).read_bytes(), type=Notice)
+        except (OSError, msgspec.DecodeError) as error:
+            log.warning("replica.notice_unreadable", extra={"error": str(error)})
+            return GRACE_SECONDS
+        return (notice.stops_at - self._clock.now()).total_seconds()
+
+    def _fail(self) -> None:
+        self._exit_code = EXIT_ENGINE_FAILED
+        self._leaving.set()
+
+    async def _run_engine(self) -> None:
+        process = await asyncio.create_subprocess_exec(
+            sys.executable,
+            "-m",
+            "sublet.models.replica.engine",
+            stdin=asyncio.subprocess.PIPE,
+            stdout=asyncio.subprocess.PIPE,
+        )
+        try:
+            await self._use_engine(process)
+        except asyncio.CancelledError:
+            raise
+        except (OSError, ValueError) as error:
+            log.error("replica.engine_failed", extra={"error": str(error)})  # noqa: TRY400
+        finally:
+            await _end(process)
+        log.error("replica.engine_ended", extra={"status": process.returncode})
+        self._fail()
+
+    async def _use_engine(self, process: asyncio.subprocess.Process) -> None:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        key = secrets.token_urlsafe(32)
+        settings = Settings(
+            recipe=self._recipe.name,
+            weights=str(self._options.weights),
+            threads=self._options.threads or self._recipe.threads,
+            key=key,
+        )
+        process.stdin.write(msgspec.json.encode(settings) + b"\n")
+        await process.stdin.drain()
+        line = await process.stdout.readline()
+        if not line:
+            return
+        ready = msgspec.json.decode(line, type=Ready)
+        async with Llama(ready.address, key) as llama:
+            self._agent.serve(llama)
+            log.info("replica.ready", extra={"model": self._recipe.name})
+            await process.wait()
+
+
+async def _end(process: asyncio.subprocess.Process) -> None:
+    """End the engine: it goes when its stdin closes; while it loads, it must be made to."""
+    if process.stdin is not None:
+        process.stdin.close()
+    try:
+        async with asyncio.timeout(0.5):
+            await process.wait()
+    except TimeoutError:
+        process.kill()
+        await process.wait()
+
+
+class _Lines(logging.Formatter):
+    """One JSON object a line: the event, and its fields."""
+
+    _PLAIN: Final = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime"}
+
+    def format(self, record: logging.LogRecord) -> str:
+        fields = {k: v for k, v in vars(record).items() if k not in self._PLAIN}
+        line = {"level": record.levelname.lower(), "event": record.getMessage(), **fields}
+        if record.exc_info:
+            line["error"] = self.formatException(record.exc_info)
+        return json.dumps(line, default=str)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="python -m sublet.models.replica", description=__doc__)
+    parser.add_argument("--recipe", required=True, help="name of the model to serve")
+    parser.add_argument("--port", type=int, required=True, help="port to listen on; 0: any")
+    parser.add_argument("--host", default="127.0.0.1", help="address to listen on")
+    parser.add_argument("--threads", type=int, help="CPU threads; default: the recipe's")
+    parser.add_argument(
+        "--weights",
+        type=Path,
+        default=Path.home() / ".cache" / "sublet" / "weights",
+        help="folder in which assembled weights are kept",
+    )
+    parser.add_argument(
+        "--max-waiting", type=int, default=64, help="requests that may wait for a slot"
+    )
+    options = parser.parse_args()
+
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(_Lines())
+    logging.basicConfig(level=logging.INFO, handlers=[handler])
+    logging.getLogger("uvicorn").setLevel(logging.WARNING)
+    try:
+        recipe = load(options.recipe)
+        if (missing := recipe.missing()) is not None:
+            raise Misconfigured(missing)
+        key = os.environ.get("SUBLET_REPLICA_KEY", "")
+        if not key:
+            raise Misconfigured("SUBLET_REPLICA_KEY must hold the key that callers show")
+    except SubletError as error:
+        log.error("replica.misconfigured", extra={"error": str(error)})  # noqa: TRY400
+        return EXIT_MISCONFIGURED
+    replica = Replica(recipe, options, key=key, clock=SystemClock())
+    return asyncio.run(replica.run())
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,368 @@
+"""The agent: the HTTP face of a replica, in front of the engine.
+
+    LOADING ──► SERVING ──► DRAINING ──► (the process ends)
+       └────────────────────────▲
+
+It pins requests to slots, stops the engine when a client hangs up, and knows every count.
+"""
+
+import asyncio
+import hmac
+import logging
+import uuid
+from collections.abc import Awaitable, Callable, Mapping
+from contextlib import aclosing
+from enum import StrEnum
+from typing import Any, Final
+
+import msgspec
+
+from sublet.core.clock import Clock
+from sublet.core.errors import (
+    Conflict,
+    Invalid,
+    NotFound,
+    Refused,
+    SubletError,
+    Unauthorized,
+    Unavailable,
+)
+from sublet.models.replica.asgi import Gone, Message, Receive, Request, Response, Send
+from sublet.models.replica.dialect import (
+    Job,
+    Reply,
+    error_body,
+    error_event,
+    read_object,
+    read_prompt,
+    translate,
+)
+from sublet.models.replica.generation import Generation, Rejected, Stop, Stuck
+from sublet.models.replica.llama import Counted, Llama, Tokens
+from sublet.models.replica.pins import Pins
+from sublet.models.replica.recipe import Recipe
+from sublet.models.replica.usage import Book, State, Usage
+
+log = logging.getLogger(__name__)
+
+MAX_BODY_BYTES: Final = 16 * 2**20
+MAX_WAIT_MS: Final = 30_000
+# A comment while a long prompt is read, so that nobody on the way takes silence for death.
+COMMENT_SECONDS: Final = 1.0
+# How long a drained replica stays to be asked for the counts of requests that hung up.
+LINGER_SECONDS: Final = 2.0
+# How long the streams that were cut may take to hear so.
+CUT_SECONDS: Final = 0.5
+
+RECLAIMED: Final = "model_reclaimed"
+
+# By class: the status, and OpenAI's type of error. Looked up along the class's bases.
+STATUSES: Final[Mapping[type[SubletError], tuple[int, str]]] = {
+    Unauthorized: (401, "authentication_error"),
+    Invalid: (400, "invalid_request_error"),
+    NotFound: (404, "invalid_request_error"),
+    Conflict: (409, "invalid_request_error"),
+    Refused: (503, "overloaded"),
+    Unavailable: (503, "engine_failed"),
+}
+
+
+class Phase(StrEnum):
+    LOADING = "loading"
+    SERVING = "ok"
+    DRAINING = "draining"
+
+
+class Closed(SubletError):
+    """The replica takes no requests: it still loads, or it drains."""
+
+    code = "closed"
+    retryable = True
+
+
+class Agent:
+    """An ASGI application.
+
+    `leave` is called when the process may end, `fail` when it must, for a new engine.
+    """
+
+    def __init__(
+        self,
+        recipe: Recipe,
+        *,
+        key: str,
+        clock: Clock,
+        leave: Callable[[], None],
+        fail: Callable[[], None],
+        max_waiting: int,
+    ) -> None:
+        self._recipe = recipe
+        self._key = key.encode()
+        self._clock = clock
+        self._leave = leave
+        self._fail = fail
+        self._llama: Llama | None = None
+        self._phase = Phase.LOADING
+        self._book = Book()
+        self._pins = Pins(recipe.slots, max_waiting=max_waiting)
+        self._running: set[Generation] = set()
+        self._lingering_until: float | None = None
+
+    # The life of the process
+
+    def serve(self, llama: Llama) -> None:
+        """Take requests: the engine has loaded."""
+        self._llama = llama
+        if self._phase is Phase.LOADING:
+            self._phase = Phase.SERVING
+
+    def drain(self, *, seconds: float) -> None:
+        """Take no more requests, and stop those that still run after `seconds`.
+
+        It may be called again, with a nearer end.
+        """
+        self._phase = Phase.DRAINING
+        log.info("replica.draining", extra={"seconds": seconds, "running": len(self._running)})
+        for generation in self._running:
+            generation.stop_waiting(Stop.RECLAIMED)
+        asyncio.get_running_loop().call_later(max(0.0, seconds), self._reclaim)
+        self._leave_if_idle()
+
+    def _reclaim(self) -> None:
+        self._lingering_until = 0.0
+        for generation in self._running:
+            generation.stop(Stop.RECLAIMED)
+        # A client that does not read must not keep the process beyond its end.
+        asyncio.get_running_loop().call_later(CUT_SECONDS, self._leave)
+        self._leave_if_idle()
+
+    def _leave_if_idle(self) -> None:
+        if self._phase is not Phase.DRAINING or self._running:
+            return
+        # Whoever hung up did not get its count in band: give it a moment to ask for it.
+        loop = asyncio.get_running_loop()
+        if self._book.untold():
+            if self._lingering_until is None:
+                self._lingering_until = loop.time() + LINGER_SECONDS
+                loop.call_later(LINGER_SECONDS, self._leave_if_idle)
+            if loop.time() < self._lingering_until:
+                return
+        self._leave()
+
+    # HTTP
+
+    async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
+        assert scope["type"] == "http", scope["type"]
+        request, response = Request(scope, receive), Response(send)
+        try:
+            self._authenticate(request)
+            await self._route(request)(request, response)
+        except Gone:
+            return
+        except Rejected as error:
+            await self._reject(response, error)
+        except Closed as error:
+            body = error_body(str(error), kind="unavailable", code=self._phase)
+            await response.whole(503, body)
+        except SubletError as error:
+            status, kind = next(STATUSES[base] for base in type(error).mro() if base in STATUSES)
+            await response.whole(status, error_body(str(error), kind=kind, code=error.code))
+
+    def _authenticate(self, request: Request) -> None:
+        shown = (request.header("authorization") or "").encode()
+        if not hmac.compare_digest(shown, b"Bearer " + self._key):
+            raise Unauthorized("this replica wants its bearer key")
+
+    def _route(self, request: Request) -> Callable[[Request, Response], Awaitable[None]]:
+        match request.method, request.path:
+            case "GET", "/health":
+                return self._health
+            case "GET", "/slots" | "/metrics":
+                return self._look
+            case "GET", path if path.startswith("/usage/"):
+                return self._usage
+            case "POST", "/count":
+                return self._count
+            case "POST", "/v1/chat/completions" | "/v1/completions":
+                return self._complete
+            case _:
+                raise NotFound(f"no such call: {request.method} {request.path}")
+
+    async def _reject(self, response: Response, error: Rejected) -> None:
+        code = None
+        if error.problem.type == "exceed_context_size_error":
+            code = "context_length_exceeded"
+        status = min(500, error.status)
+        kind = "invalid_request_error" if error.status < 500 else "engine_failed"
+        await response.whole(status, error_body(str(error), kind=kind, code=code))
+
+    async def _health(self, _: Request, response: Response) -> None:
+        serving = self._phase is Phase.SERVING
+        value: dict[str, Any] = {"status": self._phase.value, "model": self._recipe.name}
+        if self._llama is not None:
+            value |= {
+                "context_tokens": self._recipe.context_tokens,
+                "slots": self._recipe.slots,
+                "default_max_tokens": self._recipe.sampling.max_tokens,
+                "running": len(self._running) - self._pins.waiting,
+                "waiting": self._pins.waiting,
+            }
+        await response.whole(200 if serving else 503, value)
+
+    async def _look(self, request: Request, response: Response) -> None:
+        kind = "application/json" if request.path == "/slots" else "text/plain; version=0.0.4"
+        await response.whole(200, await self._engine().get(request.path), kind=kind)
+
+    async def _usage(self, request: Request, response: Response) -> None:
+        record = self._book.get(request.path.removeprefix("/usage/"))
+        try:
+            wait_ms = min(int(request.query("wait_ms") or 0), MAX_WAIT_MS)
+        except ValueError:
+            raise Invalid("wait_ms must be a whole number") from None
+        try:
+            async with asyncio.timeout(max(0, wait_ms) / 1000):
+                await record.final.wait()
+        except TimeoutError:
+            pass  # then the answer says that it still runs
+        await response.whole(200, {"state": record.state.value, **record.usage.as_dict()})
+        if record.final.is_set():
+            record.told = True
+            self._leave_if_idle()
+
+    async def _count(self, request: Request, response: Response) -> None:
+        body = read_object(await request.body(limit_bytes=MAX_BODY_BYTES))
+        chat = "messages" in body
+        prompt = read_prompt(body, chat=chat)
+        await response.whole(200, {"input_tokens": await self._tokens(prompt, chat=chat)})
+
+    async def _tokens(self, prompt: dict[str, Any], *, chat: bool) -> int:
+        if chat:
+            path, body = "/v1/chat/completions/input_tokens", prompt
+        elif isinstance(prompt["prompt"], list):
+            return len(prompt["prompt"])
+        else:
+            content = {"content": prompt["prompt"], "add_special": True, "parse_special": True}
+            path, body = "/tokenize", content
+        async with await self._engine().post(path, body) as answer:
+            raw = await answer.read()
+            if answer.status != 200:
+                raise Invalid("the engine cannot read this prompt")
+        if chat:
+            return msgspec.json.decode(raw, type=Counted).input_tokens
+        return len(msgspec.json.decode(raw, type=Tokens).tokens)
+
+    def _engine(self) -> Llama:
+        if self._llama is None:
+            raise Closed("the model is still loading")
+        return self._llama
+
+    # Completions
+
+    async def _complete(self, request: Request, response: Response) -> None:
+        raw = await request.body(limit_bytes=MAX_BODY_BYTES)
+        llama = self._engine()
+        if self._phase is Phase.DRAINING:
+            raise Closed("this replica is draining")
+        job = translate(raw, self._recipe, chat=request.path == "/v1/chat/completions")
+        record = self._book.open(request.header("x-request-id") or uuid.uuid4().hex)
+        response.headers["x-request-id"] = record.request_id
+
+        generation = Generation(record)
+        self._running.add(generation)
+        watch = asyncio.create_task(_watch(request, generation))
+        try:
+            await self._run(llama, job, generation, response)
+        finally:
+            watch.cancel()
+            self._running.discard(generation)
+            if not record.final.is_set():
+                record.finish(State.ABORTED, record.usage)
+            # A count that went out in band need not be asked for; one that hung up must be.
+            record.told = record.told or generation.stopped is not Stop.HANG_UP
+            log.info(
+                "replica.finished",
+                extra={
+                    "request": record.request_id,
+                    "state": record.state,
+                    "stopped": generation.stopped,
+                    **record.usage.as_dict(),
+                },
+            )
+            self._leave_if_idle()
+
+    async def _run(
+        self, llama: Llama, job: Job, generation: Generation, response: Response
+    ) -> None:
+        slot = await generation.wait_for(asyncio.create_task(self._pins.take(job.prompt)))
+        if slot is None:
+            # Told nothing if it hung up, and it has used nothing.
+            if generation.stopped is Stop.RECLAIMED:
+                raise Closed("this replica is draining")
+            return
+        reply = Reply(
+            id=f"{'chatcmpl' if job.chat else 'cmpl'}-{generation.record.request_id}",
+            job=job,
+            model=self._recipe.name,
+            created=int(self._clock.now().timestamp()),
+            trim=self._recipe.trim,
+        )
+        try:
+            await self._forward(llama, job, slot, generation, reply, response)
+        except Unavailable as error:
+            log.warning("replica.engine_failed", extra={"slot": slot, "error": str(error)})
+            if isinstance(error, Stuck):
+                self._fail()
+            await _fail(response, str(error), kind="engine_failed", usage=generation.record.usage)
+            return
+        finally:
+            self._pins.give(slot)
+        await _conclude(generation, reply, response)
+
+    async def _forward(
+        self,
+        llama: Llama,
+        job: Job,
+        slot: int,
+        generation: Generation,
+        reply: Reply,
+        response: Response,
+    ) -> None:
+        loop = asyncio.get_running_loop()
+        spoke_at = loop.time()
+        async with aclosing(generation.chunks(llama, job, slot)) as chunks:
+            async for chunk in chunks:
+                choice = reply.choice(chunk)
+                if not job.stream:
+                    continue
+                if choice is not None:
+                    await response.stream(reply.event(choice, generation.record.usage))
+                    spoke_at = loop.time()
+                elif loop.time() - spoke_at >= COMMENT_SECONDS:
+                    await response.stream(b": reading the prompt\n\n")
+                    spoke_at = loop.time()
+
+
+async def _watch(request: Request, generation: Generation) -> None:
+    await request.hung_up()
+    generation.stop(Stop.HANG_UP)
+
+
+async def _conclude(generation: Generation, reply: Reply, response: Response) -> None:
+    """Tell the final count in band, unless nobody is left to tell."""
+    record = generation.record
+    if generation.stopped is Stop.HANG_UP:
+        return
+    if record.state is not State.DONE:
+        message = "the capacity under this model was reclaimed; send the request again"
+        await _fail(response, message, kind=RECLAIMED, usage=record.usage)
+    elif reply.job.stream:
+        await response.stream(reply.last_events(record.usage), last=True)
+    else:
+        await response.whole(200, reply.whole(record.usage))
+
+
+async def _fail(response: Response, message: str, *, kind: str, usage: Usage) -> None:
+    if response.began:
+        await response.stream(error_event(message, kind=kind, usage=usage), last=True)
+    else:
+        await response.whole(503, error_body(message, kind=kind, code=kind, usage=usage))

@@ -1,0 +1,39 @@
+"""From what we own and what our own people use and wait for, what may be lent now."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Pressure:
+    """How a pool stands at one instant, in GPUs."""
+
+    gpus: int  # healthy
+    internal_running: int
+    internal_pending: int  # asked for by internal jobs and not yet given
+    leased: int  # set aside for leases, from admission until the engine shows them empty
+    lendable: bool  # does the operator lend of this pool at all?
+    lending_limit: int | None  # most GPUs ever lent; None: no limit
+
+
+def sellable_gpus(pressure: Pressure) -> int:
+    """Return how many more GPUs may be lent now, with internal jobs still first.
+
+    What an internal job waits for counts as used: selling it would only have to be undone.
+    """
+    if not pressure.lendable:
+        return 0
+    idle = pressure.gpus - pressure.internal_running - pressure.internal_pending - pressure.leased
+    if pressure.lending_limit is not None:
+        idle = min(idle, pressure.lending_limit - pressure.leased)
+    return max(idle, 0)
+
+
+def missing_gpus(pressure: Pressure, *, leaving: int) -> int:
+    """Return how many leased GPUs must be reclaimed for the internal jobs that wait.
+
+    Args:
+        pressure: the pool now.
+        leaving: GPUs of leases that are draining already: they will come free by themselves.
+    """
+    free = pressure.gpus - pressure.internal_running - pressure.leased
+    return max(pressure.internal_pending - max(free, 0) - leaving, 0)

@@ -1,0 +1,75 @@
+"""One PostgreSQL for a whole test run; a fresh database for whoever asks."""
+
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from uuid import uuid4
+
+import psycopg
+import pytest
+
+from sublet.core.clock import SystemClock
+from sublet.core.db import Database
+from sublet.core.migrations import migrate
+from sublet.core.postgres import Postgres
+
+
+@pytest.fixture
+def folder() -> Iterator[Path]:
+    """A private folder of this test's own.
+
+    Not `tmp_path`: other pytest runs close its parents to the server's user again.
+    """
+    path = Path(tempfile.mkdtemp(prefix="sublet-test-"))
+    yield path
+    shutil.rmtree(path, ignore_errors=True)
+
+
+@pytest.fixture(scope="session")
+def postgres_url() -> Iterator[str]:
+    """A server of this worker's own, or the one in TEST_DATABASE_URL."""
+    if (url := os.environ.get("TEST_DATABASE_URL")) is not None:
+        yield url
+        return
+    folder = Path(tempfile.mkdtemp(prefix="sublet-test-"))
+    server = Postgres(folder / "postgres", settings={"max_connections": "200"})
+    try:
+        server.start()
+        yield server.url
+    finally:
+        server.stop()
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.fixture(scope="session")
+def template(postgres_url: str) -> str:
+    """A migrated database that the others are copied from."""
+    name = f"template_{uuid4().hex}"
+    with psycopg.connect(postgres_url, autocommit=True) as connection:
+        connection.execute(f'CREATE DATABASE "{name}"'.encode())
+    with Database(_named(postgres_url, name)) as db:
+        migrate(db, clock=SystemClock())
+    return name
+
+
+@pytest.fixture
+def database_url(postgres_url: str, template: str) -> Iterator[str]:
+    """A fresh, migrated database."""
+    name = f"test_{uuid4().hex}"
+    with psycopg.connect(postgres_url, autocommit=True) as connection:
+        connection.execute(f'CREATE DATABASE "{name}" TEMPLATE "{template}"'.encode())
+        yield _named(postgres_url, name)
+        connection.execute(f'DROP DATABASE "{name}" WITH (FORCE)'.encode())
+
+
+@pytest.fixture
+def db(database_url: str) -> Iterator[Database]:
+    with Database(database_url) as database:
+        yield database
+
+
+def _named(url: str, name: str) -> str:
+    before, _, query = url.partition("?")
+    return f"{before.rpartition('/')[0]}/{name}" + (f"?{query}" if query else "")

@@ -1,0 +1,253 @@
+"""A running gateway process, its database, and a scripted replica behind it."""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Final
+from uuid import UUID
+
+import httpx
+from openai import OpenAI
+
+from sublet.core.db import Database
+from sublet.core.ids import new_id
+from sublet.core.money import Money, Rate
+from sublet.ledger import store as ledger
+from sublet.ledger.transfer import Account, Transfer
+from sublet.market import store as market
+from sublet.market.price import cached_input_sku, input_sku, output_sku
+from sublet.metering import store as metering
+from sublet.models import store as models
+from sublet.models.deployment import Deployment, Replica, ReplicaState
+from sublet.tenants import store as tenants
+from sublet.tenants.tenant import Tenant
+from tests.fakes.replica import CONTEXT_TOKENS, FakeReplica
+
+MODEL: Final = "fake"
+INPUT, CACHED, OUTPUT = 1_000, 100, 4_000  # nanos a token
+_START: Final = (
+    "import logging, sys; from pathlib import Path;"
+    " from sublet.gateway.server import Settings, serve;"
+    " logging.basicConfig(level='INFO', format='%(levelname)s %(message)s');"
+    " import json; given = json.loads(sys.argv[1]);"
+    " given |= {k: Path(given[k]) for k in ('certificate', 'private_key') if k in given};"
+    " serve(Settings(**given))"
+)
+
+
+def eventually(what: Callable[[], bool], *, seconds: float = 10.0) -> None:
+    """Wait until `what` is so."""
+    until = time.monotonic() + seconds
+    while not what():
+        assert time.monotonic() < until, "it did not become so in time"
+        time.sleep(0.01)
+
+
+def free_port() -> int:
+    with socket.socket() as one:
+        one.bind(("127.0.0.1", 0))
+        return int(one.getsockname()[1])
+
+
+@dataclass(slots=True)
+class Gateway:
+    process: subprocess.Popen[bytes]
+    url: str
+    log: Path
+
+    def kill(self) -> None:
+        self.process.kill()
+        self.process.wait()
+
+    def stop(self) -> int:
+        self.process.send_signal(signal.SIGTERM)
+        return self.process.wait(30)
+
+
+@dataclass(slots=True, kw_only=True)
+class Stage:
+    db: Database
+    database_url: str
+    folder: Path
+    fake: FakeReplica
+    replica_url: str
+    gateway: Gateway | None = None
+    replica_id: UUID = field(default_factory=new_id)
+
+    # ── what the control plane does ──────────────────────────────────────────────────────
+
+    def deploy(self) -> None:
+        now = datetime.now(UTC)
+        deployment = Deployment(
+            name=MODEL, recipe="fake", context_tokens=CONTEXT_TOKENS, wanted=True
+        )
+        with self.db.transaction() as tx:
+            models.put_deployment(tx, deployment, now=now)
+            for sku, nanos in (
+                (input_sku(MODEL), INPUT),
+                (cached_input_sku(MODEL), CACHED),
+                (output_sku(MODEL), OUTPUT),
+            ):
+                market.set_price(tx, sku, Rate(nanos=nanos, per=1), now=now)
+            self._add_replica(tx, now)
+
+    def _add_replica(self, tx: Any, now: datetime) -> None:
+        replica = Replica(
+            id=self.replica_id,
+            deployment=MODEL,
+            url=self.replica_url,
+            secret=self.fake.key,
+            state=ReplicaState.READY,
+            detail=None,
+            since=now,
+        )
+        models.add_replica(tx, replica)
+
+    def set_replica(self, state: ReplicaState, detail: str | None = None) -> None:
+        with self.db.transaction() as tx:
+            models.set_replica_state(
+                tx, self.replica_id, state, detail=detail, now=datetime.now(UTC)
+            )
+
+    def tenant(self, nanos: int = 10**9) -> tuple[Tenant, str]:
+        """Add a tenant with this much in its wallet; return it and a key."""
+        now = datetime.now(UTC)
+        with self.db.transaction() as tx:
+            tenant = tenants.create_tenant(tx, f"tenant {new_id()}", now=now)
+            wallet = ledger.open_account(tx, tenant.wallet, prepaid=True)
+            ledger.open_account(tx, tenant.revenue, prepaid=False)
+            cash = ledger.open_account(tx, "house:cash", prepaid=False)
+            if nanos:
+                payment = Transfer(
+                    id=new_id(),
+                    debit_account=cash.id,
+                    credit_account=wallet.id,
+                    amount=Money(nanos),
+                    reason="payment",
+                    happened_at=now,
+                )
+                ledger.post(tx, payment, now=now)
+            _, key = tenants.create_key(tx, tenant.id, "test", now=now)
+        return tenant, key
+
+    # ── what an auditor sees ─────────────────────────────────────────────────────────────
+
+    def wallet(self, tenant: Tenant) -> Account:
+        with self.db.transaction() as tx:
+            return ledger.get_account(tx, tenant.wallet)
+
+    def usages(self, tenant: Tenant) -> list[dict[str, Any]]:
+        with self.db.transaction() as tx:
+            return tx.execute(
+                "SELECT * FROM usage WHERE tenant_id = %s ORDER BY recorded_at", [tenant.id]
+            ).fetchall()
+
+    def usage(self, tenant: Tenant) -> dict[str, Any]:
+        """Return the only usage of this tenant, once it is there."""
+        eventually(lambda: bool(self.usages(tenant)))
+        (usage,) = self.usages(tenant)
+        return usage
+
+    def open_holds(self) -> int:
+        with self.db.transaction() as tx:
+            row = tx.execute("SELECT count(*) AS n FROM open_hold").fetchone()
+        assert row is not None
+        return int(row["n"])
+
+    def check_books(self) -> None:
+        """Nothing held, and every law of money kept."""
+        eventually(lambda: self.open_holds() == 0)
+        with self.db.transaction() as tx:
+            for row in tx.execute(ledger.QUERIES["trial_balance"]).fetchall():
+                assert (row["posted_difference"], row["pending_difference"]) == (0, 0)
+            for queries, name in (
+                (ledger.QUERIES, "find_overspent_moments"),
+                (ledger.QUERIES, "find_wrong_resolutions"),
+                (metering.QUERIES, "find_wrong_charges"),
+                (metering.QUERIES, "find_charges_off_their_transfer"),
+                (metering.QUERIES, "find_uncharged_transfers"),
+                (metering.QUERIES, "find_uncharged_usages"),
+                (metering.QUERIES, "find_twice_charged_requests"),
+            ):
+                assert tx.execute(queries[name]).fetchall() == [], name
+
+    # ── clients ──────────────────────────────────────────────────────────────────────────
+
+    @property
+    def url(self) -> str:
+        assert self.gateway is not None
+        return self.gateway.url
+
+    def client(self, key: str, *, strict: bool = True, retries: int = 0) -> OpenAI:
+        return OpenAI(
+            api_key=key,
+            base_url=f"{self.url}/v1",
+            max_retries=retries,
+            timeout=30,
+            _strict_response_validation=strict,
+        )
+
+    def post(self, key: str, path: str = "/v1/chat/completions", **body: Any) -> httpx.Response:
+        return httpx.post(
+            self.url + path,
+            json={"model": MODEL} | body,
+            headers={"authorization": f"Bearer {key}"},
+            timeout=30,
+        )
+
+    # ── processes ────────────────────────────────────────────────────────────────────────
+
+    def start(self, *, wait: bool = True, **settings: Any) -> Gateway:
+        port = settings.setdefault("http_port", free_port())
+        given = {"database_url": self.database_url, "name": "test"} | settings
+        log = self.folder / f"gateway-{port}.log"
+        with log.open("ab") as out:
+            process = subprocess.Popen(
+                [sys.executable, "-c", _START, json.dumps(given)],
+                stdout=out,
+                stderr=out,
+                env=os.environ | {"PYTHONPATH": "src"},
+            )
+        gateway = Gateway(process, f"http://127.0.0.1:{port}", log)
+        if wait:
+            eventually(lambda: _healthy(gateway), seconds=20)
+            self.gateway = gateway
+        return gateway
+
+
+def _healthy(gateway: Gateway) -> bool:
+    assert gateway.process.poll() is None, gateway.log.read_text()
+    try:
+        return httpx.get(f"{gateway.url}/healthz").status_code == 200
+    except httpx.TransportError:
+        return False
+
+
+@contextmanager
+def raised(database_url: str, folder: Path) -> Iterator[Stage]:
+    """Set everything up but the gateway."""
+    fake = FakeReplica()
+    with fake.in_thread() as replica_url, Database(database_url) as db:
+        stage = Stage(
+            db=db, database_url=database_url, folder=folder, fake=fake, replica_url=replica_url
+        )
+        stage.deploy()
+        try:
+            yield stage
+        finally:
+            if stage.gateway is not None and stage.gateway.process.poll() is None:
+                stage.gateway.kill()
+
+
+def says(**script: Any) -> list[dict[str, str]]:
+    """Messages that make the replica do as scripted."""
+    return [{"role": "user", "content": f"#script:{json.dumps(script, separators=(',', ':'))}"}]
