@@ -13,8 +13,9 @@ import pytest
 
 from sublet.core.clock import Clock, ManualClock, SystemClock
 from sublet.core.ids import new_id
-from sublet.engine.local import LocalEngine, _survivors
+from sublet.engine.local import LocalEngine
 from sublet.engine.port import Engine, InternalQueue, Node, Notice, Phase, Workload
+from sublet.engine.processes import survivors
 from sublet.engine.sandbox import Sandbox, find_sandbox
 from sublet.engine.shim import write_durably
 from sublet.engine.simulated import Fate, SimulatedEngine, fate_of
@@ -175,7 +176,7 @@ class LocalHarness(Harness):
             return not alive
 
         self.wait_until(all_dead)
-        assert [id_ for id_ in self.ids() if _survivors(id_)] == []
+        assert [id_ for id_ in self.ids() if survivors(id_)] == []
 
 
 @contextmanager

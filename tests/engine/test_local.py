@@ -15,11 +15,11 @@ from tests.engine.harness import DEAF, NODES, LocalHarness, local, notice, sandb
 from sublet.core.clock import SystemClock
 from sublet.core.errors import Invalid, Unavailable
 from sublet.core.ids import new_id
-from sublet.engine import local as local_module
 from sublet.engine.hardware import Gpu, usable_cores
 from sublet.engine.launching import Launcher
-from sublet.engine.local import LocalEngine, _survivors
+from sublet.engine.local import LocalEngine
 from sublet.engine.port import Node, Phase
+from sublet.engine.processes import SHIMS, survivors
 from sublet.engine.records import Record, Status, read_status
 from sublet.engine.shim import try_lock
 
@@ -83,9 +83,9 @@ def test_a_new_engine_starts_nothing_twice(world: LocalHarness) -> None:
         world.engine.tick()
     world.wait_for_log(workload.id, b"once")
     assert world.engine.logs(workload.id) == b"once\n"
-    marks = _survivors(workload.id)
+    marks = survivors(workload.id)
     world.engine.tick()
-    assert set(_survivors(workload.id)) <= set(marks)
+    assert set(survivors(workload.id)) <= set(marks)
 
 
 def test_an_engine_that_died_before_the_shim_was_up_is_finished_by_the_next(
@@ -114,7 +114,7 @@ def test_with_its_shim_killed_a_workload_is_lost_and_dead(world: LocalHarness) -
     os.kill(shim_of(world, id_), signal.SIGKILL)
     world.wait_for(id_, Phase.LOST)
     seen = world.engine.observe(id_)
-    assert _survivors(id_) == []
+    assert survivors(id_) == []
     assert seen.exit_code is None and seen.started_at and seen.exited_at and seen.detail
     world.engine.tick()
     assert world.another().observe(id_) == seen
@@ -151,7 +151,7 @@ def test_the_fence_holds_with_the_control_plane_dead(world: LocalHarness) -> Non
         world.wait_until(recorded)
     finally:
         world.engine = engine
-    assert _survivors(id_) == []
+    assert survivors(id_) == []
     assert world.engine.observe(id_).exit_code == 137
 
 
@@ -165,7 +165,7 @@ def test_what_daemons_it_leaves_die_with_it(world: LocalHarness) -> None:
     id_ = world.start("sh", "-c", script)
     world.wait_for(id_, Phase.EXITED)
     assert world.engine.observe(id_).exit_code == 4
-    assert _survivors(id_) == []
+    assert survivors(id_) == []
 
 
 def test_a_second_shim_of_the_same_folder_leaves_at_once(world: LocalHarness) -> None:
@@ -340,7 +340,7 @@ def test_the_engine_leaves_no_zombie(world: LocalHarness) -> None:
     id_ = world.start("true")
     world.wait_for(id_, Phase.EXITED)
     world.wait_until(lambda: not world.engine.alive())
-    assert world.engine._jobs[id_].shim not in local_module._SHIMS
+    assert world.engine._jobs[id_].shim not in SHIMS
 
 
 def test_a_lock_is_free_once_its_holder_is_dead(tmp_path: Path) -> None:

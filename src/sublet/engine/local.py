@@ -4,12 +4,9 @@ All state is on disk, in one folder a workload, so an engine killed at any momen
 everything again and starts nothing twice. README.md has the layout and the invariants.
 """
 
-import contextlib
-import json
 import os
 import shutil
 import threading
-import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -20,7 +17,7 @@ from uuid import UUID
 
 from sublet.core.clock import Clock
 from sublet.core.errors import Invalid, Refused, Unavailable
-from sublet.engine import cgroups, records
+from sublet.engine import cgroups, processes, records
 from sublet.engine.checks import check, slots_of
 from sublet.engine.hardware import Gpu, usable_cores
 from sublet.engine.launching import Launcher
@@ -33,9 +30,6 @@ LOG_BYTES: Final = 64 << 20
 LISTED: Final = timedelta(days=1)  # how long what has ended is still listed
 CANCEL_GRACE: Final = timedelta(seconds=5)
 TRIES: Final = 3  # of a shim that dies before it launches anything
-
-# Our children are the process's, whichever engine object spawned them; each is reaped here.
-_SHIMS: Final[set[int]] = set()
 
 
 @dataclass(slots=True)
@@ -232,7 +226,7 @@ class LocalEngine:
             return [
                 job.record.workload.id
                 for job in here
-                if job.shim in _SHIMS or _shim_runs(job.folder)
+                if job.shim in processes.SHIMS or processes.shim_runs(job.folder)
             ]
 
     # ---- what is on disk
@@ -240,7 +234,7 @@ class LocalEngine:
     @contextmanager
     def _world(self) -> Iterator[None]:
         with self._lock:
-            _reap()
+            processes.reap()
             try:
                 yield
             except OSError as error:
@@ -345,7 +339,9 @@ class LocalEngine:
         try:
             # Read again: the shim may have written its last word and left just now.
             status = records.read_status(job.folder)
-            if status.exited_at is not None or not _kill_all(job):
+            if status.exited_at is not None or not processes.kill_all(
+                job.record.workload.id, job.folder
+            ):
                 return status  # if some of it lives, it still holds its slots
             lost = replace(
                 status,
@@ -374,7 +370,11 @@ class LocalEngine:
                     stops_at=now + CANCEL_GRACE,
                 ),
             )
-        if job.shim in _SHIMS or _shim_runs(job.folder) or (job.folder / "launched").exists():
+        if (
+            job.shim in processes.SHIMS
+            or processes.shim_runs(job.folder)
+            or (job.folder / "launched").exists()
+        ):
             return
         if job.tries < TRIES:
             self._launch(job)
@@ -389,7 +389,7 @@ class LocalEngine:
     def _launch(self, job: _Job) -> None:
         job.tries += 1
         job.shim = self._launcher.launch(job.folder, job.record)
-        _SHIMS.add(job.shim)
+        processes.SHIMS.add(job.shim)
 
     def _notify(self, job: _Job, notice: Notice) -> None:
         if (first := records.read_notice(job.folder)) is not None:
@@ -473,53 +473,6 @@ def _internal_job(record: Record, seen: Observation) -> InternalJob:
         exit_code=seen.exit_code,
         cancelled=record.cancelled_at is not None,
     )
-
-
-def _shim_runs(folder: Path) -> bool:
-    if (lock := try_lock(folder / "lock")) is None:
-        return True
-    os.close(lock)
-    return False
-
-
-def _reap() -> None:
-    for pid in list(_SHIMS):
-        try:
-            ended, _ = os.waitpid(pid, os.WNOHANG)
-        except ChildProcessError:  # somebody else reaped it
-            ended = pid
-        if ended:
-            _SHIMS.discard(pid)
-
-
-def _kill_all(job: _Job) -> bool:
-    """Kill every process of a workload without a shim; True once none is left."""
-    for _ in range(100):
-        pids = _survivors(job.record.workload.id)
-        for pid in pids:
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(pid, 9)
-        if not pids:
-            break
-        time.sleep(0.005)
-    else:
-        return False
-    try:
-        groups = json.loads((job.folder / "cgroups.json").read_bytes())
-    except FileNotFoundError:
-        groups = []
-    return cgroups.clear(map(Path, groups))
-
-
-def _survivors(id_: UUID) -> list[int]:
-    """Return the processes that carry this workload's mark in their environment."""
-    mark = f"SUBLET_WORKLOAD_ID={id_}".encode()
-    found = []
-    for path in Path("/proc").glob("[0-9]*/environ"):
-        with contextlib.suppress(OSError):  # it just ended, or is not ours to read
-            if mark in path.read_bytes().split(b"\0"):
-                found.append(int(path.parent.name))
-    return found
 
 
 def _uuid(name: str) -> UUID | None:

@@ -24,7 +24,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final
 
-POLL_MS: Final = 50
+POLL_MS: Final = 100
 LINUX: Final = sys.platform == "linux"
 _SUBREAPER: Final = 36  # PR_SET_CHILD_SUBREAPER, linux/prctl.h
 _DEATH_SIGNAL: Final = 1  # PR_SET_PDEATHSIG
@@ -260,9 +260,9 @@ class Shim:
                 os.sched_setaffinity(0, cores)
             # When the machine itself runs out of memory, workloads go before the ledger does.
             Path("/proc/self/oom_score_adj").write_text("500")
+            if (limit := self.launch["address_space_bytes"]) is not None:
+                resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-        if (limit := self.launch["address_space_bytes"]) is not None:
-            resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
         # Python ignores these; what is ignored stays so across exec.
         signal.signal(signal.SIGPIPE, signal.SIG_DFL)
         signal.signal(signal.SIGXFSZ, signal.SIG_DFL)

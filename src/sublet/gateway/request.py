@@ -120,7 +120,7 @@ class Ask:
 _CHAT: Final = msgspec.json.Decoder(ChatBody)
 _COMPLETION: Final = msgspec.json.Decoder(CompletionBody)
 _UNKNOWN: Final = re.compile(
-    r"^Object contains unknown field `(.*)`(?: - at `\$(.*)`)?$", re.DOTALL
+    r"^Object contains unknown field `(.*?)`(?: - at `\$(.*)`)?$", re.DOTALL
 )
 _PLACE: Final = re.compile(r"^(.*) - at (?:`key` in )?`\$\.?(.*)`$", re.DOTALL)
 # What OpenAI has and our replicas do not honour, wherever its value asks for something.

@@ -128,5 +128,6 @@ def replica(log: Path, *, weights: Path, notice: Path | None = None) -> Iterator
 
 def _start(stderr: TextIO, weights: Path, environment: dict[str, str]) -> subprocess.Popen[bytes]:
     command = [sys.executable, "-m", "sublet.models.replica", "--recipe", MODEL, "--port", "0"]
-    command += ["--weights", str(weights)]
+    # One thread: two would wait for each other's turn on a machine that has other work.
+    command += ["--weights", str(weights), "--threads", "1"]
     return subprocess.Popen(command, stderr=stderr, env=environment)

@@ -70,7 +70,7 @@ def test_it_stops_when_its_client_hangs_up_and_knows_what_it_generated(
 
 def test_a_cut_closes_the_connection_within_the_stream(client: httpx.Client) -> None:
     body = chat({"cut_after": 2}, stream=True)
-    seen = []
+    seen: list[dict[str, Any]] = []
     with (
         pytest.raises(httpx.RemoteProtocolError),
         client.stream(

@@ -33,8 +33,8 @@ def since(before: dict[str, int], after: dict[str, int]) -> dict[str, int]:
 
 
 def long_prompt() -> str:
-    """Return a prompt of some 2000 tokens that no slot has read before."""
-    return f"{uuid4()} " + " ".join(f"item {i} is number {i}," for i in range(200))
+    """Return a prompt of some 1200 tokens that no slot has read before."""
+    return f"{uuid4()} " + " ".join(f"item {i} is number {i}," for i in range(120))
 
 
 @pytest.mark.parametrize(

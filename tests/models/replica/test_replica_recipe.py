@@ -1,3 +1,4 @@
+import sys
 from pathlib import Path
 
 import pytest
@@ -71,6 +72,7 @@ def wheel(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Recipe:
         "    Path(path).write_bytes(b'hello')\n"
     )
     monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "tiny_weights", raising=False)
     recipe = parse(TEXT, source="x")
     sha256 = "2cf24dba5fb0a30e26e83b2ac5b9e29e1b161e5c1fa7425e73043362938b9824"
     tiny = Weights(package="tiny_weights", file="tiny.gguf", sha256=sha256)

@@ -1,0 +1,181 @@
+"""Real commands on leased slots, internal jobs first."""
+
+import json
+import re
+import time
+from decimal import Decimal
+
+import openai
+import pytest
+from tests.e2e.instance import MODEL, Instance, instant, until
+
+pytestmark = pytest.mark.e2e
+
+
+def test_a_lease_runs_sandboxed_and_its_log_can_be_followed(instance: Instance) -> None:
+    # It looks for a key that it must not find, at the very path that we know.
+    script = f"echo started; id -u; cat {instance.data}/ready.json; ls /root; sleep 0.5; echo done; exit 7"
+    run = instance.cli("lease", "create", "--follow", "--", "sh", "-c", script)
+    assert run.returncode == 7, run.stderr
+    lines = run.stdout.splitlines()
+    assert "started" in lines
+    assert "done" in lines
+    assert "0" not in lines, "not root"
+    assert instance.ready["operator_key"] not in run.stdout
+    assert "No such file" in run.stdout or "Permission denied" in run.stdout
+
+
+def test_a_lease_is_billed_by_the_second_it_was_usable(instance: Instance) -> None:
+    _, key = instance.tenant("seconds")
+    lease = instance.lease(key, command=["sleep", "2.2"], gpus=2)
+    held = Decimal(instance.wallet(key)["held_usd"])
+    assert held == Decimal("0.03") * 2 * 60 / 3600, "the first minute is held before it starts"
+    ended = instance.await_lease(lease["id"], "ended")
+    assert ended["end_reason"] == "completed"
+    assert ended["exit_code"] == 0
+    usable = (instant(ended["stopped_at"]) - instant(ended["running_at"])).total_seconds()
+
+    def charged() -> list[dict[str, object]]:
+        return instance.charges(key)
+
+    charge = until(charged, seconds=5)[0]
+    assert charge["gpu_seconds"] == 2 * int(usable) == charge["quantity"]
+    # 0.03 USD an hour is 8333.3… nanodollars a second: rounded once, half to even.
+    assert Decimal(charge["amount_usd"]) * 10**9 == round(
+        Decimal(30_000_000 * charge["quantity"]) / 3600
+    )
+    until(lambda: Decimal(instance.wallet(key)["held_usd"]) == 0, seconds=5)
+
+
+def test_a_lease_ends_with_its_time_and_when_it_is_given_back(instance: Instance) -> None:
+    timed = instance.lease(command=["sleep", "100"], max_seconds=2)
+    given = instance.lease(command=["sh", "-c", "trap 'exit 4' TERM; sleep 100 & wait"])
+    instance.await_lease(given["id"], "running")
+    assert instance.cli("lease", "end", given["id"]).returncode == 0
+    ended = instance.await_lease(given["id"], "ended")
+    assert (ended["end_reason"], ended["exit_code"]) == ("released", 4)
+    ended = instance.await_lease(timed["id"], "ended")
+    assert ended["end_reason"] == "expired"
+    assert ended["charged_usd"] == "0.000016667"
+
+
+def test_one_id_starts_one_lease(instance: Instance) -> None:
+    body = {"id": "6e1a2b9c-3f61-4a83-9d5a-0a53f1f6a001", "command": ["true"]}
+    first = instance.lease(**body)
+    assert instance.lease(**body)["id"] == first["id"]
+    other = instance.api("POST", "/v1/leases", body | {"gpus": 2}, key=instance.ready["tenant_key"])
+    assert other.status_code == 422
+    stranger = instance.tenant("stranger")[1]
+    assert instance.api("POST", "/v1/leases", body, key=stranger).status_code == 422
+
+
+def test_what_cannot_be_sold_is_refused_with_its_reason(instance: Instance) -> None:
+    key = instance.ready["tenant_key"]
+    too_many = instance.api("POST", "/v1/leases", {"command": ["true"], "gpus": 99}, key=key)
+    assert too_many.status_code == 422
+    assert "has 4 GPUs" in too_many.json()["error"]["message"]
+    _, poor = instance.tenant("no money", usd="0.000001")
+    unpaid = instance.api("POST", "/v1/leases", {"command": ["true"]}, key=poor)
+    assert unpaid.status_code == 402
+    assert instance.wallet(poor)["held_usd"] == "0.00"
+    network = instance.api("POST", "/v1/leases", {"command": ["true"], "network": True}, key=key)
+    assert network.status_code == 409
+
+
+def test_an_empty_wallet_ends_a_lease_where_its_money_does(instance: Instance) -> None:
+    # One minute and a little: the second minute cannot be held.
+    _, key = instance.tenant("one minute", usd="0.0006")
+    lease = instance.lease(key, command=["sh", "-c", "trap 'exit 0' TERM; sleep 300 & wait"])
+    ended = instance.await_lease(lease["id"], "ended", seconds=90)
+    assert ended["end_reason"] == "credit_exhausted"
+    assert ended["charged_usd"] == "0.0005"
+    assert instance.wallet(key) | {"tenant_id": ""} == {
+        "tenant_id": "", "balance_usd": "0.0001", "held_usd": "0.00", "available_usd": "0.0001",
+    }  # fmt: skip
+
+
+def test_internal_jobs_take_every_slot_within_the_notice(instance: Instance) -> None:
+    instance.await_model()
+    polite = instance.lease(
+        command=[
+            "sh",
+            "-c",
+            "trap 'cat $SUBLET_NOTICE_FILE; exit 5' TERM; while :; do sleep 0.1; done",
+        ]
+    )
+    stubborn = instance.lease(command=["sh", "-c", "trap '' TERM; while :; do sleep 0.1; done"])
+    firm = instance.lease(command=["sleep", "300"], tier="on_demand")
+    for lease in (polite, stubborn, firm):
+        instance.await_lease(lease["id"], "running")
+    assert instance.api("GET", "/v1/fleet").json()["pools"][0]["idle"] == 0
+    stream = instance.openai().chat.completions.create(
+        model=MODEL, messages=[{"role": "user", "content": "Count from 1 to 900"}],
+        stream=True, max_tokens=2500, extra_body={"stop": []},
+    )  # fmt: skip
+    next(iter(stream))
+    started = time.monotonic()
+    run = instance.cli(
+        "internal", "run", "--slots", "4", "--", "sh", "-c", "echo mine; nproc; sleep 1"
+    )
+    assert run.returncode == 0, run.stderr
+    assert "mine" in run.stdout
+    job = instance.api("GET", "/v1/internal-jobs").json()["items"][-1]
+    waited = (instant(job["started_at"]) - instant(job["submitted_at"])).total_seconds()
+    assert waited <= 10 + 2, waited
+    assert time.monotonic() - started < 20
+    ended = {
+        lease["id"]: instance.await_lease(lease["id"], "ended")
+        for lease in (polite, stubborn, firm)
+    }
+    assert {shown["end_reason"] for shown in ended.values()} == {"reclaimed"}
+    assert ended[polite["id"]]["exit_code"] == 5
+    assert ended[stubborn["id"]]["exit_code"] == 137
+    notice = json.loads(instance.cli("lease", "logs", polite["id"]).stdout.splitlines()[-1])
+    assert notice["reason"] == "reclaimed"
+    shown = instance.api("GET", f"/v1/leases/{polite['id']}/notice").json()
+    assert instant(shown["stops_at"]) == instant(notice["stops_at"])
+
+    # The stream was told, not just cut; and it is charged for what was generated.
+    with pytest.raises(openai.APIError) as cut:
+        for _ in stream:
+            pass
+    assert "model_reclaimed" in str(cut.value.body)
+
+    # The firm lease's tenant was credited what it had paid.
+    with instance.database() as connection:
+        credited = connection.execute(
+            "SELECT amount_nanos FROM transfer WHERE reason = 'credit'"
+        ).fetchall()
+    assert [str(row["amount_nanos"]) for row in credited] == [
+        str(int(Decimal(ended[firm["id"]]["charged_usd"]) * 10**9))
+    ]
+    instance.await_model()
+    answer = instance.openai().chat.completions.create(
+        model=MODEL, messages=[{"role": "user", "content": "What is the capital of France?"}]
+    )
+    assert "Paris" in (answer.choices[0].message.content or "")
+    instance.verify()
+
+
+def test_a_reclaimed_model_says_so_and_comes_back(instance: Instance) -> None:
+    instance.await_model()
+    submitted = instance.api("POST", "/v1/internal-jobs", {"gpus": 4, "command": ["sleep", "60"]})
+    job = submitted.json()["id"]
+
+    def refused() -> openai.APIStatusError | None:
+        try:
+            instance.openai(max_retries=0).chat.completions.create(
+                model=MODEL, messages=[{"role": "user", "content": "hi"}], max_tokens=1
+            )
+        except openai.APIStatusError as error:
+            return error
+        return None
+
+    error = until(refused, seconds=15)
+    assert error.status_code == 503
+    assert error.response.json()["error"]["type"] == "model_reclaimed"
+    assert error.response.headers["x-should-retry"] == "true"
+    assert re.fullmatch(r"\d+", error.response.headers["retry-after"])
+    assert instance.api("DELETE", f"/v1/internal-jobs/{job}").status_code == 202
+    instance.await_model()
+    instance.verify()

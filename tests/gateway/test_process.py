@@ -1,0 +1,219 @@
+"""The process: how it starts, how it ends, and what is left after it was killed."""
+
+import asyncio
+import socket
+import ssl
+import threading
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from openai import APIError
+
+from sublet.core import certificates
+from sublet.core.clock import SystemClock
+from sublet.core.db import Database
+from sublet.core.migrations import migrate
+from sublet.core.postgres import Postgres
+from sublet.gateway import exchange
+from sublet.gateway.exchange import Exchange, Message
+from sublet.gateway.failures import Failure, Kind
+from tests.gateway.stage import (
+    INPUT,
+    MODEL,
+    OUTPUT,
+    Stage,
+    eventually,
+    free_port,
+    raised,
+    says,
+)
+
+
+class Reader(threading.Thread):
+    """A client that reads a stream to its end, beside the test."""
+
+    def __init__(self, stage: Stage, key: str, **script: Any) -> None:
+        super().__init__()
+        self.texts: list[str] = []
+        self.error: APIError | httpx.TransportError | None = None
+        self._stage, self._key, self._script = stage, key, script
+        self.start()
+        eventually(lambda: len(self.texts) > 2)
+
+    def run(self) -> None:
+        messages: Any = says(**self._script)
+        with self._stage.client(self._key) as client:
+            try:
+                for chunk in client.chat.completions.create(
+                    model=MODEL, messages=messages, stream=True
+                ):
+                    self.texts.append(chunk.choices[0].delta.content or "")
+            except (APIError, httpx.TransportError) as error:
+                self.error = error
+            except Exception as error:  # noqa: BLE001 - the SDK's own transport's errors
+                self.error = httpx.ReadError(str(error))
+
+
+def test_killed_in_the_middle_it_leaks_no_hold_and_charges_nothing_twice(
+    own_stage: Stage,
+) -> None:
+    gateway = own_stage.start()
+    tenant, key = own_stage.tenant()
+    assert own_stage.post(key, messages=says(tokens=2)).status_code == 200
+    readers = [Reader(own_stage, key, tokens=1000, delay_ms=5) for _ in range(4)]
+    assert own_stage.open_holds() == 4
+    gateway.kill()
+    for reader in readers:
+        reader.join()
+        assert reader.error is not None
+    assert own_stage.wallet(tenant).debits_pending > 0
+    own_stage.start()
+    own_stage.check_books()
+    assert own_stage.wallet(tenant).debits_pending == 0
+    assert own_stage.wallet(tenant).debits_posted == INPUT + 2 * OUTPUT
+    assert own_stage.post(key, messages=says(tokens=2)).status_code == 200
+    assert own_stage.wallet(tenant).debits_posted == 2 * (INPUT + 2 * OUTPUT)
+
+
+def test_a_name_has_one_process_and_holds_of_other_names_are_left_alone(
+    own_stage: Stage,
+) -> None:
+    own_stage.start()
+    tenant, key = own_stage.tenant()
+    reader = Reader(own_stage, key, tokens=150, delay_ms=20)
+    other = own_stage.start(name="test-2", wait=False)
+    same = own_stage.start(wait=False)
+    assert same.process.wait(20) == 2
+    (line,) = same.log.read_text().splitlines()
+    assert line.startswith("sublet gateway: another gateway named 'test' is running")
+    eventually(lambda: "gateway.started" in other.log.read_text())
+    assert other.stop() == 0
+    reader.join()
+    assert reader.error is None
+    assert own_stage.wallet(tenant).debits_posted == INPUT + 150 * OUTPUT
+    own_stage.check_books()
+
+
+def test_a_taken_port_is_one_clear_line(own_stage: Stage) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        gateway = own_stage.start(http_port=port, wait=False)
+        assert gateway.process.wait(20) == 2
+    (line,) = gateway.log.read_text().splitlines()
+    assert f"cannot listen on 127.0.0.1:{port}" in line
+
+
+def test_told_to_stop_it_lets_streams_end(own_stage: Stage) -> None:
+    gateway = own_stage.start()
+    tenant, key = own_stage.tenant()
+    reader = Reader(own_stage, key, tokens=60, delay_ms=20)
+    assert gateway.stop() == 0
+    reader.join()
+    assert reader.error is None
+    assert "".join(reader.texts) == "tok " * 60
+    assert own_stage.wallet(tenant).debits_posted == INPUT + 60 * OUTPUT
+    own_stage.check_books()
+
+
+def test_what_does_not_end_in_time_is_cut_with_an_error_and_settled(own_stage: Stage) -> None:
+    gateway = own_stage.start(drain_seconds=0.3)
+    tenant, key = own_stage.tenant()
+    reader = Reader(own_stage, key, tokens=4000, delay_ms=5)
+    assert gateway.stop() == 0
+    reader.join()
+    assert isinstance(reader.error, APIError)
+    assert reader.error.code == "stopping"
+    usage = own_stage.usage(tenant)
+    delivered = sum(map(bool, reader.texts))
+    assert (usage["outcome"], usage["output_tokens"]) == ("failed", delivered)
+    assert own_stage.wallet(tenant).debits_posted == INPUT + delivered * OUTPUT
+    own_stage.check_books()
+
+
+def test_https_shows_the_given_certificate(own_stage: Stage) -> None:
+    made = certificates.ensure(own_stage.folder / "tls", hosts=[], now=datetime.now(UTC))
+    port = free_port()
+    own_stage.start(
+        https_port=port, certificate=str(made.server), private_key=str(made.server_key)
+    )
+    _, key = own_stage.tenant()
+    trusted = ssl.create_default_context(cafile=made.ca)
+    with httpx.Client(verify=trusted, base_url=f"https://127.0.0.1:{port}") as client:
+        assert client.get("/healthz").status_code == 200
+        answer = client.post(
+            "/v1/chat/completions",
+            json={"model": MODEL, "messages": says(tokens=2)},
+            headers={"authorization": f"Bearer {key}"},
+        )
+        assert answer.json()["usage"]["completion_tokens"] == 2
+    with pytest.raises(httpx.ConnectError):
+        httpx.get(f"https://127.0.0.1:{port}/healthz")
+
+
+def test_a_bad_certificate_is_one_clear_line(own_stage: Stage) -> None:
+    nowhere = str(own_stage.folder / "nowhere.pem")
+    gateway = own_stage.start(certificate=nowhere, private_key=nowhere, wait=False)
+    assert gateway.process.wait(20) == 2
+    (line,) = gateway.log.read_text().splitlines()
+    assert "cannot use the certificate" in line
+
+
+@pytest.fixture
+def own_postgres(folder: Path) -> Iterator[Postgres]:
+    server = Postgres(folder / "postgres")
+    server.start()
+    yield server
+    server.stop()
+
+
+def test_while_postgres_is_away_streams_end_and_are_settled_later(
+    own_postgres: Postgres, folder: Path
+) -> None:
+    with Database(own_postgres.url) as db:
+        migrate(db, clock=SystemClock())
+    with raised(own_postgres.url, folder) as stage:
+        gateway = stage.start()
+        tenant, key = stage.tenant()
+        reader = Reader(stage, key, tokens=40, delay_ms=20)
+        own_postgres.stop()
+        refused = stage.post(key, messages=says(tokens=1))
+        assert refused.status_code == 503
+        assert refused.json()["error"]["code"] == "unavailable"
+        assert refused.headers["x-should-retry"] == "true"
+        reader.join()
+        assert reader.error is None
+        assert "".join(reader.texts) == "tok " * 40
+        own_postgres.start()
+        eventually(lambda: bool(stage.usages(tenant)), seconds=20)
+        assert stage.wallet(tenant).debits_posted == INPUT + 40 * OUTPUT
+        eventually(lambda: stage.post(key, messages=says(tokens=1)).status_code == 200)
+        stage.check_books()
+        assert gateway.stop() == 0
+
+
+def test_a_body_that_stops_half_way_is_cut_off(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(exchange, "_SILENCE_SECONDS", 0.05)
+    parts: list[Message] = [{"type": "http.request", "body": b"{", "more_body": True}]
+
+    async def receive() -> Message:
+        if parts:
+            return parts.pop()
+        await asyncio.Event().wait()
+        raise AssertionError
+
+    async def send(_: Message) -> None:
+        raise AssertionError
+
+    async def read() -> None:
+        scope: Message = {"method": "POST", "path": "/", "headers": []}
+        stopping = asyncio.get_running_loop().create_future()
+        await Exchange(scope, receive, send).read_body(stopping)
+
+    with pytest.raises(Failure) as refused:
+        asyncio.run(read())
+    assert refused.value.kind is Kind.TOO_SLOW
+    assert (b"connection", b"close") in refused.value.headers
