@@ -52,11 +52,21 @@ class Instance:
             stderr=self.log,
             start_new_session=True,
         )
-        path = self.data / "ready.json"
-        until(lambda: path.exists() or self._dead(), seconds=seconds, what="ready.json")
+        until(lambda: self._read_ready() or self._dead(), seconds=seconds, what="ready.json")
         assert not self._dead(), self.output()
-        self.ready = json.loads(path.read_text())
         return self
+
+    def _read_ready(self) -> bool:
+        """A file that one killed before us left behind is not ours."""
+        assert self.process is not None
+        try:
+            found = json.loads((self.data / "ready.json").read_text())
+        except FileNotFoundError:
+            return False
+        if found["pid"] != self.process.pid:
+            return False
+        self.ready = found
+        return True
 
     def options(self) -> list[str]:
         return [

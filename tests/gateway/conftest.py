@@ -6,7 +6,6 @@ from uuid import uuid4
 
 import psycopg
 import pytest
-
 from tests.gateway.stage import Stage, raised
 
 

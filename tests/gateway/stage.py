@@ -17,6 +17,7 @@ from uuid import UUID
 
 import httpx
 from openai import OpenAI
+from tests.fakes.replica import CONTEXT_TOKENS, FakeReplica
 
 from sublet.core.db import Database
 from sublet.core.ids import new_id
@@ -30,17 +31,18 @@ from sublet.models import store as models
 from sublet.models.deployment import Deployment, Replica, ReplicaState
 from sublet.tenants import store as tenants
 from sublet.tenants.tenant import Tenant
-from tests.fakes.replica import CONTEXT_TOKENS, FakeReplica
 
 MODEL: Final = "fake"
 INPUT, CACHED, OUTPUT = 1_000, 100, 4_000  # nanos a token
 _START: Final = (
-    "import logging, sys; from pathlib import Path;"
-    " from sublet.gateway.server import Settings, serve;"
-    " logging.basicConfig(level='INFO', format='%(levelname)s %(message)s');"
-    " import json; given = json.loads(sys.argv[1]);"
-    " given |= {k: Path(given[k]) for k in ('certificate', 'private_key') if k in given};"
-    " serve(Settings(**given))"
+    "import json, logging, sys; from pathlib import Path\n"
+    "from sublet.core.errors import Misconfigured\n"
+    "from sublet.gateway.server import Settings, serve\n"
+    "logging.basicConfig(level='INFO', format='%(levelname)s %(message)s')\n"
+    "given = json.loads(sys.argv[1])\n"
+    "given |= {k: Path(given[k]) for k in ('certificate', 'private_key') if k in given}\n"
+    "try: serve(Settings(**given))\n"
+    "except Misconfigured as error: print(error); sys.exit(2)\n"
 )
 
 
@@ -63,6 +65,10 @@ class Gateway:
     process: subprocess.Popen[bytes]
     url: str
     log: Path
+
+    def memory_bytes(self) -> int:
+        pages = Path(f"/proc/{self.process.pid}/statm").read_text().split()[1]
+        return int(pages) * os.sysconf("SC_PAGE_SIZE")
 
     def kill(self) -> None:
         self.process.kill()
@@ -157,6 +163,11 @@ class Stage:
         (usage,) = self.usages(tenant)
         return usage
 
+    def generated(self) -> int:
+        """How many tokens the replica generated for all requests it knows."""
+        records = list(self.fake.book._records.values())
+        return sum(record.usage.output_tokens for record in records)
+
     def open_holds(self) -> int:
         with self.db.transaction() as tx:
             row = tx.execute("SELECT count(*) AS n FROM open_hold").fetchone()
@@ -246,8 +257,12 @@ def raised(database_url: str, folder: Path) -> Iterator[Stage]:
         finally:
             if stage.gateway is not None and stage.gateway.process.poll() is None:
                 stage.gateway.kill()
+        for log in folder.glob("gateway-*.log"):
+            text = log.read_text()
+            assert "Traceback" not in text, text
+            assert "gateway.failed" not in text, text
 
 
-def says(**script: Any) -> list[dict[str, str]]:
+def says(**script: Any) -> list[Any]:
     """Messages that make the replica do as scripted."""
     return [{"role": "user", "content": f"#script:{json.dumps(script, separators=(',', ':'))}"}]

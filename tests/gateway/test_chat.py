@@ -1,8 +1,9 @@
 """What customers' own SDK makes of our answers."""
 
+from typing import Any
+
 import pytest
 from openai import BadRequestError, NotFoundError
-
 from tests.gateway.stage import CACHED, INPUT, MODEL, OUTPUT, Stage, says
 
 
@@ -111,7 +112,7 @@ def test_the_models_are_listed_and_one_can_be_read(stage: Stage) -> None:
 
 def test_sampling_parameters_reach_the_replica_as_they_were_sent(stage: Stage) -> None:
     _, key = stage.tenant()
-    sampling = {
+    sampling: dict[str, Any] = {
         "temperature": 0.5, "top_p": 0.9, "seed": 7, "stop": ["x"], "presence_penalty": 1.0,
         "frequency_penalty": -1.0, "logit_bias": {"5": -100.0},
     }  # fmt: skip

@@ -8,10 +8,10 @@ from typing import Any
 import httpx
 import pytest
 from openai import APIError, InternalServerError
+from tests.gateway.stage import INPUT, MODEL, OUTPUT, Stage, eventually, says
 
 from sublet.models.deployment import ReplicaState
 from sublet.tenants import store as tenants
-from tests.gateway.stage import INPUT, MODEL, OUTPUT, Stage, eventually, says
 
 
 def error(response: httpx.Response, status: int) -> dict[str, Any]:
@@ -127,12 +127,12 @@ def test_a_client_that_leaves_in_the_middle_of_its_body_leaves_nothing(stage: St
 
 def test_a_stream_that_is_cut_ends_with_an_error_and_costs_what_came(stage: Stage) -> None:
     tenant, key = stage.tenant()
-    texts = []
+    texts: list[str | None] = []
     with stage.client(key) as client, pytest.raises(APIError) as broken:  # noqa: PT012
-        for chunk in client.chat.completions.create(
+        stream = client.chat.completions.create(
             model=MODEL, messages=says(tokens=9, cut_after=4), stream=True
-        ):
-            texts.append(chunk.choices[0].delta.content)
+        )
+        texts.extend(chunk.choices[0].delta.content for chunk in stream)
     assert "".join(text or "" for text in texts) == "tok " * 4
     assert broken.value.code == "model_failed"
     usage = stage.usage(tenant)
@@ -143,9 +143,7 @@ def test_a_stream_that_is_cut_ends_with_an_error_and_costs_what_came(stage: Stag
 
 
 @pytest.mark.parametrize("script", [{"cut_after": 4}, {"garbage_after": 2}, {"status": 500}])
-def test_a_whole_answer_that_breaks_is_a_502_and_free(
-    stage: Stage, script: dict[str, int]
-) -> None:
+def test_a_whole_answer_that_breaks_is_a_502_and_free(stage: Stage, script: dict[str, int]) -> None:
     tenant, key = stage.tenant()
     refused = stage.post(key, messages=says(tokens=9, **script))
     assert error(refused, 502)["code"] == "model_failed"
@@ -172,7 +170,7 @@ def test_a_busy_replica_is_worth_a_retry(stage: Stage) -> None:
 
 def test_a_reclaim_in_mid_stream_is_told_and_costs_what_came(stage: Stage) -> None:
     tenant, key = stage.tenant()
-    with stage.client(key) as client, pytest.raises(APIError) as broken:  # noqa: PT012
+    with stage.client(key) as client, pytest.raises(APIError) as broken:
         list(
             client.chat.completions.create(
                 model=MODEL, messages=says(tokens=9, reclaim_after=2), stream=True
@@ -206,7 +204,9 @@ def test_a_model_without_a_replica_says_why(own_stage: Stage) -> None:
     assert refused.value.response.headers["x-should-retry"] == "true"
     # The SDK's own retries carry a client over a reclaim that ends soon.
     own_stage.set_replica(ReplicaState.STARTING, "loading weights")
-    eventually(lambda: own_stage.post(key, messages=says()).json()["error"]["type"] == "model_not_ready")
+    eventually(
+        lambda: own_stage.post(key, messages=says()).json()["error"]["type"] == "model_not_ready"
+    )
     assert "loading weights" in own_stage.post(key, messages=says()).json()["error"]["message"]
     with own_stage.client(key, retries=3) as client:
         own_stage.set_replica(ReplicaState.READY)

@@ -51,12 +51,10 @@ TOKENS = st.integers(0, 10_000)
 
 
 @given(TARIFFS, TOKENS, TOKENS, TOKENS)
-def test_no_charge_exceeds_its_hold(
-    prices: Tariff, input_: int, cached: int, output: int
-) -> None:
+def test_no_charge_exceeds_its_hold(prices: Tariff, input_: int, cached: int, output: int) -> None:
     counts = Counts(input_tokens=input_, cached_input_tokens=cached, output_tokens=output)
     held = prices.most(prompt_tokens=counts.prompt_tokens, output_tokens=output)
-    assert 0 < held.nanos
+    assert held.nanos > 0
     assert price_of(prices.lines(counts)).nanos <= held.nanos
 
 

@@ -3,20 +3,19 @@
 import socket
 import time
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
 
 import httpx
 import pytest
 from openai import APIStatusError, APITimeoutError, OpenAI
-
-from sublet.tenants.tenant import Tenant
 from tests.gateway.stage import INPUT, MODEL, OUTPUT, Stage, eventually, says
 
+from sublet.tenants.tenant import Tenant
 
-def hung_up(stage: Stage, client: OpenAI, tenant: Tenant, *, after: int, **more: Any) -> None:
+
+def hung_up(stage: Stage, client: OpenAI, tenant: Tenant, *, after: int) -> None:
     """Read a stream of 1,000 slow tokens, and leave after some of them."""
     with client.chat.completions.create(
-        model=MODEL, messages=says(tokens=1000, delay_ms=5), stream=True, **more
+        model=MODEL, messages=says(tokens=1000, delay_ms=5), stream=True
     ) as stream:
         for number, _ in enumerate(stream):
             if number >= after:
@@ -160,9 +159,12 @@ def test_a_hundred_at_once_on_a_wallet_worth_seven_serve_exactly_seven(stage: St
     tenant, key = stage.tenant(7 * each)
     # Slow enough that no hold is settled before the last of the hundred asks.
     messages = says(tokens=2, first_ms=4000)
-    with httpx.Client(
-        base_url=stage.url, timeout=60, headers={"authorization": f"Bearer {key}"}
-    ) as client, ThreadPoolExecutor(100) as pool:
+    with (
+        httpx.Client(
+            base_url=stage.url, timeout=60, headers={"authorization": f"Bearer {key}"}
+        ) as client,
+        ThreadPoolExecutor(100) as pool,
+    ):
 
         def ask(_: int) -> int:
             body = {"model": MODEL, "messages": messages, "max_tokens": 2}

@@ -1,6 +1,7 @@
 """The process: how it starts, how it ends, and what is left after it was killed."""
 
 import asyncio
+import json
 import socket
 import ssl
 import threading
@@ -12,15 +13,6 @@ from typing import Any
 import httpx
 import pytest
 from openai import APIError
-
-from sublet.core import certificates
-from sublet.core.clock import SystemClock
-from sublet.core.db import Database
-from sublet.core.migrations import migrate
-from sublet.core.postgres import Postgres
-from sublet.gateway import exchange
-from sublet.gateway.exchange import Exchange, Message
-from sublet.gateway.failures import Failure, Kind
 from tests.gateway.stage import (
     INPUT,
     MODEL,
@@ -31,6 +23,15 @@ from tests.gateway.stage import (
     raised,
     says,
 )
+
+from sublet.core import certificates
+from sublet.core.clock import SystemClock
+from sublet.core.db import Database
+from sublet.core.migrations import migrate
+from sublet.core.postgres import Postgres
+from sublet.gateway import exchange
+from sublet.gateway.exchange import Exchange, Message
+from sublet.gateway.failures import Failure, Kind
 
 
 class Reader(threading.Thread):
@@ -89,7 +90,7 @@ def test_a_name_has_one_process_and_holds_of_other_names_are_left_alone(
     same = own_stage.start(wait=False)
     assert same.process.wait(20) == 2
     (line,) = same.log.read_text().splitlines()
-    assert line.startswith("sublet gateway: another gateway named 'test' is running")
+    assert line.startswith("another gateway named 'test' is running")
     eventually(lambda: "gateway.started" in other.log.read_text())
     assert other.stop() == 0
     reader.join()
@@ -134,12 +135,41 @@ def test_what_does_not_end_in_time_is_cut_with_an_error_and_settled(own_stage: S
     own_stage.check_books()
 
 
+def test_a_client_that_does_not_read_fills_no_memory_and_holds_nothing_up(
+    own_stage: Stage,
+) -> None:
+    gateway = own_stage.start(drain_seconds=0.3)
+    tenant, key = own_stage.tenant()
+    before = gateway.memory_bytes()
+    host, port = gateway.url.removeprefix("http://").split(":")
+    body = json.dumps(
+        {"model": MODEL, "stream": True, "messages": says(tokens=2000, text="x" * 60_000)}
+    ).encode()
+    with socket.create_connection((host, int(port))) as one:
+        one.sendall(
+            b"POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\nauthorization: Bearer "
+            + f"{key}\r\ncontent-length: {len(body)}\r\n\r\n".encode()
+            + body
+        )
+        assert one.recv(1) == b"H"
+        # It generates until every buffer on the way is full, then waits for the client.
+        generated = [-1, 0]
+        while generated[-1] != generated[-2]:
+            threading.Event().wait(0.3)
+            generated.append(own_stage.generated())
+        assert 0 < generated[-1] < 2000
+        assert gateway.memory_bytes() - before < 30_000_000
+        assert gateway.stop() == 0
+    usage = own_stage.usage(tenant)
+    assert usage["outcome"] == "failed"
+    assert 0 < usage["output_tokens"] <= generated[-1]
+    own_stage.check_books()
+
+
 def test_https_shows_the_given_certificate(own_stage: Stage) -> None:
     made = certificates.ensure(own_stage.folder / "tls", hosts=[], now=datetime.now(UTC))
     port = free_port()
-    own_stage.start(
-        https_port=port, certificate=str(made.server), private_key=str(made.server_key)
-    )
+    own_stage.start(https_port=port, certificate=str(made.server), private_key=str(made.server_key))
     _, key = own_stage.tenant()
     trusted = ssl.create_default_context(cafile=made.ca)
     with httpx.Client(verify=trusted, base_url=f"https://127.0.0.1:{port}") as client:

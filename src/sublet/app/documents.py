@@ -43,7 +43,6 @@ class TenantChange(Body):
 class NewCredit(Body):
     amount_usd: Usd
     id: UUID | None = Field(None, description="Yours, so that sending it twice credits once")
-    note: Annotated[Text, Field(max_length=500)] | None = None
 
 
 class NewKey(Body):

@@ -1,10 +1,16 @@
 """The `sublet` command: a thin client of the HTTP API.
 
-Importing it must stay quick, because shell completion does so at every press of Tab: what is
-slow to load (the HTTP client, tables, the application itself) is loaded by the command that
-needs it. A test holds this.
+It must start quickly, because shell completion starts it at every press of Tab: what is slow
+to load (the HTTP client, tables, the application itself) is loaded by the command that needs
+it. A test holds this.
 """
 
-from sublet.cli.root import main
 
-__all__ = ["main"]
+def main() -> int:
+    """Run the command line. Returns the exit code."""
+    try:
+        from sublet.cli.root import run  # noqa: PLC0415 -- Ctrl-C may come while it loads
+
+        return run()
+    except KeyboardInterrupt:
+        return 130

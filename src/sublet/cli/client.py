@@ -4,6 +4,7 @@ Slow to import, so only commands that call the API import it, when they run.
 """
 
 import json
+import re
 import ssl
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -18,12 +19,11 @@ from sublet.cli.instance import Instance
 
 Document = dict[str, Any]
 
+_ERRNO: Final = re.compile(r"^\[Errno -?\d+\] ")
+
 # Most answers take milliseconds; an audit of a large ledger takes minutes.
 _TIMEOUT: Final = httpx.Timeout(30, connect=5)
 _PATIENT: Final = httpx.Timeout(1800, connect=5)
-# A stream is silent while its workload is; after this long it is asked for again, because
-# a machine that vanished is as silent.
-_STREAMING: Final = httpx.Timeout(60, connect=5)
 
 
 class BrokenOff(Failure):
@@ -90,17 +90,19 @@ class Client:
         *,
         params: Document | None = None,
         body: Document | None = None,
+        silent_seconds: int = 1800,
     ) -> Iterator[httpx.Response]:
-        """Open an answer that comes in pieces.
+        """Open an answer that comes in pieces, at most `silent_seconds` apart.
 
         Raises:
             Failure: it was refused, or nothing answered.
             BrokenOff: it began and did not end.
         """
         begun = False
+        timeout = httpx.Timeout(silent_seconds, connect=5)
         try:
             with self._http.stream(
-                method, path, params=_given(params or {}), json=body, timeout=_STREAMING
+                method, path, params=_given(params or {}), json=body, timeout=timeout
             ) as response:
                 if not response.is_success:
                     response.read()
@@ -201,7 +203,7 @@ def _why(error: httpx.TransportError) -> str:
         case _ if "CERTIFICATE_VERIFY_FAILED" in str(error):
             return "its certificate is not trusted; point SUBLET_CA to its CA's file"
         case _:
-            return str(error) or type(error).__name__
+            return _ERRNO.sub("", str(error)) or type(error).__name__
 
 
 def _trust(url: str, ca_file: str | None) -> ssl.SSLContext:

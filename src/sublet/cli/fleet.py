@@ -5,6 +5,7 @@ from typing import Annotated
 import typer
 
 from sublet.cli.command import Session, command, new_group
+from sublet.cli.failure import ExitCode, Failure
 from sublet.cli.output import Column, span, text, yes_no
 from sublet.cli.parsing import limit
 
@@ -83,7 +84,7 @@ def set_policy(
     if most is not None:
         body["lending_limit"] = limit(most)
     if not body:
-        raise typer.BadParameter("give --notice, --lendable, --not-lendable or --limit")
+        raise Failure("give --notice, --lendable, --not-lendable or --limit", ExitCode.USAGE)
     with session.operator() as api:
         document = api.patch(f"/v1/pools/{part(name)}", body)
     session.show(document, POLICY)

@@ -1,6 +1,5 @@
 """`sublet internal …`: the organisation's own jobs, which come first."""
 
-from contextlib import suppress
 from pathlib import PurePath
 from typing import Annotated
 from uuid import uuid4
@@ -87,18 +86,20 @@ def run(
             if detach:
                 session.show(job, JOB)
                 return
-            if job.get("state") == "pending":
+            # Say that it waits only once it does: most start at once.
+            job = workload.wait(api, path, job, until=_started, looks=3)
+            if not _started(str(job.get("state"))):
                 session.say(f"internal job {id_} waits for {slots} of {job.get('pool')}")
-                job = workload.wait(api, path, job, lambda state: state != "pending")
-                if job.get("state") == "running":
-                    session.say(f"internal job {id_} runs")
+                job = workload.wait(api, path, job, until=_started)
             job = workload.follow(api, path, job, Log(to_stderr=session.json))
         except KeyboardInterrupt:
             if not detach:
                 # Its answer may not have come yet: cancel by the id that we chose.
-                with suppress(Failure):
+                try:
                     api.delete(path)
                     session.say(f"internal job {id_} is cancelled")
+                except Failure as failure:
+                    session.say(f"internal job {id_} could not be cancelled: {failure}")
             raise
     if session.json:
         session.show(job, JOB)
@@ -138,3 +139,7 @@ def cancel(session: Session, job: Id) -> None:
     with session.operator() as api:
         document = api.delete(f"/v1/internal-jobs/{job_id(api, job)}")
     session.show(document, JOB)
+
+
+def _started(state: str) -> bool:
+    return state != "pending"

@@ -171,7 +171,7 @@ def create(
             if follow:
                 lease = workload.follow(api, path, lease, Log(to_stderr=session.json))
             else:
-                lease = workload.wait(api, path, lease, lambda state: state == workload.ENDED)
+                lease = workload.wait(api, path, lease, until=lambda state: state == workload.ENDED)
         except KeyboardInterrupt:
             session.say(f"lease {lease['id']} goes on; `sublet lease end {lease['id']}` ends it")
             raise

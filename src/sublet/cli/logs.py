@@ -14,6 +14,9 @@ if TYPE_CHECKING:
 # How often in a row a broken stream is asked for again, waiting twice as long each time.
 _ATTEMPTS: Final = 3
 _FIRST_WAIT_SECONDS: Final = 0.5
+# A log is silent while its workload is; after this long it is asked for again, because a
+# machine that vanished is as silent.
+_SILENT_SECONDS: Final = 60
 
 
 class Log:
@@ -66,6 +69,6 @@ def copy(api: "Client", path: str, log: Log, *, follow: bool) -> None:
 
 def _copy_once(api: "Client", path: str, log: Log, *, follow: bool) -> None:
     params = {"offset": log.offset, "follow": "true" if follow else None}
-    with api.stream("GET", path, params=params) as response:
+    with api.stream("GET", path, params=params, silent_seconds=_SILENT_SECONDS) as response:
         for piece in response.iter_bytes():
             log.write(piece)

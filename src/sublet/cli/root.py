@@ -47,7 +47,7 @@ def build() -> typer.Typer:
     return root
 
 
-def main(arguments: list[str] | None = None) -> int:
+def run(arguments: list[str] | None = None) -> int:
     """Run the command line. Returns the exit code."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
@@ -65,6 +65,9 @@ def main(arguments: list[str] | None = None) -> int:
     except typer.TyperException as error:
         say(_usage(error))
         return error.exit_code
+    except UnicodeEncodeError:  # bytes that are no text cannot be sent as JSON
+        say("the command line must be UTF-8")
+        return ExitCode.USAGE
     except (KeyboardInterrupt, typer.Abort):
         return ExitCode.INTERRUPTED
     except BrokenPipeError:
@@ -74,10 +77,10 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _usage(error: typer.TyperException) -> str:
-    message = error.format_message().rstrip(".")
+    message = error.format_message().rstrip(".").replace("Value error, ", "")
     message = message[:1].lower() + message[1:]
     context = getattr(error, "ctx", None)
-    return f"{message}; see `{context.command_path} --help`" if context else message
+    return f"{message} (see `{context.command_path} --help`)" if context else message
 
 
 def _forget_stdout() -> None:

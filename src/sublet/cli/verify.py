@@ -33,7 +33,9 @@ def report(document: Document) -> list[str]:
     lines = []
     for law in names:
         wrong = [one_line(d["what"]) for d in differences if d["law"] == law]
-        counted = ", ".join(f"{number} {what}" for what, number in laws.get(law, {}).items())
+        counted = ", ".join(
+            f"{number} {what.replace('_', ' ')}" for what, number in laws.get(law, {}).items()
+        )
         verdict = f"{len(wrong)} DIFFERENT" if wrong else "holds"
         lines.append(f"{law:<{width}}  {verdict:<12}  {counted or 'nothing to count'}")
         lines.extend(f"  DIFFERENCE {what}" for what in wrong)

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable, Iterator
+from itertools import islice
 from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
@@ -26,10 +27,17 @@ Offset = Annotated[int, typer.Option(min=0, metavar="BYTES", help="Leave out the
 ENDED: Final = "ended"
 
 
-def wait(api: "Client", path: str, document: Document, done: Callable[[str], bool]) -> Document:
-    """Look again and again until the state is one that `done` accepts."""
-    for pause in _pauses():
-        if done(str(document.get("state"))):
+def wait(
+    api: "Client",
+    path: str,
+    document: Document,
+    *,
+    until: Callable[[str], bool],
+    looks: int | None = None,
+) -> Document:
+    """Look until the state is one that `until` accepts, but at most so many times."""
+    for pause in islice(_pauses(), looks):
+        if until(str(document.get("state"))):
             break
         time.sleep(pause)
         document = api.get(path)

@@ -23,6 +23,7 @@ _GENERATE: Final[Mapping[str, Api]] = MappingProxyType(
 _MODELS: Final = "/v1/models"
 _HEALTH: Final = "/healthz"
 _LONGEST_KEY: Final = 512
+_REFUSAL_SECONDS: Final = 5.0
 
 
 class Gateway:
@@ -42,9 +43,10 @@ class Gateway:
         try:
             failure = await self._answer(exchange)
             if failure is not None:
-                await exchange.refuse(failure)
-        except HungUp:
-            return
+                async with asyncio.timeout(_REFUSAL_SECONDS):
+                    await exchange.refuse(failure)
+        except (HungUp, TimeoutError):
+            return  # nobody listens, or reads: the server closes the connection
 
     async def _answer(self, exchange: Exchange) -> Failure | None:
         """Serve `exchange`, or return what to refuse it with."""

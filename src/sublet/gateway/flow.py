@@ -25,7 +25,7 @@ from sublet.gateway.openai import Reply
 from sublet.gateway.replica import Broken, Gone, Piece, Replicas, reclaimed
 from sublet.gateway.request import Ask
 from sublet.gateway.resolver import Resolver
-from sublet.gateway.spool import Bill, Spool
+from sublet.gateway.spool import Bill, Spool, Unsure
 from sublet.gateway.table import Offer, Table
 from sublet.gateway.tariff import Counts
 from sublet.metering.store import price_of
@@ -116,7 +116,7 @@ class Serving:
         exchange, service = self._exchange, self._service
         try:
             decided = await service.spool.open(exchange.id, self._tenant, need)
-        except Unavailable:
+        except Unsure:
             service.resolver.void_unsure(exchange.id)
             raise
         if isinstance(decided, Failure):

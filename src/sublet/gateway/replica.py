@@ -315,7 +315,7 @@ def _refused(status: int, answer: bytes, ask: Ask) -> Gone | Broken:
     if status == 400:
         kind = Kind.TOO_LONG if error.code == "context_length_exceeded" else Kind.INVALID
         return Broken(Failure(kind, error.message[:500] or "the model cannot take this request"))
-    if status in (429, 503):
+    if status in (429, 503) and error.type != "engine_failed":
         busy = f"model {ask.model!r} has as many requests as it can take"
         return Broken(Failure(Kind.MODEL_BUSY, busy))
     return Broken(_failed(ask))

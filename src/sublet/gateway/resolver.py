@@ -10,7 +10,7 @@ from collections.abc import Awaitable, Callable, Coroutine
 from typing import Final
 from uuid import UUID
 
-from sublet.core.errors import SubletError, Unavailable, Unpaid
+from sublet.core.errors import Unavailable, Unpaid
 from sublet.gateway.spool import Bill, Spool
 
 log: Final = logging.getLogger(__name__)
@@ -78,7 +78,8 @@ class Resolver:
             log.exception("gateway.uncharged", extra={"request": str(bill.usage.id)})
         except Unavailable:
             raise
-        except SubletError:
+        except Exception:
+            # A bug, of which repeating would change nothing: at least the money returns.
             log.exception("gateway.unsettled", extra={"request": str(bill.usage.id)})
             await self._void(bill.usage.id)
 

@@ -10,7 +10,6 @@ import logging
 import signal
 import socket
 import ssl
-import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +18,7 @@ from typing import Final
 import uvicorn
 import uvloop
 
-from sublet.core.clock import Clock, SystemClock
+from sublet.core.clock import SystemClock
 from sublet.core.errors import Misconfigured, Unavailable
 from sublet.gateway.app import Gateway
 from sublet.gateway.flow import Service
@@ -54,23 +53,20 @@ class Settings:
 
 
 def serve(settings: Settings) -> None:
-    """Run until SIGTERM or SIGINT. Exits with 2, and one line, when it cannot start."""
-    try:
-        with contextlib.ExitStack() as stack:
-            sockets = _listen(settings, stack)
-            spool = Spool(settings.database_url, name=settings.name, clock=_clock())
-            stack.callback(spool.stop)
-            returned = spool.start(wait_seconds=_NAME_WAIT_SECONDS)
-            log.info("gateway.started", extra=_facts(settings, spool, returned))
-            with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-                runner.run(_serve(settings, spool, sockets))
-    except (Misconfigured, Unavailable) as error:
-        sys.stderr.write(f"sublet gateway: {error}\n")
-        raise SystemExit(2) from None
+    """Run until SIGTERM or SIGINT. Call it in the main thread: it takes the signals.
 
-
-def _clock() -> Clock:
-    return SystemClock()
+    Raises:
+        Misconfigured: a port or the name is taken, or the certificate cannot be used.
+        Unavailable: the database did not answer.
+    """
+    with contextlib.ExitStack() as stack:
+        sockets = _listen(settings, stack)
+        spool = Spool(settings.database_url, name=settings.name, clock=SystemClock())
+        stack.callback(spool.stop)
+        returned = spool.start(wait_seconds=_NAME_WAIT_SECONDS)
+        log.info("gateway.started", extra=_facts(settings, spool, returned))
+        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+            runner.run(_serve(settings, spool, sockets))
 
 
 class _Server(uvicorn.Server):

@@ -42,6 +42,10 @@ _KEPT_CALLERS: Final = 10_000
 _HOLD: Final = timedelta(minutes=15)  # the longest request and its settlement, with room
 
 
+class Unsure(Unavailable):
+    """The database went away in the middle: what was asked may have been done, or will be."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Bill:
     """What a request used, ready to be charged, however often that is tried."""
@@ -54,7 +58,7 @@ class Bill:
 class Spool:
     def __init__(self, url: str, *, name: str, clock: Clock) -> None:
         url = _bounded(url, name)
-        self._db = Database(url, connections=_THREADS, wait_seconds=3)
+        self._db = Database(url, connections=_THREADS, wait_seconds=2)
         self._threads = ThreadPoolExecutor(_THREADS, thread_name_prefix="spool")
         # Its own thread: a pool full of waiting calls must not make this run look dead.
         self._pulse = ThreadPoolExecutor(1, thread_name_prefix="pulse")
@@ -128,21 +132,41 @@ class Spool:
         """Hold what `need` may cost, or say why the wallet cannot.
 
         Raises:
-            Unavailable: whether money is held is not known: void it, later.
+            Unsure: whether money is held is not known: void it, later.
+            Unavailable: none is held.
         """
         return await self._call(self._open, request_id, tenant, need)
 
     def _open(self, request_id: UUID, tenant: Tenant, need: Need) -> Grant | Failure:
-        now = self._clock.now()
         try:
-            wallet_id, revenue_id = self._accounts_of(tenant)
+            accounts = self._accounts_of(tenant)
         except NotFound:
             return Failure(Kind.UNPAID, "this tenant has no wallet yet: add credit")
+        asked: list[Grant] = []
+        try:
+            return self._hold(request_id, tenant, need, accounts, asked)
+        except Unavailable as error:
+            if asked:
+                raise Unsure(str(error)) from error
+            raise
+
+    def _hold(
+        self,
+        request_id: UUID,
+        tenant: Tenant,
+        need: Need,
+        accounts: tuple[int, int],
+        asked: list[Grant],
+    ) -> Grant | Failure:
+        """As `open`; `asked` gets the grant just before its money is asked for."""
+        now = self._clock.now()
+        wallet_id, revenue_id = accounts
         with self._db.transaction() as tx:
             # Nobody moves this wallet between the look and the hold.
             tx.execute(ledger.QUERIES["lock_accounts"], {"ids": sorted((wallet_id, revenue_id))})
             decided = decide(need, ledger.get_account(tx, tenant.wallet))
             if isinstance(decided, Grant):
+                asked.append(decided)
                 transfer = Transfer(
                     id=request_id,
                     debit_account=wallet_id,
@@ -215,14 +239,16 @@ class Spool:
         return kept
 
     async def _call(self, function: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
-        assert not kwargs, kwargs
-        loop = asyncio.get_running_loop()
+        work = self._threads.submit(function, *args, **kwargs)
         try:
             async with asyncio.timeout(_CALL_SECONDS):
-                return await loop.run_in_executor(self._threads, function, *args)
+                # Shielded: only here it is known whether the work had begun.
+                return await asyncio.shield(asyncio.wrap_future(work))
         except TimeoutError:
+            if work.cancel():
+                raise Unavailable("the database is too busy") from None
             # The thread goes on. What it does is safe to repeat, and to void.
-            raise Unavailable("the database did not answer in time") from None
+            raise Unsure("the database did not answer in time") from None
 
 
 def _bounded(url: str, name: str) -> str:

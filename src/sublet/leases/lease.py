@@ -92,21 +92,21 @@ class Lease:
             raise Conflict(f"lease {self.id} cannot go from {self.state} to {move.to}")
         reason = self.end_reason or move.reason
         assert (move.to in LEAVING) == (reason is not None), (move, reason)
-        moved = replace(
-            self, state=move.to, since=move.at, version=self.version + 1, end_reason=reason
-        )
+        # The engine's clock, or another control plane's, may be behind: a history never goes back.
+        at = max(move.at, self.since)
+        moved = replace(self, state=move.to, since=at, version=self.version + 1, end_reason=reason)
         if move.exit_code is not None:
             moved = replace(moved, exit_code=move.exit_code)
         if move.detail is not None:
             moved = replace(moved, detail=move.detail)
         match move.to:
             case State.RUNNING:
-                return replace(moved, running_at=move.at, ends_at=move.at + self.max_duration)
+                return replace(moved, running_at=at, ends_at=at + self.max_duration)
             case State.DRAINING:
                 return replace(
                     moved,
-                    stopped_at=None if self.running_at is None else max(move.at, self.running_at),
-                    stops_at=move.at + self.notice,
+                    stopped_at=None if self.running_at is None else at,
+                    stops_at=at + self.notice,
                 )
             case _:
                 return moved

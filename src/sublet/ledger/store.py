@@ -5,8 +5,6 @@ from datetime import datetime
 from typing import Any, Final
 from uuid import UUID
 
-from psycopg.errors import ForeignKeyViolation
-
 from sublet.core.db import Tx, load_queries, one
 from sublet.core.errors import Conflict, Invalid, NotFound, Unpaid
 from sublet.core.ids import derived_id
@@ -50,9 +48,11 @@ def post(tx: Tx, transfer: Transfer, *, now: datetime) -> bool:
         Invalid: the id was used before, for a different transfer; or the amount is no amount.
         Unpaid: the debited account is prepaid and has too little left.
     """
-    if not _insert(tx, _row(transfer, Kind.POSTED, now=now)):
+    row = _row(transfer, Kind.POSTED, now=now)
+    accounts = _lock(tx, row)
+    if not _insert(tx, row):
         return False
-    _move(tx, transfer, posted_nanos=transfer.amount.nanos)
+    _move(tx, transfer, accounts, posted_nanos=transfer.amount.nanos)
     return True
 
 
@@ -66,9 +66,10 @@ def hold(tx: Tx, transfer: Transfer, *, holder: str, expires_at: datetime, now: 
         as `post`.
     """
     row = _row(transfer, Kind.PENDING, now=now) | {"expires_at": expires_at, "holder": holder}
+    accounts = _lock(tx, row)
     if not _insert(tx, row):
         return False
-    _move(tx, transfer, pending_nanos=transfer.amount.nanos)
+    _move(tx, transfer, accounts, pending_nanos=transfer.amount.nanos)
     tx.execute(QUERIES["open_hold"], row)
     return True
 
@@ -143,9 +144,9 @@ def _resolve(
         "happened_at": happened_at,
         "recorded_at": now,
     }
+    _lock(tx, held)
     inserted = one(tx, QUERIES["insert_transfer"], resolution)
     assert inserted is not None, hold_id
-    _lock(tx, held["debit_account"], held["credit_account"])
     tx.execute(
         QUERIES["move_balances"],
         {**resolution, "pending_nanos": -held["amount_nanos"], "posted_nanos": nanos},
@@ -170,13 +171,25 @@ def _row(transfer: Transfer, kind: Kind, *, now: datetime) -> dict[str, Any]:
     }
 
 
+def _lock(tx: Tx, row: Mapping[str, Any]) -> dict[int, Account]:
+    """Lock both accounts of a transfer, before it gets its place in the record.
+
+    So an account's transfers are numbered in the order in which its money moved, and whoever
+    replays them in that order finds no moment that never was.
+    """
+    ids = sorted({row["debit_account"], row["credit_account"]})
+    locked = {
+        found["id"]: _account(found)
+        for found in tx.execute(QUERIES["lock_accounts"], {"ids": ids}).fetchall()
+    }
+    if len(locked) < len(ids):
+        raise NotFound(f"transfer {row['id']} names an account that does not exist")
+    return locked
+
+
 def _insert(tx: Tx, row: Mapping[str, Any]) -> bool:
-    """Insert first, so that two callers with one id meet here and not at the balance."""
-    try:
-        if one(tx, QUERIES["insert_transfer"], dict(row)) is not None:
-            return True
-    except ForeignKeyViolation:
-        raise NotFound(f"transfer {row['id']} names an account that does not exist") from None
+    if one(tx, QUERIES["insert_transfer"], dict(row)) is not None:
+        return True
     before = one(tx, QUERIES["get_transfer"], {"id": row["id"]})
     assert before is not None, row
     if any(before[name] != row[name] for name in _CONTENTS):
@@ -184,13 +197,14 @@ def _insert(tx: Tx, row: Mapping[str, Any]) -> bool:
     return False
 
 
-def _lock(tx: Tx, *accounts: int) -> dict[int, Account]:
-    rows = tx.execute(QUERIES["lock_accounts"], {"ids": sorted(accounts)}).fetchall()
-    return {row["id"]: _account(row) for row in rows}
-
-
-def _move(tx: Tx, transfer: Transfer, *, pending_nanos: int = 0, posted_nanos: int = 0) -> None:
-    accounts = _lock(tx, transfer.debit_account, transfer.credit_account)
+def _move(
+    tx: Tx,
+    transfer: Transfer,
+    accounts: Mapping[int, Account],
+    *,
+    pending_nanos: int = 0,
+    posted_nanos: int = 0,
+) -> None:
     assert {account.currency for account in accounts.values()} == {transfer.amount.currency}
     payer = accounts[transfer.debit_account]
     if payer.prepaid and payer.available.nanos < transfer.amount.nanos:

@@ -144,7 +144,7 @@ class Replica:
         settings = Settings(
             recipe=self._recipe.name,
             weights=str(self._options.weights),
-            threads=self._options.threads or self._recipe.threads,
+            threads=self._options.threads or _threads(self._recipe.threads),
             key=key,
         )
         process.stdin.write(msgspec.json.encode(settings) + b"\n")
@@ -157,6 +157,16 @@ class Replica:
             self._agent.serve(llama)
             log.info("replica.ready", extra={"model": self._recipe.name})
             await process.wait()
+
+
+def _threads(wanted: int) -> int:
+    """Return how many threads the engine gets, with a core left to everybody else.
+
+    Its threads spin while they wait for each other: with as many as there are cores, any
+    other work on the machine makes it several times slower than one thread alone.
+    """
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return max(1, min(wanted, (cores or 2) - 1))
 
 
 async def _end(process: asyncio.subprocess.Process) -> None:
@@ -189,7 +199,9 @@ def main() -> int:
     parser.add_argument("--recipe", required=True, help="name of the model to serve")
     parser.add_argument("--port", type=int, required=True, help="port to listen on; 0: any")
     parser.add_argument("--host", default="127.0.0.1", help="address to listen on")
-    parser.add_argument("--threads", type=int, help="CPU threads; default: the recipe's")
+    parser.add_argument(
+        "--threads", type=int, help="CPU threads; default: the recipe's, less on a small machine"
+    )
     parser.add_argument(
         "--weights",
         type=Path,

@@ -1,0 +1,258 @@
+"""What each command asks of the API, with whose key, and how it ends."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tests.cli.fake_api import (
+    OPERATOR,
+    TENANT,
+    Answer,
+    FakeApi,
+    Sublet,
+    as_json,
+    error,
+    write_ready,
+)
+
+from sublet.cli import logs
+
+ID = "3fa85f64-5717-4562-b3fc-2c963f66afa6"
+OTHER = "3fa99999-0000-0000-0000-000000000000"
+LEASE: dict[str, Any] = {
+    "id": ID, "state": "admitted", "pool": "cpu", "gpus": 1, "tier": "interruptible",
+    "requested_at": "2026-01-01T12:00:00Z", "running_at": None, "end_reason": None,
+    "exit_code": None, "charged_usd": "0.00",
+}  # fmt: skip
+ENDED = {**LEASE, "state": "ended", "end_reason": "completed", "exit_code": 3}
+JOB = {"id": ID, "name": "train", "pool": "cpu", "gpus": 1, "state": "running"}
+NAMED = {"id": ID, "name": "acme", "kind": "customer", "network_allowed": False}
+NONE: dict[str, Any] = {"items": []}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "call", "key", "body"),
+    [
+        ("status", "GET /v1/status", OPERATOR, None),
+        ("tenant list", "GET /v1/tenants", OPERATOR, None),
+        ("tenant show acme", f"GET /v1/tenants/{ID}", OPERATOR, None),
+        (
+            "tenant create acme --network", "POST /v1/tenants", OPERATOR,
+            {"name": "acme", "network_allowed": True},
+        ),
+        (
+            "tenant credit acme 0.50 --note gift", f"POST /v1/tenants/{ID}/credits", OPERATOR,
+            {"amount_usd": "0.50", "note": "gift"},
+        ),
+        (
+            "tenant network acme on", f"PATCH /v1/tenants/{ID}", OPERATOR,
+            {"network_allowed": True},
+        ),
+        ("key create --name ci", "POST /v1/keys", TENANT, {"name": "ci"}),
+        (
+            "key create --name ci --tenant acme", f"POST /v1/tenants/{ID}/keys", OPERATOR,
+            {"name": "ci"},
+        ),
+        ("key list", "GET /v1/keys", TENANT, None),
+        (f"key revoke {ID}", f"DELETE /v1/keys/{ID}", OPERATOR, None),
+        ("wallet", "GET /v1/wallet", TENANT, None),
+        (f"wallet --tenant {ID}", f"GET /v1/tenants/{ID}/wallet", OPERATOR, None),
+        ("charges", "GET /v1/charges", TENANT, None),
+        ("offers", "GET /v1/offers", TENANT, None),
+        ("lease list", "GET /v1/leases", TENANT, None),
+        ("lease list --as-operator", "GET /v1/leases", OPERATOR, None),
+        ("lease show 3fa8", f"GET /v1/leases/{ID}", TENANT, None),
+        ("lease end 3fa8 --as-operator", f"DELETE /v1/leases/{ID}", OPERATOR, None),
+        ("lease notice 3fa8", f"GET /v1/leases/{ID}/notice", TENANT, None),
+        ("internal list", "GET /v1/internal-jobs", OPERATOR, None),
+        ("internal cancel 3fa8", f"DELETE /v1/internal-jobs/{ID}", OPERATOR, None),
+        ("fleet", "GET /v1/fleet", OPERATOR, None),
+        (
+            "pool set cpu --notice 0 --not-lendable --limit none", "PATCH /v1/pools/cpu", OPERATOR,
+            {"notice_seconds": 0, "lendable": False, "lending_limit": None},
+        ),
+        ("price list", "GET /v1/prices", OPERATOR, None),
+        (
+            "price set model:m:output 0.15 --per million-tokens",
+            "PUT /v1/prices/model%3Am%3Aoutput", OPERATOR,
+            {"usd": "0.15", "per": "million_tokens"},
+        ),
+        ("model list", "GET /v1/deployments", OPERATOR, None),
+        ("model start m", "PATCH /v1/deployments/m", OPERATOR, {"wanted": True}),
+        ("model stop m", "PATCH /v1/deployments/m", OPERATOR, {"wanted": False}),
+        ("verify", "GET /v1/audit", OPERATOR, None),
+    ],
+)  # fmt: skip
+def test_what_a_command_asks(
+    sublet: Sublet, api: FakeApi, arguments: str, call: str, key: str, body: object
+) -> None:
+    api.on("GET /v1/tenants", {"items": [NAMED]})
+    api.on("GET /v1/leases", {"items": [LEASE]})
+    api.on("GET /v1/internal-jobs", {"items": [JOB]})
+    if call not in api.answers:
+        api.on(call, {"items": [], "pools": [], "id": ID})
+    result = sublet(*arguments.split())
+    assert result.code == 0, result.err
+    last = api.seen[-1]
+    assert (f"{last.method} {last.path}", last.key, last.body) == (call, key, body)
+    assert sublet(*arguments.split(), "--json").json is not None
+
+
+def test_a_key_that_is_given_wins(sublet: Sublet, api: FakeApi, monkeypatch: Any) -> None:
+    api.on("GET /v1/leases", NONE)
+    monkeypatch.setenv("SUBLET_KEY", "sk-mine")
+    sublet("lease", "list")
+    sublet("lease", "list", "--key", "sk-flag")
+    sublet("--key", "sk-root", "lease", "list")
+    sublet("lease", "list", "--as-operator")
+    assert [seen.key for seen in api.seen] == ["sk-mine", "sk-flag", "sk-root", OPERATOR]
+
+
+def test_a_url_wins_over_a_folder(sublet: Sublet, api: FakeApi, folder: Path) -> None:
+    write_ready(folder, "http://127.0.0.1:1")
+    api.on("GET /v1/offers", NONE)
+    assert sublet("offers", "--url", f"{api.url}/", "--key", "k").out == "(none)\n"
+
+
+def test_tables_are_not_folded_for_programs(sublet: Sublet, api: FakeApi) -> None:
+    long: dict[str, Any] = {**NAMED, "name": "n" * 150}
+    api.on("GET /v1/tenants", {"items": [long, NAMED]})
+    lines = sublet("tenant", "list").out.splitlines()
+    assert len(lines) == 3 and long["name"] in lines[1]
+
+
+def test_a_lease_is_asked_for_as_it_was_written(sublet: Sublet, api: FakeApi, folder: Path) -> None:
+    (folder / "job.py").write_text("print(1)", encoding="ascii")
+    api.on("POST /v1/leases", LEASE)
+    result = sublet(
+        "lease", "create", "--pool", "cpu", "--gpus", "2", "--tier", "on_demand", "--max", "1h30m",
+        "--env", "A=1", "--env", "B=", "--file", f"{folder}/job.py:run.py", "--memory", "512M",
+        "--network", "--id", ID, "--", "python3", "run.py", "--json", "-f", "--", "x",
+    )  # fmt: skip
+    assert result.code == 0 and ID in result.out and f"sublet lease logs -f {ID}" in result.out
+    assert api.seen[0].body == {
+        "id": ID, "pool": "cpu", "gpus": 2, "tier": "on_demand", "max_seconds": 5400,
+        "environment": {"A": "1", "B": ""}, "files": {"run.py": "cHJpbnQoMSk="},
+        "memory_bytes": 512 << 20, "network": True,
+        "command": ["python3", "run.py", "--json", "-f", "--", "x"],
+    }  # fmt: skip
+
+
+def test_following_a_lease_prints_its_log_and_ends_as_it_did(sublet: Sublet, api: FakeApi) -> None:
+    api.on("POST /v1/leases", LEASE)
+    api.on(f"GET /v1/leases/{ID}/logs", Answer(body=b"hello\n"), Answer(body=b"rest\n"))
+    api.on(f"GET /v1/leases/{ID}", ENDED)
+    result = sublet("lease", "create", "-f", "--", "true")
+    assert (result.code, result.out) == (3, "hello\nrest\n")
+    assert [s.query for s in api.seen if s.path.endswith("logs")] == [
+        {"offset": "0", "follow": "true"},
+        {"offset": "6"},
+    ]
+    api.on(f"GET /v1/leases/{ID}/logs", Answer(body=b"hello\n"))
+    assert sublet("lease", "create", "-f", "--json", "--", "true").json == ENDED
+
+
+def test_a_lease_that_never_ran_ends_badly(sublet: Sublet, api: FakeApi) -> None:
+    api.on("POST /v1/leases", {**ENDED, "exit_code": None, "end_reason": "credit_exhausted"})
+    assert sublet("lease", "create", "--", "true").code == 1
+    result = sublet("lease", "create", "--wait", "--", "true")
+    assert result.code == 1 and "ended: credit_exhausted" in result.err
+
+
+def test_a_log_that_breaks_off_is_taken_up_where_it_stood(
+    sublet: Sublet, api: FakeApi, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(logs, "_FIRST_WAIT_SECONDS", 0)
+    path = f"GET /v1/leases/{ID}/logs"
+    api.on(path, Answer(body=b"one\n", broken=True), Answer(body=b"two\n"))
+    assert sublet("lease", "logs", "-f", ID).out == "one\ntwo\n"
+    assert [seen.query["offset"] for seen in api.seen] == ["0", "4"]
+
+    api.on(path, Answer(broken=True))
+    result = sublet("lease", "logs", "-f", ID)
+    assert result.code == 3 and result.err.count("\n") == 1
+
+    api.on(path, Answer(broken=True), error("gone", status=404))
+    assert sublet("lease", "logs", "-f", ID).failed_with(1, "gone")
+
+
+def test_a_log_as_json_says_where_each_piece_stood(sublet: Sublet, api: FakeApi) -> None:
+    api.on(f"GET /v1/leases/{ID}/logs", Answer(body="é\n".encode()))
+    out = sublet("lease", "logs", ID, "--offset", "7", "--json").out
+    assert json.loads(out) == {"offset": 7, "text": "é\n"}
+
+
+def test_a_beginning_that_two_leases_share_is_refused(sublet: Sublet, api: FakeApi) -> None:
+    api.on("GET /v1/leases", {"items": [LEASE, {**LEASE, "id": OTHER}]})
+    api.on(f"DELETE /v1/leases/{ID}", LEASE)
+    assert sublet("lease", "end", "3fa8").code == 0
+    assert sublet("lease", "end", "3fa").code == 1
+    api.on("GET /v1/leases", {"items": [LEASE, {**LEASE, "id": "3fa8" + OTHER[4:]}]})
+    assert sublet("lease", "end", "3fa8").failed_with(
+        1, "2 leases begin with '3fa8'; write more of the id"
+    )
+
+
+def test_an_internal_job_says_that_it_waits_and_ends_as_it_did(
+    sublet: Sublet, api: FakeApi, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sublet.cli.internal.uuid4", lambda: ID)
+    monkeypatch.setattr("sublet.cli.workload.time.sleep", lambda _: None)
+    pending = {**JOB, "state": "pending"}
+    path = f"GET /v1/internal-jobs/{ID}"
+    api.on("POST /v1/internal-jobs", pending)
+    api.on(path, *[as_json(pending)] * 5, JOB, {**JOB, "state": "ended", "exit_code": 143})
+    api.on(f"{path}/logs", Answer(body=b"trained\n"), Answer())
+    result = sublet("internal", "run", "--slots", "1", "--env", "A=1", "--", "/bin/train", "-v")
+    assert (result.code, result.out) == (143, "trained\n")
+    assert result.err == f"sublet: internal job {ID} waits for 1 of cpu\n"
+    assert api.seen[0].body == {
+        "id": ID, "name": "train", "gpus": 1, "command": ["/bin/train", "-v"],
+        "environment": {"A": "1"},
+    }  # fmt: skip
+
+
+def test_ctrl_c_cancels_an_internal_job_and_leaves_a_lease(
+    sublet: Sublet, api: FakeApi, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("sublet.cli.workload.copy", interrupted)
+    monkeypatch.setattr("sublet.cli.internal.uuid4", lambda: ID)
+    api.on("POST /v1/internal-jobs", JOB)
+    api.on(f"DELETE /v1/internal-jobs/{ID}", JOB)
+    result = sublet("internal", "run", "--", "train")
+    assert result.failed_with(130, f"internal job {ID} is cancelled")
+    assert api.calls()[-1] == f"DELETE /v1/internal-jobs/{ID}"
+
+    api.on("POST /v1/leases", LEASE)
+    result = sublet("lease", "create", "-f", "--", "train")
+    assert result.code == 130 and f"`sublet lease end {ID}` ends it" in result.err
+    assert api.calls()[-1] == "POST /v1/leases"
+
+
+def test_a_model_answers_through_the_gateway(sublet: Sublet, api: FakeApi) -> None:
+    call = "POST /v1/chat/completions"
+    events = b'data: {"choices": [{"delta": {"content": "Hi"}}]}\n\ndata: [DONE]\n\n'
+    api.on(call, Answer(body=events))
+    result = sublet("model", "chat", "m", "Hello", "--max-tokens", "5")
+    assert (result.code, result.out) == (0, "Hi\n")
+    assert api.seen[0].key == TENANT
+    assert api.seen[0].body == {
+        "model": "m", "messages": [{"role": "user", "content": "Hello"}], "max_tokens": 5,
+        "stream": True,
+    }  # fmt: skip
+    api.on(call, {"choices": []})
+    assert sublet("model", "chat", "m", "Hello", "--json").json == {"choices": []}
+    api.on(call, error("no such model", status=404))
+    assert sublet("model", "chat", "m", "Hello").failed_with(1, "no such model")
+
+
+def test_the_audit_fails_on_any_difference(sublet: Sublet, api: FakeApi) -> None:
+    document = {"laws": {}, "differences": [{"law": "money", "what": "wallet 7 is short"}]}
+    api.on("GET /v1/audit", document)
+    result = sublet("verify")
+    assert result.code == 1 and "DIFFERENCE wallet 7 is short" in result.out
+    assert sublet("verify", "--json").json == document
