@@ -42,8 +42,8 @@ NONE: dict[str, Any] = {"items": []}
             {"name": "acme", "network_allowed": True},
         ),
         (
-            "tenant credit acme 0.50 --note gift", f"POST /v1/tenants/{ID}/credits", OPERATOR,
-            {"amount_usd": "0.50", "note": "gift"},
+            "tenant credit acme 0.50", f"POST /v1/tenants/{ID}/credits", OPERATOR,
+            {"amount_usd": "0.50"},
         ),
         (
             "tenant network acme on", f"PATCH /v1/tenants/{ID}", OPERATOR,

@@ -45,7 +45,6 @@ def add_to(root: typer.Typer) -> None:
         group, "credit",
         examples=(
             "sublet tenant credit acme 25",
-            'sublet tenant credit acme 0.50 --note "invoice 17"',
         ),
     )(credit)  # fmt: skip
     command(
@@ -99,7 +98,6 @@ def credit(
     tenant: NameOrId,
     amount_usd: Annotated[str, typer.Argument(metavar="AMOUNT_USD", help="Such as 25 or 0.50.")],
     *,
-    note: Annotated[str | None, typer.Option(metavar="TEXT", help="Why, for the records.")] = None,
     id: Annotated[  # noqa: A002 -- the option's name
         UUID | None,
         typer.Option(metavar="UUID", help="Repeating a credit with its id adds it only once."),
@@ -107,8 +105,6 @@ def credit(
 ) -> None:
     """Put money into a tenant's wallet."""
     body = {"amount_usd": amount_usd}
-    if note is not None:
-        body["note"] = note
     if id is not None:
         body["id"] = str(id)
     with session.operator() as api:

@@ -5,8 +5,8 @@ Postgres stores nanos as numeric(38,0): a bigint would stop at 9.2 billion dolla
 less than one bulk contract.
 """
 
+import re
 from dataclasses import dataclass
-from decimal import Decimal, InvalidOperation
 from fractions import Fraction
 from typing import Final, Self
 
@@ -15,6 +15,9 @@ from sublet.core.errors import Invalid
 NANOS: Final = 1_000_000_000
 # Far above any real amount and far below numeric(38,0): sums of millions still fit.
 MAX_NANOS: Final = 10**27
+# Plain ASCII digits: what Python and Decimal also read as numbers ("1_0", "1e9", other
+# scripts' digits) is more often a mistake than meant.
+_AMOUNT: Final = re.compile(r"[0-9]{1,18}(\.[0-9]{1,30})?")
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,15 +71,12 @@ def parse_amount(text: str, *, currency: str = "USD") -> Money:
     Raises:
         Invalid: not a plain positive number, more than nine decimals, or absurdly large.
     """
-    try:
-        amount = Decimal(text)
-    except InvalidOperation:
-        raise Invalid(f"amount must be a number such as 10 or 2.50, not {text[:40]!r}") from None
-    if not amount.is_finite() or amount <= 0:
-        raise Invalid(f"amount must be a positive number, not {text[:40]!r}")
-    if amount.adjusted() > 18:
-        raise Invalid("amount is too large")
-    nanos = Fraction(amount) * NANOS
+    if not _AMOUNT.fullmatch(text):
+        raise Invalid(f"amount must be a positive number such as 10 or 2.50, not {text[:40]!r}")
+    amount = Fraction(text)
+    if amount <= 0:
+        raise Invalid("amount must be more than zero")
+    nanos = amount * NANOS
     if nanos.denominator != 1:
         raise Invalid(f"amount has more than nine decimals: {text[:40]!r}")
     return Money(int(nanos), currency)

@@ -22,7 +22,7 @@ class InternalSpan:
     pool: str
     gpus: int
     name: str
-    submitted_at: datetime
+    submitted_at: datetime | None  # None only where somebody tampered with the record
     started_at: datetime | None
     ended_at: datetime | None
 

@@ -51,6 +51,11 @@ def audit(tx: Tx, findings: Findings, *, now: datetime) -> None:
     jobs = fleet.list_internal_spans(tx)
     spans: dict[str, list[Span]] = defaultdict(list)
     for job in jobs:
+        findings.check(
+            job.submitted_at is not None,
+            "past_stands",
+            f"internal job {job.job_id} is on record and was never submitted",
+        )
         if job.started_at is not None:
             end = job.ended_at or now
             spans[job.pool].append(
@@ -136,8 +141,9 @@ def late_jobs(
     leased = [span for span in spans if span.use != "internal"]
     internal = [span for span in spans if span.use == "internal"]
     head_from = datetime.min.replace(tzinfo=now.tzinfo)
-    for job in sorted(jobs, key=lambda job: (job.submitted_at, job.job_id)):
-        at_head = max(job.submitted_at, head_from)
+    queue = [(job.submitted_at, job) for job in jobs if job.submitted_at is not None]
+    for submitted_at, job in sorted(queue, key=lambda entry: (entry[0], entry[1].job_id)):
+        at_head = max(submitted_at, head_from)
         waited_until = job.started_at or job.ended_at or now
         head_from = max(head_from, waited_until)
         notice = max(

@@ -1,0 +1,341 @@
+# ruff: noqa: S608 -- the statements are ours, and meant to do harm
+"""An audit that cannot fail proves nothing: tamper with the record, and see it named."""
+
+from collections.abc import Iterator, Sequence
+from datetime import UTC, datetime, timedelta
+from typing import Final
+from uuid import UUID, uuid4
+
+import psycopg
+import pytest
+from psycopg.conninfo import make_conninfo
+
+from sublet.app import bootstrap
+from sublet.app.audit import audit
+from sublet.app.loop import Control
+from sublet.core.audit import Difference, Findings
+from sublet.core.clock import ManualClock
+from sublet.core.db import Database, Tx
+from sublet.core.ids import derived_id
+from sublet.core.money import Money, Rate
+from sublet.engine.port import Node, Workload
+from sublet.engine.simulated import SimulatedEngine
+from sublet.leases import audit as leases_audit
+from sublet.leases import service
+from sublet.leases.lease import LeaseId
+from sublet.leases.service import Request
+from sublet.leases.store import Spec
+from sublet.ledger import audit as ledger_audit
+from sublet.ledger import store as ledger
+from sublet.ledger.audit import RECORDS
+from sublet.ledger.transfer import Transfer
+from sublet.market import store as market
+from sublet.market.price import Tier, output_sku
+from sublet.metering import audit as metering_audit
+from sublet.metering import store as metering
+from sublet.metering.usage import Line, Outcome, Usage
+from sublet.tenants import store as tenants
+from sublet.tenants.tenant import Tenant
+
+START: Final = datetime(2026, 1, 1, tzinfo=UTC)
+SECOND: Final = timedelta(seconds=1)
+SHORT, FIRM, OPEN, JOB = (UUID(int=n) for n in (1, 2, 3, 9))
+
+
+def tell_a_story(db: Database) -> datetime:
+    """Live an honest quarter of an hour in which everything happens once; return its end.
+
+    One lease expires, a firm one gives way to an internal job, one still runs, and somebody
+    used a model.
+    """
+    clock = ManualClock(START)
+    engine = SimulatedEngine([Node(name="a", gpu_model="h200", gpus=8, memory_bytes=1)], clock)
+    control = Control(
+        db=db, engine=engine, clock=clock, first_notice_seconds=10, replicas=None
+    )  # fmt: skip
+    control.tick()
+    with db.transaction() as tx:
+        tenant = tenants.create_tenant(tx, "acme", now=START)
+        bootstrap.open_accounts(tx, tenant)
+        bootstrap.top_up(tx, tenant, Money(5_000_000_000), payment=1, now=START)
+
+    def ask(id_: UUID, gpus: int, tier: Tier, seconds: int) -> None:
+        request = Request(
+            id=LeaseId(id_),
+            pool="h200",
+            gpus=gpus,
+            tier=tier,
+            max_duration=seconds * SECOND,
+            spec=Spec(command=["serve"]),
+        )
+        with db.transaction() as tx:
+            service.admit(tx, tenant, request, jobs=engine.internal_jobs(), now=clock.now())
+
+    def pass_time(seconds: int) -> None:
+        for _ in range(seconds // 5):
+            clock.advance(5 * SECOND)
+            control.tick()
+
+    ask(SHORT, 2, Tier.INTERRUPTIBLE, 90)
+    pass_time(100)
+    ask(FIRM, 4, Tier.ON_DEMAND, 3600)
+    pass_time(100)
+    job = Workload(id=JOB, gpu_model="h200", gpus=8, command=["sleep", "60"], sandboxed=False)
+    engine.submit_internal(job, name="training", submitted_at=clock.now())
+    pass_time(120)
+    use_a_model(db, tenant, now=clock.now())
+    ask(OPEN, 1, Tier.INTERRUPTIBLE, 3600)
+    pass_time(40)
+    return clock.now()
+
+
+def use_a_model(db: Database, tenant: Tenant, *, now: datetime) -> None:
+    with db.transaction() as tx:
+        price = market.set_price(tx, output_sku("gemma"), Rate(nanos=7, per=3), now=now)
+        wallet = ledger.get_account(tx, tenant.wallet)
+        revenue = ledger.get_account(tx, tenant.revenue)
+        hold = Transfer(
+            id=uuid4(),
+            debit_account=wallet.id,
+            credit_account=revenue.id,
+            amount=Money(900),
+            reason="tokens",
+            happened_at=now,
+        )
+        ledger.hold(tx, hold, holder="gateway:x", expires_at=now + 60 * SECOND, now=now)
+        usage = Usage(
+            id=derived_id("usage", "r-1"),
+            source="gateway:x",
+            sequence=1,
+            tenant_id=tenant.id,
+            model="gemma",
+            request_id="r-1",
+            output_tokens=100,
+            delivered_tokens=100,
+            outcome=Outcome.COMPLETED,
+            happened_at=now,
+        )
+        metering.settle(
+            tx, usage, [Line(price=price, quantity=100)], hold_id=hold.id, now=now
+        )  # fmt: skip
+
+
+class Told:
+    """The story's database, and when it ends."""
+
+    def __init__(self, db: Database, now: datetime) -> None:
+        self.db = db
+        self.now = now
+
+
+@pytest.fixture(scope="module")
+def told(postgres_url: str, template: str) -> Iterator[Told]:
+    name = f"test_{uuid4().hex}"
+    with psycopg.connect(postgres_url, autocommit=True) as connection:
+        connection.execute(f'CREATE DATABASE "{name}" TEMPLATE "{template}"'.encode())
+        with Database(make_conninfo(postgres_url, dbname=name)) as db:
+            yield Told(db, tell_a_story(db))
+        connection.execute(f'DROP DATABASE "{name}" WITH (FORCE)'.encode())
+
+
+class Undone(Exception):
+    """Takes every change back."""
+
+
+def differences(told: Told, statements: Sequence[str]) -> list[Difference]:
+    """Return what the audits say after `statements`, which are then taken back."""
+    findings = Findings()
+    try:
+        with told.db.transaction() as tx:
+            for statement in statements:
+                changed = tx.execute(statement.encode())
+                assert changed.rowcount != 0, f"nothing to tamper with: {statement}"
+            look(tx, findings, now=told.now)
+            raise Undone
+    except Undone:
+        return findings.differences
+
+
+def look(tx: Tx, findings: Findings, *, now: datetime) -> None:
+    leases_audit.audit(tx, findings, now=now)
+    ledger_audit.audit(tx, findings, now=now)
+    metering_audit.audit(tx, findings, now=now)
+
+
+def unguarded(table: str, *statements: str) -> list[str]:
+    """Do `statements` with a table's guards off, and on again as if nothing had been."""
+    return [
+        f"ALTER TABLE {table} DISABLE TRIGGER USER",
+        *statements,
+        f"ALTER TABLE {table} ENABLE TRIGGER USER",
+    ]
+
+
+def test_an_honest_story_has_no_difference(told: Told) -> None:
+    findings = audit(told.db, clock=ManualClock(told.now))
+    assert findings.differences == []
+    counts = findings.counts
+    assert set(counts) == {
+        "internal_first", "no_double_sale", "money", "no_overspend", "charged_once", "past_stands",
+    }  # fmt: skip
+    assert counts["no_double_sale"]["internal_gpu_seconds"] == 8 * 60
+    assert counts["no_double_sale"]["lease_gpu_seconds"] > 2 * 90
+    assert counts["internal_first"]["internal_jobs"] == 1
+    assert counts["charged_once"]["ended_leases"] == 2
+    assert counts["no_overspend"]["open_holds"] == 1
+
+
+WALLET = "code LIKE 'tenant:%:wallet' AND debits_posted > 0"
+ANY_VOID = "(SELECT id FROM transfer WHERE kind = 'void' LIMIT 1)"
+TAMPERED = {
+    # ---- money
+    "a payment grows": (
+        "money", "credits_posted",
+        unguarded("transfer", "UPDATE transfer SET amount_nanos = amount_nanos + 1 WHERE reason = 'payment'"),
+    ),
+    "a transfer is gone": (
+        "money", "its transfers say",
+        unguarded("transfer", "DELETE FROM transfer WHERE reason = 'credit'"),
+    ),
+    "a wallet's counter grows": (
+        "money", "debits and credits differ by -1",
+        [f"UPDATE account SET credits_posted = credits_posted + 1 WHERE {WALLET}"],
+    ),
+    "two counters grow alike": (
+        "money", "its transfers say",
+        [
+            f"UPDATE account SET credits_posted = credits_posted + 1 WHERE {WALLET}",
+            "UPDATE account SET debits_posted = debits_posted + 1 WHERE code = 'house:bank'",
+        ],
+    ),
+    "a hold is settled for more than it held": (
+        "money", "does not fit hold",
+        unguarded("transfer", "UPDATE transfer SET amount_nanos = 901 WHERE kind = 'post' AND reason = 'tokens'"),
+    ),
+    # ---- no overspend
+    "money was spent before it came": (
+        "no_overspend", "stood at -",
+        unguarded("transfer", "UPDATE transfer SET sequence = DEFAULT WHERE reason = 'payment'"),
+    ),
+    "a hold is leaked": (
+        "no_overspend", "open but resolved",
+        [("INSERT INTO open_hold SELECT pending_id, 'gateway:x', '2026-02-01Z' FROM transfer"
+         " WHERE kind = 'post' AND reason = 'tokens'")],
+    ),
+    "a hold is forgotten": (
+        "no_overspend", "unresolved but not open",
+        [f"DELETE FROM open_hold WHERE holder = 'lease:{OPEN}'"],
+    ),
+    "a hold outlives its time": (
+        "no_overspend", "should have expired",
+        ["UPDATE open_hold SET expires_at = '2026-01-01Z'"],
+    ),
+    "an ended lease holds money": (
+        "no_overspend", "has ended and still holds money",
+        [f"UPDATE open_hold SET holder = 'lease:{SHORT}'"],
+    ),
+    # ---- charged once
+    "a charge grows": (
+        "charged_once", "nanos for",
+        unguarded("charge", "UPDATE charge SET amount_nanos = amount_nanos + 1 WHERE quantity = 100"),
+    ),
+    "a charge is gone": (
+        "charged_once", "no charge explains it",
+        unguarded("charge", "DELETE FROM charge WHERE quantity = 100"),
+    ),
+    "a charge is another tenant's": (
+        "charged_once", "another use or tenant",
+        [
+            "INSERT INTO tenant VALUES (gen_random_uuid(), 'other', 'customer', false, now())",
+            *unguarded("charge", "UPDATE charge SET tenant_id = (SELECT id FROM tenant WHERE name = 'other')"),
+        ],
+    ),
+    "a use grows": (
+        "charged_once", "is not charged in full",
+        unguarded("usage", "UPDATE usage SET output_tokens = 101 WHERE model = 'gemma'"),
+    ),
+    "a lease's seconds grow": (
+        "charged_once", "were billed",
+        unguarded("usage", f"UPDATE usage SET gpu_seconds = gpu_seconds + 2 WHERE lease_id = '{SHORT}'"),
+    ),
+    "a lease ran longer than its record": (
+        "charged_once", "was usable for",
+        [f"UPDATE lease SET stopped_at = stopped_at + interval '1 hour' WHERE id = '{SHORT}'"],
+    ),
+    "a price changes after the fact": (
+        "charged_once", "units at",
+        unguarded("price", "UPDATE price SET nanos = nanos + 3 WHERE sku = 'model:gemma:output'"),
+    ),
+    "a request is reported twice": (
+        "charged_once", "request r-1 was charged 2 times",
+        [("INSERT INTO usage SELECT gen_random_uuid(), source, 99, tenant_id, api_key_id, lease_id,"
+         " model, request_id, 0, 0, 0, 0, 0, outcome, happened_at, recorded_at"
+         " FROM usage WHERE request_id = 'r-1'")],
+    ),
+    # ---- the past stands
+    "a move is gone": (
+        "past_stands", "which it cannot",
+        unguarded("lease_event", f"DELETE FROM lease_event WHERE lease_id = '{SHORT}' AND version = 3"),
+    ),
+    "a lease skips its draining": (
+        "past_stands", "which it cannot",
+        unguarded("lease_event", f"UPDATE lease_event SET state = 'ended' WHERE lease_id = '{SHORT}' AND state = 'draining'"),
+    ),
+    "an internal job's submission is gone": (
+        "past_stands", "was never submitted",
+        unguarded("internal_job_event", "DELETE FROM internal_job_event WHERE event = 'submitted'"),
+    ),
+    "a lease is not where its record says": (
+        "past_stands", "its record says otherwise",
+        [f"UPDATE lease SET state = 'running' WHERE id = '{SHORT}'"],
+    ),
+    # ---- no double sale
+    "an internal job ran on leased GPUs": (
+        "no_double_sale", "9 of 8 GPUs in use",
+        [("INSERT INTO internal_job_event"
+         " SELECT '00000000-0000-0000-0000-00000000000a', e, 'h200', 7, 'x', '2026-01-01T00:00:10Z', '2026-01-01T00:00:10Z'"
+         " FROM unnest(ARRAY['submitted', 'started']) AS e")],
+    ),
+    "there were fewer GPUs than sold": (
+        "no_double_sale", "of 1 GPUs in use",
+        unguarded("pool_event", "UPDATE pool_event SET gpus = 1"),
+    ),
+    # ---- internal first
+    "an internal job waited for leases": (
+        "internal_first", "should have had its GPUs",
+        unguarded("internal_job_event", "UPDATE internal_job_event SET happened_at = happened_at - interval '1 minute'"
+                  " WHERE event = 'submitted'"),
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("what", TAMPERED)
+def test_the_audit_names_what_was_tampered_with(told: Told, what: str) -> None:
+    law, words, statements = TAMPERED[what]
+    found = differences(told, statements)
+    assert any(one.law == law and words in one.what for one in found), found
+
+
+@pytest.mark.parametrize("table", RECORDS)
+@pytest.mark.parametrize("way", ["DROP TRIGGER {} ON {}", "ALTER TABLE {1} DISABLE TRIGGER {0}"])
+def test_a_missing_guard_is_reported(told: Told, table: str, way: str) -> None:
+    for guard in ("the_past_stands", "the_past_is_not_cut"):
+        found = differences(told, [way.format(guard, table)])
+        assert found == [
+            Difference(law="past_stands", what=f"table {table} is not guarded against change")
+        ]
+
+
+@pytest.mark.parametrize("table", RECORDS)
+@pytest.mark.parametrize(
+    "way", ["UPDATE {0} SET {1} = {1}", "DELETE FROM {0}", "TRUNCATE {0} CASCADE"]
+)
+def test_records_cannot_be_changed(told: Told, table: str, way: str) -> None:
+    column = {"internal_job_event": "gpus", "pool_event": "gpus", "lease_event": "state"}.get(
+        table, "happened_at"
+    )
+    with (
+        pytest.raises(psycopg.errors.IntegrityError, match="never changed or removed"),
+        told.db.transaction() as tx,
+    ):
+        tx.execute(way.format(table, column).encode())

@@ -1,0 +1,37 @@
+"""The laws, in a world full of trouble. A seed that fails becomes a line in `KEPT`."""
+
+import os
+
+import pytest
+from tests.simulation.world import World
+
+from sublet.core.db import Database
+
+TICKS = 300
+# In each of these every kind of end happens, and the control plane dies several times.
+KEPT = [1, 2, 3]
+MORE = range(1000, 1000 + int(os.environ.get("SUBLET_SIM_SEEDS", "0")))
+ENDS = {"reclaimed", "expired", "credit_exhausted", "start_failed", "released"}
+TROUBLE = {"crash", "unavailable", "unpaid", "refused", "internal_job"}
+
+
+def live(world: World) -> World:
+    for _ in range(TICKS):
+        world.tick()
+    world.finish()
+    return world
+
+
+@pytest.mark.parametrize("seed", [*KEPT, *MORE])
+def test_in_a_world_of_trouble_the_laws_hold(db: Database, seed: int) -> None:
+    world = live(World(seed, db))
+    if seed in KEPT:
+        assert not (ENDS | TROUBLE) - set(world.happened), "too little happened to prove anything"
+
+
+@pytest.mark.parametrize("seed", [5])
+def test_while_the_control_plane_is_well_nobody_needs_an_excuse(db: Database, seed: int) -> None:
+    world = live(World(seed, db, trouble=False))
+    assert not world.excused_jobs
+    assert world.longest_wait.total_seconds() > 0
+    assert world.happened["reclaimed"] > 0
