@@ -5,6 +5,7 @@ else from its default. `docs/operate/settings.md` lists them; a test holds it to
 """
 
 import os
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
@@ -105,7 +106,7 @@ def _parse(variable: str, text: str, kind: str) -> object:
             raise Misconfigured(f"{variable} must be 1 or 0, not {text!r}")
         return flag
     if "int" in kind:
-        if not text.isascii() or not text.isdigit():
+        if not re.fullmatch("[0-9]{1,18}", text):
             raise Misconfigured(f"{variable} must be a whole number, not {text!r}")
         return int(text)
     return Path(text) if "Path" in kind else text

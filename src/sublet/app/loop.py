@@ -188,8 +188,6 @@ class Control:
     def _settle(self, lease: Lease, *, seen_until: datetime) -> None:
         now = self._clock.now()
         lease_meter.settle_blocks(lease, db=self._db, seen_until=seen_until, now=now)
-        if lease.state is State.ENDED:
-            lease_meter.credit_reclaimed(lease, db=self._db, now=now)
 
     def _sweep_holds(self, now: datetime) -> None:
         if self._swept_at is not None and now < self._swept_at + _SWEEP_EVERY:

@@ -39,6 +39,7 @@ def ensure(folder: Path, *, hosts: Sequence[str], now: datetime) -> Certificates
     paths = Certificates(ca=ca_path, server=folder / "server.pem", server_key=folder / "server.key")
     if not (ca_path.exists() and ca_key_path.exists()):
         _make_ca(ca_path, ca_key_path, now=now)
+        paths.server.unlink(missing_ok=True)  # another CA signed it
     names = sorted({"localhost", "127.0.0.1", "::1", socket.gethostname(), *hosts} - {""})
     if not _serves(paths, names, now=now):
         _make_server(paths, ca_key_path, names, now=now)

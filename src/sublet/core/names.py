@@ -6,6 +6,7 @@ from typing import Final
 from sublet.core.errors import Invalid
 
 _LONGEST: Final = 100
+_REFUSED: Final = frozenset({"Cc", "Cf", "Cs", "Zl", "Zp"})
 
 
 def checked_name(name: str, *, what: str) -> str:
@@ -19,7 +20,8 @@ def checked_name(name: str, *, what: str) -> str:
         raise Invalid(f"{what} must not be empty")
     if len(name) > _LONGEST:
         raise Invalid(f"{what} must have at most {_LONGEST} characters")
-    # Cc: control, such as NUL; Cs: half a character; Cf: invisible, so two names look alike.
-    if any(unicodedata.category(character) in {"Cc", "Cs", "Cf"} for character in name):
+    # Cc: control, such as NUL; Zl, Zp: a line ends; Cs: half a character; Cf: invisible, so that
+    # two names look alike.
+    if any(unicodedata.category(character) in _REFUSED for character in name):
         raise Invalid(f"{what} must not have control or invisible characters")
     return name

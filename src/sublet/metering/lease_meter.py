@@ -29,6 +29,8 @@ _OUTCOMES: Final = {
 def settle_blocks(lease: Lease, *, db: Database, seen_until: datetime, now: datetime) -> None:
     """Charge every held block that is over, and all of them once the lease is.
 
+    A lease that was reclaimed is credited with it; see `credit_reclaimed`.
+
     Args:
         lease: as it stands now.
         db: each block is settled in a transaction of its own.
@@ -41,6 +43,10 @@ def settle_blocks(lease: Lease, *, db: Database, seen_until: datetime, now: date
         return
     with db.transaction() as tx:
         open_blocks = blocks.list_open(tx, lease)
+    if over and open_blocks:
+        # Before its last block is settled: an unsettled block is what brings us back here
+        # after a crash, so neither the charge nor the credit can be forgotten.
+        credit_reclaimed(lease, db=db, now=now)
     for block in open_blocks:
         if not over:
             assert lease.running_at is not None

@@ -10,6 +10,7 @@ outlive the agent, however that died.
 """
 
 import os
+import signal
 import sys
 from pathlib import Path
 
@@ -31,6 +32,9 @@ class Ready(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def main() -> None:
+    # Whoever tells the agent to go tells its whole process group. The agent decides what
+    # becomes of running streams; the engine serves them until its agent lets go of it.
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
     settings = msgspec.json.decode(sys.stdin.buffer.readline(), type=Settings)
     recipe = load(settings.recipe)
     path = prepare(recipe.weights, Path(settings.weights))
