@@ -20,7 +20,9 @@ _WORDS = {
 
 def _rows() -> dict[str, tuple[str, str]]:
     """Return {variable: (flag, default)} of the page's table."""
-    rows = re.findall(r"^\| `(\w+)` \| (.*?) \| (.*?) \| .+ \|$", PAGE.read_text("utf-8"), re.M)
+    rows = re.findall(
+        r"^\| `(\w+)` \| (.*?) \| (.*?) \| .+ \|$", PAGE.read_text("utf-8"), re.MULTILINE
+    )
     return {name: (flag.strip("`"), default.strip("`")) for name, flag, default in rows}
 
 

@@ -9,7 +9,7 @@ from sublet.core.db import Database
 
 TICKS = 300
 # In each of these every kind of end happens, and the control plane dies several times.
-KEPT = [1, 2, 3]
+KEPT = [2, 3, 4, 1004]
 MORE = range(1000, 1000 + int(os.environ.get("SUBLET_SIM_SEEDS", "0")))
 ENDS = {"reclaimed", "expired", "credit_exhausted", "start_failed", "released"}
 TROUBLE = {"crash", "unavailable", "unpaid", "refused", "internal_job"}
