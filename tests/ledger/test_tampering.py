@@ -277,6 +277,14 @@ TAMPERED = {
         "past_stands", "which it cannot",
         unguarded("lease_event", f"DELETE FROM lease_event WHERE lease_id = '{SHORT}' AND version = 3"),
     ),
+    "a first move is gone": (
+        "past_stands", "begins as admitted",
+        unguarded("lease_event", f"DELETE FROM lease_event WHERE lease_id = '{SHORT}' AND version = 1"),
+    ),
+    "a move is moved in time": (
+        "past_stands", "its record says from",
+        unguarded("lease_event", "UPDATE lease_event SET happened_at = happened_at + interval '1 second' WHERE state = 'running'"),
+    ),
     "a lease skips its draining": (
         "past_stands", "which it cannot",
         unguarded("lease_event", f"UPDATE lease_event SET state = 'ended' WHERE lease_id = '{SHORT}' AND state = 'draining'"),

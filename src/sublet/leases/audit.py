@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Final
+from uuid import UUID
 
 from sublet.core.audit import Findings
 from sublet.core.db import Tx
@@ -176,23 +177,41 @@ def _crowded(
 
 
 def _check_moves(tx: Tx, findings: Findings) -> None:
-    last: dict[object, tuple[int, State]] = {}
+    law = "past_stands"
+    last: dict[UUID, tuple[int, State]] = {}
+    times: dict[tuple[UUID, State], datetime] = {}
     moves = 0
     for row in tx.execute(QUERIES["list_all_events"]).fetchall():
         moves += 1
-        state = State(row["state"])
-        if row["lease_id"] in last:
-            version, before = last[row["lease_id"]]
+        lease_id, version, state = row["lease_id"], row["version"], State(row["state"])
+        if lease_id in last:
+            before_version, before = last[lease_id]
             findings.check(
-                row["version"] == version + 1 and state in MOVES[before],
-                "past_stands",
-                f"lease {row['lease_id']} went from {before} to {state}, which it cannot",
+                version == before_version + 1 and state in MOVES[before],
+                law,
+                f"lease {lease_id} went from {before} to {state}, which it cannot",
             )
-        last[row["lease_id"]] = (row["version"], state)
-    findings.count("past_stands", "lease_moves", moves)
+        else:
+            findings.check(
+                (version, state) == (1, State.REQUESTED),
+                law,
+                f"lease {lease_id} begins as {state}, which it cannot",
+            )
+        last[lease_id] = (version, state)
+        times[lease_id, state] = row["happened_at"]
+    findings.count(law, "lease_moves", moves)
     for row in tx.execute(QUERIES["list_all_for_audit"]).fetchall():
+        lease_id = row["id"]
         findings.check(
-            last.get(row["id"]) == (row["version"], row["state"]),
-            "past_stands",
-            f"lease {row['id']} is {row['state']} and its record says otherwise",
+            last.get(lease_id) == (row["version"], row["state"]),
+            law,
+            f"lease {lease_id} is {row['state']} and its record says otherwise",
+        )
+        running_at = times.get((lease_id, State.RUNNING))
+        stopped_at = None if running_at is None else times.get((lease_id, State.DRAINING))
+        findings.check(
+            (row["running_at"], row["stopped_at"]) == (running_at, stopped_at),
+            law,
+            f"lease {lease_id} says it ran from {row['running_at']} to {row['stopped_at']},"
+            f" its record says from {running_at} to {stopped_at}",
         )
