@@ -22,10 +22,10 @@ check: setup
 	@.venv/bin/ruff format --check --quiet
 	@.venv/bin/mypy
 	@.venv/bin/lint-imports --no-cache | tail -n 5
-	@.venv/bin/pytest -q -n $(JOBS) -m "not e2e"
+	@.venv/bin/pytest -q -n $(JOBS) -m "not real and not e2e"
 
 test: check
-	@.venv/bin/pytest -q -n $(JOBS) -m e2e
+	@.venv/bin/pytest -q -n $(JOBS) --dist loadfile -m "real or e2e"
 
 lock: setup
 	@scripts/lock

@@ -16,6 +16,16 @@ from sublet.core.migrations import migrate
 from sublet.core.postgres import Postgres
 
 
+# What takes longer than a look away from the screen: not part of `make check`.
+_REAL = {"engine", "contract", "gateway", "models", "simulation"}
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if item.path.relative_to(Path(__file__).parent).parts[0] in _REAL:
+            item.add_marker(pytest.mark.real)
+
+
 @pytest.fixture
 def folder() -> Iterator[Path]:
     """A private folder of this test's own.

@@ -21,6 +21,7 @@ class Config:
     api_port: int = 7070  # SUBLET_API_PORT: API and console; 0 takes a free one
     gateway_port: int = 7443  # SUBLET_GATEWAY_PORT: the gateway's https
     gateway_http_port: int = 7080  # SUBLET_GATEWAY_HTTP_PORT: the gateway's http, loopback only
+    gateway_name: str = "gateway-0"  # SUBLET_GATEWAY_NAME: one process a name on one database
     slots: int | None = None  # SUBLET_SLOTS: CPU slots where there is no GPU; default: one a core
     notice_seconds: int = 10  # SUBLET_NOTICE_SECONDS: first policy of a new pool
     model: bool = True  # SUBLET_MODEL: host the demo model

@@ -42,7 +42,8 @@ def lease_in(state: State, **changes: object) -> Lease:
         if lease.state is state:
             break
         assert move.to in MOVES[lease.state]
-        lease = lease.move(move)
+        at = move.at if lease.paid_until is None else min(move.at, lease.paid_until)
+        lease = lease.move(replace(move, at=at))
         if lease.state is State.RUNNING:
             assert lease.running_at is not None
             until = blocks.paid_until(lease, blocks=1, running_at=lease.running_at)

@@ -1,11 +1,13 @@
 """The control plane's process: API, console and the reconcile loop. `sublet control`."""
 
+import fcntl
 import logging
 import signal
-import socket
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
+from typing import Final
 
 import uvicorn
 from fastapi import FastAPI
@@ -18,19 +20,24 @@ from sublet.app.loop import Control, Leadership, Loop
 from sublet.app.routes import internal, leases, operations, tenants
 from sublet.app.secrets import load_or_make
 from sublet.app.services import Services
+from sublet.app.signals import DRAIN
 from sublet.config import Config, load
 from sublet.console import pages
 from sublet.core.clock import SystemClock
 from sublet.core.db import Database
 from sublet.core.errors import Misconfigured, SubletError
 from sublet.core.migrations import migrate
-from sublet.core.postgres import check_durability
+from sublet.core.net import listen
+from sublet.core.postgres import wait_until_durable
 from sublet.engine.hardware import find_gpus, find_nodes
 from sublet.engine.local import LocalEngine
 from sublet.engine.sandbox import find_sandbox
 from sublet.models.service import Hosting, Replicas
 
 log = logging.getLogger(__name__)
+
+# Under `sublet up` the database starts beside us; elsewhere it may be restarting.
+_DATABASE_WAIT_SECONDS: Final = 60.0
 
 
 def build_api(services: Services) -> FastAPI:
@@ -39,7 +46,7 @@ def build_api(services: Services) -> FastAPI:
         title="Sublet",
         version=__version__,
         description="Rent out the GPUs you are not using. Have them back the moment you need them.",
-        docs_url="/docs",
+        docs_url=None,  # its page would load scripts from elsewhere; the console has one of its own
         redoc_url=None,
         responses={
             "4XX": {
@@ -88,8 +95,8 @@ def run(config: Config) -> int:
     listener = listen(config.host, config.api_port)
     clock = SystemClock()
     secrets = load_or_make(config.data / "secrets.json")
-    check_durability(config.database_url)
-    with Database(config.database_url, connections=12) as db:
+    wait_until_durable(config.database_url, wait_seconds=_DATABASE_WAIT_SECONDS)
+    with _alone(config.data / "engine"), Database(config.database_url, connections=12) as db:
         migrate(db, clock=clock)
         with db.transaction() as tx:
             bootstrap(tx, secrets, model=config.model, now=clock.now())
@@ -153,38 +160,40 @@ def run(config: Config) -> int:
             when_done=finished,
         )
 
-        def stop(*_: object) -> None:
+        def drain(*_: object) -> None:
             for job in engine.internal_jobs():
                 if job.running:
                     engine.cancel_internal(job.id)
-            loop.stop()
+            loop.drain()
 
-        signal.signal(signal.SIGTERM, stop)
-        signal.signal(signal.SIGINT, stop)
+        # Stopped, we leave leases running and find them again: an upgrade costs no tenant
+        # anything. Only `sublet up`, which is all there is of this cloud, asks us to drain.
+        for sign in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(sign, lambda *_: loop.stop())
+        signal.signal(DRAIN, drain)
         loop.start()
         server.run(sockets=[listener])
         loop.join(timeout=5)
     return 0
 
 
-def listen(host: str, port: int) -> socket.socket:
-    """Return a socket bound to `host` and `port`.
+@contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """Keep this machine's engine to one control plane: it must know all that runs.
 
     Raises:
-        Misconfigured: it is taken, or not ours to take.
+        Misconfigured: another control plane has it.
     """
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    made = socket.socket(family, socket.SOCK_STREAM)
-    made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    try:
-        made.bind((host, port))
-    except (OSError, OverflowError) as error:
-        made.close()
-        why = getattr(error, "strerror", None) or str(error)
-        raise Misconfigured(
-            f"cannot listen on {host}:{port}: {why}; stop what uses it or choose another port"
-        ) from error
-    return made
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / "control.lock").open("a") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise Misconfigured(
+                f"another control plane runs the engine in {folder}: stop it, or give this one"
+                " another data folder (SUBLET_DATA)"
+            ) from None
+        yield
 
 
 class _Server(uvicorn.Server):

@@ -64,7 +64,7 @@ class NewLease(Body):
         {}, description="Relative path to content in base64"
     )
     memory_bytes: Annotated[int, Field(ge=1 << 20, le=1 << 50, strict=True)] | None = None
-    processes: Annotated[int, Field(ge=1, le=1_000_000, strict=True)] | None = None
+    processes: Annotated[int, Field(ge=1, le=4096, strict=True)] | None = None
     network: bool = False
 
 

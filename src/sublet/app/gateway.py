@@ -1,13 +1,18 @@
 """The gateway's process. `sublet gateway`."""
 
 import sys
+from typing import Final
 
 from sublet.app.logs import log_to_stderr
 from sublet.config import load
 from sublet.core.certificates import ensure
 from sublet.core.clock import SystemClock
 from sublet.core.errors import Misconfigured, SubletError
+from sublet.core.migrations import wait_until_migrated
 from sublet.gateway.server import Settings, serve
+
+# The control plane, which makes the tables, may start beside us.
+_CONTROL_WAIT_SECONDS: Final = 60.0
 
 
 def main() -> int:
@@ -18,10 +23,11 @@ def main() -> int:
         if config.database_url is None:
             raise Misconfigured("DATABASE_URL is not set: the gateway keeps its money there")
         certificates = ensure(config.data / "ca", hosts=[config.host], now=SystemClock().now())
+        wait_until_migrated(config.database_url, wait_seconds=_CONTROL_WAIT_SECONDS)
         serve(
             Settings(
                 database_url=config.database_url,
-                name="gateway-0",
+                name=config.gateway_name,
                 host=config.host,
                 http_port=config.gateway_http_port,
                 https_port=config.gateway_port,

@@ -23,13 +23,6 @@ def greeting(config: Config, ready: Mapping[str, Any], *, note: str | None) -> s
         note: what is missing, if anything is.
     """
     key, http_url = ready["tenant_key"], ready["gateway_http_url"]
-    request = json.dumps({"model": DEMO_MODEL, "messages": _QUESTION})
-    program = (
-        "from openai import OpenAI;"
-        f' c = OpenAI(base_url="{http_url}/v1", api_key="{key}");'
-        f' print(c.chat.completions.create(model="{DEMO_MODEL}",'
-        f" messages={json.dumps(_QUESTION)}).choices[0].message.content)"
-    )
     data = "" if config.data == default_data() else f" --data {shlex.quote(str(config.data))}"
     warnings = []
     if config.unsafe_no_sandbox:
@@ -52,17 +45,30 @@ def greeting(config: Config, ready: Mapping[str, Any], *, note: str | None) -> s
         "",
         "Try:",
         "",
+        *(_model_commands(http_url, key) if config.model else ()),
+        f"  {_cli()} lease create{data} --follow -- sh -c 'echo hello from a leased slot; nproc'",
+        "",
+        "Ctrl-C stops everything; the next start goes on with the same data.",
+    ]
+    return "\n".join(lines)
+
+
+def _model_commands(http_url: str, key: str) -> list[str]:
+    request = json.dumps({"model": DEMO_MODEL, "messages": _QUESTION})
+    program = (
+        "from openai import OpenAI;"
+        f' c = OpenAI(base_url="{http_url}/v1", api_key="{key}");'
+        f' print(c.chat.completions.create(model="{DEMO_MODEL}",'
+        f" messages={json.dumps(_QUESTION)}).choices[0].message.content)"
+    )
+    return [
         f"  curl {http_url}/v1/chat/completions \\",
         f"    -H 'Authorization: Bearer {key}' -H 'Content-Type: application/json' \\",
         f"    -d '{request}'",
         "",
         f"  {shlex.quote(sys.executable)} -c '{program}'",
         "",
-        f"  {_cli()} lease create{data} --follow -- sh -c 'echo hello from a leased slot; nproc'",
-        "",
-        "Ctrl-C stops everything; the next start goes on with the same data.",
     ]
-    return "\n".join(lines)
 
 
 def _cli() -> str:

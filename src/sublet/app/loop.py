@@ -103,7 +103,7 @@ class Control:
         self._fences: dict[UUID, datetime] = {}
         self._swept_at: datetime | None = None
         self._looked_at: datetime | None = None
-        self.stopping = False  # set once Sublet is told to stop: everything must leave
+        self.stopping = False  # set once everything must leave
 
     def tick(self) -> None:
         """Take everything one step on.
@@ -111,7 +111,8 @@ class Control:
         Raises:
             Unavailable: the engine or the database did not answer; try again later.
         """
-        self._engine.tick()
+        if not self.stopping:  # freed slots are for nobody then
+            self._engine.tick()
         jobs = list(self._engine.internal_jobs())
         self._observe_fleet(jobs)
         with self._db.transaction() as tx:
@@ -223,6 +224,7 @@ class Loop(threading.Thread):
         self._wake = threading.Event()
         self.first_pass = threading.Event()
         self.leads = False
+        self._told_to_stop = False
 
     def run(self) -> None:
         try:
@@ -238,13 +240,20 @@ class Loop(threading.Thread):
         self._wake.set()
 
     def stop(self) -> None:
-        """Drain everything, then end."""
+        """End after this pass. Leases run on, within what is paid."""
+        self._told_to_stop = True
+        self._wake.set()
+
+    def drain(self) -> None:
+        """End once everything has left."""
         self._control.stopping = True
         self._wake.set()
 
     def _pass(self) -> bool:
-        """Do one pass; True when we were told to stop and nothing is left to do."""
+        """Do one pass; True when we were told to end and nothing is left to do."""
         try:
+            if self._told_to_stop:
+                return True
             self.leads = self._leadership.hold()
             if not self.leads:
                 return self._control.stopping

@@ -17,13 +17,14 @@ from typing import IO, Any, Final
 from urllib.parse import urlsplit
 
 from sublet.app.bootstrap import DEMO, DEMO_MODEL
-from sublet.app.control import listen
 from sublet.app.greeting import greeting
 from sublet.app.secrets import Secrets, load_or_make, write_private
+from sublet.app.signals import DRAIN
 from sublet.config import Config
 from sublet.core.certificates import ensure
 from sublet.core.clock import SystemClock
 from sublet.core.errors import Misconfigured, SubletError, Unavailable
+from sublet.core.net import listen
 from sublet.core.postgres import Postgres, check_durability
 from sublet.core.process import die_with_parent, stop
 
@@ -92,14 +93,17 @@ class Supervisor:
 
     def _start_all(self) -> None:
         if self._config.database_url is None:
-            _say("starting PostgreSQL …")
             self._postgres = Postgres(self._data / "postgres")
-            self._postgres.start()
+            self._postgres.prepare()
             self._config = replace(self._config, database_url=self._postgres.url)
         else:
             check_durability(self._config.database_url)
-        _say("starting the control plane and the gateway …")
+        _say("starting PostgreSQL, the control plane and the gateway …")
+        # All at once: each waits for what it needs, and loading their code takes longest.
         self._spawn("control")
+        self._spawn("gateway")
+        if self._postgres is not None:
+            self._postgres.start()
 
     def _spawn(self, name: str) -> None:
         log = (self._logs / f"{name}.log").open("ab")
@@ -126,10 +130,7 @@ class Supervisor:
             "gateway": f"{self._config.gateway_http_url}/healthz",
         }
         until = time.monotonic() + _START_WAIT_SECONDS
-        # In this order: the gateway needs the tables that the control plane makes.
         for name, url in urls.items():
-            if name not in self._children and not self._stopping:
-                self._spawn(name)
             while not self._stopping and _get(url) is None:
                 code = self._children[name].process.poll()
                 why = f"its log {self._logs / name}.log ends: {self._last_line(name)}"
@@ -208,7 +209,8 @@ class Supervisor:
         for name in ("control", "gateway"):
             if (child := self._children.get(name)) is not None:
                 wait = 86_400.0 if name == "control" else _STOP_MARGIN_SECONDS
-                stop(child.process, sign=signal.SIGTERM, wait_seconds=wait)
+                sign = DRAIN if name == "control" else signal.SIGTERM
+                stop(child.process, sign=sign, wait_seconds=wait)
                 child.log.close()
         self._children.clear()
         if self._postgres is not None:

@@ -1,4 +1,4 @@
-"""`sublet wallet`, `sublet charges`, `sublet offers`: what a tenant has, paid and could buy."""
+"""`sublet wallet`, `statement`, `charges`, `offers`: what a tenant has, paid and could buy."""
 
 from typing import Annotated
 
@@ -19,6 +19,12 @@ CHARGE = (
     Column("lease", "lease_id", id=True),
     Column("request", "request_id"),
 )
+MOVEMENT = (
+    Column("happened", "happened_at", instant),
+    Column("reason", "reason"),
+    Column("amount", "amount_usd", usd, right=True),
+    Column("number", "sequence", right=True),
+)
 OFFER = (
     Column("pool", "pool"),
     Column("tier", "tier"),
@@ -32,6 +38,10 @@ def add_to(root: typer.Typer) -> None:
     command(
         root, "wallet", examples=("sublet wallet", "sublet wallet --tenant acme --json")
     )(wallet)  # fmt: skip
+    command(
+        root, "statement",
+        examples=("sublet statement", "sublet statement --tenant acme --limit 20"),
+    )(statement)  # fmt: skip
     command(
         root, "charges",
         examples=("sublet charges --limit 20", "sublet charges --lease 3fa8 --json"),
@@ -48,6 +58,24 @@ def wallet(session: Session, *, tenant: Tenant = None) -> None:
         with session.operator() as api:
             document = api.get(f"/v1/tenants/{tenant_id(api, tenant)}/wallet")
     session.show(document, WALLET)
+
+
+def statement(
+    session: Session,
+    *,
+    tenant: Tenant = None,
+    limit: Annotated[
+        int | None, typer.Option(min=1, metavar="N", help="At most so many, newest first.")
+    ] = None,
+) -> None:
+    """List what moved a wallet's money, newest first: payments, charges, credits."""
+    if tenant is None:
+        with session.tenant() as api:
+            document = api.get("/v1/statement", limit=limit)
+    else:
+        with session.operator() as api:
+            document = api.get(f"/v1/tenants/{tenant_id(api, tenant)}/statement", limit=limit)
+    session.show_items(document, MOVEMENT)
 
 
 def charges(

@@ -82,7 +82,8 @@ def up(
 def control(_session: Session) -> None:
     """Run the control plane alone: API, console and loops.
 
-    Its settings come from the environment; several may run on one database.
+    Its settings come from the environment. SIGTERM leaves leases running: the next one goes on
+    with them.
     """
     from sublet.app.control import main  # noqa: PLC0415
 
@@ -92,7 +93,8 @@ def control(_session: Session) -> None:
 def gateway(_session: Session) -> None:
     """Run a gateway alone: the API to call models through.
 
-    Its settings come from the environment; any number may run on one database.
+    Its settings come from the environment. Any number may run on one database, each with a name
+    of its own in SUBLET_GATEWAY_NAME.
     """
     from sublet.app.gateway import main  # noqa: PLC0415
 

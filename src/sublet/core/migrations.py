@@ -1,12 +1,16 @@
 """Bringing the database's schema forward: numbered files, once each, never back."""
 
+import contextlib
 import re
+import time
 from importlib import resources
 from typing import Final
 
+import psycopg
+
 from sublet.core.clock import Clock
 from sublet.core.db import Database
-from sublet.core.errors import Misconfigured
+from sublet.core.errors import Misconfigured, Unavailable
 
 _FILE: Final = re.compile(r"^(\d{4})_\w+\.sql$")
 # Any fixed number will do, as long as nothing else in this database locks it.
@@ -54,3 +58,30 @@ def migrate(db: Database, *, clock: Clock) -> int:
                 tx.execute(text.encode())
                 tx.execute("INSERT INTO migration VALUES (%s, %s)", [number, clock.now()])
     return newest
+
+
+def wait_until_migrated(url: str, *, wait_seconds: float) -> None:
+    """Wait until the control plane has brought the schema to what this Sublet needs.
+
+    Raises:
+        Unavailable: the time is up.
+    """
+    newest = max(available())
+    until = time.monotonic() + wait_seconds
+    while True:
+        found: int | None = None
+        # Not through a pool: one that finds nobody backs off for seconds.
+        with (
+            contextlib.suppress(psycopg.OperationalError, psycopg.errors.UndefinedTable),
+            psycopg.connect(url, connect_timeout=5) as connection,
+        ):
+            row = connection.execute("SELECT max(number) FROM migration").fetchone()
+            found = None if row is None else row[0]
+        if found is not None and found >= newest:
+            return
+        if time.monotonic() > until:
+            raise Unavailable(
+                f"the database has schema {found}, {newest} is needed: start the control plane,"
+                " which brings it forward"
+            )
+        time.sleep(0.05)

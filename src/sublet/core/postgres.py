@@ -93,6 +93,24 @@ def check_durability(url: str) -> None:
         )
 
 
+def wait_until_durable(url: str, *, wait_seconds: float) -> None:
+    """`check_durability`, for a server that may still be starting.
+
+    Raises:
+        as `check_durability`; Unavailable when the time is up.
+    """
+    until = time.monotonic() + wait_seconds
+    while True:
+        try:
+            check_durability(url)
+        except Unavailable:
+            if time.monotonic() > until:
+                raise
+            time.sleep(0.05)
+        else:
+            return
+
+
 class Postgres:
     """One cluster of ours in `folder`. `start` and `stop` belong in the main thread."""
 
@@ -136,7 +154,7 @@ class Postgres:
         Raises:
             Misconfigured: the cluster cannot be made or started here; says why.
         """
-        self._prepare_folder()
+        self.prepare()
         if not (self._cluster / "PG_VERSION").exists():
             self._make_cluster()
         self._check_version()
@@ -195,7 +213,8 @@ class Postgres:
             self._log.close()
             self._log = None
 
-    def _prepare_folder(self) -> None:
+    def prepare(self) -> None:
+        """Make the folder and the password, after which `url` is what it will stay."""
         self._folder.mkdir(parents=True, exist_ok=True)
         self._socket.mkdir(mode=0o700, parents=True, exist_ok=True)
         self._folder.chmod(0o700)
@@ -206,17 +225,17 @@ class Postgres:
                 os.chown(folder, user.pw_uid, user.pw_gid)
             _let_through(user.pw_uid, self._folder.resolve().parent)
             _let_through(user.pw_uid, self._binaries.resolve())
+        if not self._password_file.exists():
+            self._password_file.touch(mode=0o600)
+            self._password_file.write_text(secrets.token_hex(24), encoding="ascii")
+            if self._user is not None:
+                os.chown(self._password_file, user.pw_uid, user.pw_gid)
 
     def _make_cluster(self) -> None:
         # Made beside and moved into place, so that a half-made cluster is never mistaken
         # for a whole one.
         unfinished = self._folder / "unfinished"
         shutil.rmtree(unfinished, ignore_errors=True)
-        self._password_file.write_text(secrets.token_hex(24), encoding="ascii")
-        self._password_file.chmod(0o600)
-        if self._user is not None:
-            user = pwd.getpwnam(self._user)
-            os.chown(self._password_file, user.pw_uid, user.pw_gid)
         made = subprocess.run(
             [
                 self._binaries / "initdb", "-D", unfinished, "--username=sublet",

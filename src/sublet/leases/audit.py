@@ -5,7 +5,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Final
-from uuid import UUID
 
 from sublet.core.audit import Findings
 from sublet.core.db import Tx
@@ -178,8 +177,8 @@ def _crowded(
 
 def _check_moves(tx: Tx, findings: Findings) -> None:
     law = "past_stands"
-    last: dict[UUID, tuple[int, State]] = {}
-    times: dict[tuple[UUID, State], datetime] = {}
+    last: dict[object, tuple[int, State]] = {}
+    times: dict[tuple[object, State], datetime] = {}
     moves = 0
     for row in tx.execute(QUERIES["list_all_events"]).fetchall():
         moves += 1

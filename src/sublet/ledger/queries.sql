@@ -183,3 +183,15 @@ SELECT wanted.name
              WHERE g.tgrelid = to_regclass(wanted.name)
                AND g.tgname IN ('the_past_stands', 'the_past_is_not_cut')
                AND g.tgenabled IN ('O', 'A'));
+
+-- name: list_movements
+-- What moved money in or out of an account, newest first: holds and their voids are no movements.
+SELECT t.id, t.reason, t.happened_at, t.sequence,
+       CASE WHEN t.debit_account = a.id THEN -t.amount_nanos ELSE t.amount_nanos END AS amount_nanos
+  FROM account a
+  JOIN transfer t ON a.id IN (t.debit_account, t.credit_account)
+ WHERE a.code = %(code)s
+   AND t.kind IN ('posted', 'post')
+   AND (%(before)s::bigint IS NULL OR t.sequence < %(before)s)
+ ORDER BY t.sequence DESC
+ LIMIT %(limit)s;

@@ -117,6 +117,17 @@ def holds_of(tx: Tx, holder_prefix: str) -> list[tuple[UUID, str]]:
     return [(row["transfer_id"], row["holder"]) for row in rows]
 
 
+def list_movements(
+    tx: Tx, code: str, *, limit: int, before: int | None = None
+) -> list[dict[str, Any]]:
+    """Return what moved money in (above zero) or out of an account, newest first.
+
+    `before` is the `sequence` of the last one seen, to page on.
+    """
+    row = {"code": code, "limit": limit, "before": before}
+    return tx.execute(QUERIES["list_movements"], row).fetchall()
+
+
 def _resolve(
     tx: Tx, hold_id: UUID, kind: Kind, nanos: int, *, happened_at: datetime, now: datetime
 ) -> UUID | None:

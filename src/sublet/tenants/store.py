@@ -5,7 +5,7 @@ from datetime import datetime
 from typing import Any, Final
 
 from sublet.core.db import Tx, load_queries, one
-from sublet.core.errors import Conflict, Invalid, NotFound, Unauthorized
+from sublet.core.errors import Invalid, NotFound, Refused, Unauthorized
 from sublet.core.ids import new_id
 from sublet.core.names import checked_name
 from sublet.tenants.tenant import (
@@ -32,7 +32,7 @@ def create_tenant(
 
     Raises:
         Invalid: the name cannot be one.
-        Conflict: there is a tenant of this name.
+        Refused: there is a tenant of this name.
     """
     tenant = Tenant(
         id=TenantId(new_id()),
@@ -46,7 +46,7 @@ def create_tenant(
         "network_allowed": network_allowed, "created_at": now,
     }  # fmt: skip
     if one(tx, QUERIES["insert_tenant"], row) is None:
-        raise Conflict(f"there is already a tenant named {tenant.name!r}")
+        raise Refused(f"there is already a tenant named {tenant.name!r}; choose another name")
     return tenant
 
 

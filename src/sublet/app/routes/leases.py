@@ -80,7 +80,7 @@ def create_lease(ours: Ours, tenant: OneTenant, body: NewLease) -> dict[str, Any
             environment=body.environment,
             files={path: _decode(path, text) for path, text in body.files.items()},
             network=body.network,
-            memory_bytes=body.memory_bytes or _share_of_memory(ours, pool, body.gpus),
+            memory_bytes=_memory(ours, pool, body),
             processes=body.processes or _PROCESSES,
         ),
     )
@@ -224,8 +224,21 @@ def _decode(path: str, text: str) -> bytes:
         raise Invalid(f"files.{path[:80]}: the content must be base64") from None
 
 
-def _share_of_memory(ours: Services, pool: str, gpus: int) -> int | None:
+def _memory(ours: Services, pool: str, body: NewLease) -> int | None:
+    """Return the memory a lease gets: what its GPUs' share of the pool is, or less if asked.
+
+    Raises:
+        Invalid: more than its share was asked for.
+    """
     nodes = [node for node in ours.engine.nodes() if node.gpu_model == pool]
     slots = sum(node.gpus for node in nodes)
     memory = sum(node.memory_bytes for node in nodes)
-    return memory * min(gpus, slots) // slots if slots and memory else None
+    if not slots or not memory:
+        return body.memory_bytes
+    share = memory * min(body.gpus, slots) // slots
+    if body.memory_bytes is not None and body.memory_bytes > share:
+        raise Invalid(
+            f"memory_bytes: {body.gpus} of {slots} GPUs come with {share} bytes of memory,"
+            f" {body.memory_bytes} were asked for"
+        )
+    return body.memory_bytes or share

@@ -18,13 +18,14 @@ from sublet.app.documents import (
     wallet_document,
 )
 from sublet.app.http import AnyCaller, OneTenant, Operator, Ours
+from sublet.app.services import Services
 from sublet.core.errors import Invalid
 from sublet.core.ids import new_id
 from sublet.core.money import Money, parse_amount
 from sublet.ledger import store as ledger
 from sublet.metering import store as metering
 from sublet.tenants import store
-from sublet.tenants.tenant import KeyId, TenantId
+from sublet.tenants.tenant import KeyId, Tenant, TenantId
 
 router = APIRouter(prefix="/v1")
 
@@ -91,6 +92,34 @@ def show_wallet(ours: Ours, tenant: OneTenant) -> dict[str, Any]:
     """Show your balance, what requests and leases in progress hold of it, and what is left."""
     with ours.db.transaction() as tx:
         return wallet_document(tenant, ledger.get_account(tx, tenant.wallet))
+
+
+@router.get("/statement", tags=["wallets"])
+def show_statement(
+    ours: Ours,
+    tenant: OneTenant,
+    limit: Annotated[int, Query(ge=1, le=1000)] = 100,
+    before: Annotated[int | None, Query(ge=1, le=1 << 62)] = None,
+) -> dict[str, Any]:
+    """List every movement of your wallet, newest first; they add up to its balance.
+
+    `before` is the `sequence` of the last one you saw.
+    """
+    return _statement(ours, tenant, limit, before)
+
+
+@router.get("/tenants/{tenant_id}/statement", tags=["wallets"])
+def show_statement_of(
+    ours: Ours,
+    _: Operator,
+    tenant_id: UUID,
+    limit: Annotated[int, Query(ge=1, le=1000)] = 100,
+    before: Annotated[int | None, Query(ge=1, le=1 << 62)] = None,
+) -> dict[str, Any]:
+    """List every movement of a tenant's wallet, newest first; they add up to its balance."""
+    with ours.db.transaction() as tx:
+        tenant = store.get_tenant(tx, TenantId(tenant_id))
+    return _statement(ours, tenant, limit, before)
 
 
 @router.post("/tenants/{tenant_id}/keys", status_code=201, tags=["keys"])
@@ -167,6 +196,14 @@ def instant(given: datetime | None, name: str) -> datetime | None:
         return given.astimezone(UTC)
     except OverflowError:
         raise Invalid(f"{name} is out of range") from None
+
+
+def _statement(ours: Services, tenant: Tenant, limit: int, before: int | None) -> dict[str, Any]:
+    with ours.db.transaction() as tx:
+        rows = ledger.list_movements(tx, tenant.wallet, limit=limit, before=before)
+    for row in rows:
+        row["amount_usd"] = usd(Money(int(row.pop("amount_nanos"))))
+    return {"items": rows}
 
 
 def _create_key(ours: Ours, tenant_id: TenantId | None, body: NewKey) -> dict[str, Any]:

@@ -1,0 +1,233 @@
+"""Seconds of leases become usage and charges: once, and only what was used."""
+
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from typing import Final
+from uuid import UUID
+
+import pytest
+
+from sublet.app import bootstrap
+from sublet.core.db import Database
+from sublet.core.errors import Invalid, Unpaid
+from sublet.core.ids import derived_id, new_id
+from sublet.core.money import Money
+from sublet.fleet import store as fleet
+from sublet.leases import blocks, service
+from sublet.leases import store as leases
+from sublet.leases.lease import EndReason, Move, State
+from sublet.leases.store import Spec
+from sublet.ledger import store as ledger
+from sublet.ledger.transfer import Transfer
+from sublet.market import store as market
+from sublet.market.price import Tier
+from sublet.metering import store
+from sublet.metering.lease_meter import CREDIT_SECONDS, credit_reclaimed, settle_blocks
+from sublet.metering.usage import Line, Outcome, Usage
+from sublet.tenants import store as tenants
+from sublet.tenants.tenant import Tenant
+
+NOON: Final = datetime(2026, 1, 1, 12, tzinfo=UTC)
+SECOND: Final = timedelta(seconds=1)
+NANOS_A_SECOND: Final = {Tier.INTERRUPTIBLE: 100, Tier.ON_DEMAND: 200}
+WALLET: Final = 10**6
+
+
+class Shop:
+    """A tenant with a million nanos, and one lease of two GPUs that runs since noon."""
+
+    def __init__(self, db: Database, tier: Tier = Tier.INTERRUPTIBLE, *, minutes: int = 1) -> None:
+        self.db = db
+        with db.transaction() as tx:
+            fleet.observe_pools(tx, {"h200": 8}, notice_seconds=10, now=NOON)
+            for name, nanos in NANOS_A_SECOND.items():
+                sku = f"lease:h200:{name}"
+                rate = replace(market.usd_per_hour("1"), nanos=nanos * 3600)
+                self.price = market.set_price(tx, sku, rate, now=NOON)
+            self.tenant = tenants.create_tenant(tx, "acme", now=NOON)
+            bootstrap.open_accounts(tx, self.tenant)
+            bootstrap.top_up(tx, self.tenant, Money(WALLET), payment=1, now=NOON)
+            request = service.Request(
+                pool="h200", gpus=2, tier=tier, max_duration=3600 * SECOND, spec=Spec(command=["x"])
+            )  # fmt: skip
+            lease = service.admit(tx, self.tenant, request, jobs=[], now=NOON)
+            for to in (State.PROVISIONING, State.RUNNING):
+                lease = lease.move(Move(to=to, at=NOON))
+                leases.save(tx, lease, now=NOON)
+            rate = market.get_price(tx, lease.price_id).rate
+            for block in range(1, minutes):
+                blocks.hold_block(tx, lease, block, rate=rate, now=NOON)
+        self.lease = lease
+
+    def stop(self, seconds: float, reason: EndReason) -> None:
+        move = Move(to=State.DRAINING, at=NOON + seconds * SECOND, reason=reason)
+        self.lease = self.lease.move(move)
+        with self.db.transaction() as tx:
+            leases.save(tx, self.lease, now=NOON)
+
+    def settle(self, seconds: float) -> None:
+        at = NOON + seconds * SECOND
+        settle_blocks(self.lease, db=self.db, seen_until=at, now=at)
+
+    def paid(self) -> tuple[int, int]:
+        """Return what left the wallet, and what is still held in it."""
+        with self.db.transaction() as tx:
+            wallet = ledger.get_account(tx, self.tenant.wallet)
+        return WALLET - wallet.balance.nanos, wallet.held.nanos
+
+
+def test_a_minute_is_charged_once_it_is_known_to_be_over(db: Database) -> None:
+    shop = Shop(db, minutes=3)
+    minute = 2 * 60 * 100
+    for seconds, charged in [(59.9, 0), (60, 1), (60, 1), (119, 1), (120, 2), (179.999, 2)]:
+        shop.settle(seconds)
+        assert shop.paid() == (charged * minute, (3 - charged) * minute)
+
+
+@pytest.mark.parametrize("tier", Tier)
+@pytest.mark.parametrize(
+    ("seconds", "charged"), [(0, 0), (0.999, 0), (1, 1), (59.999, 59), (60, 60), (61.5, 61)]
+)
+def test_at_its_end_a_lease_is_charged_to_the_second_and_the_rest_comes_back(
+    db: Database, tier: Tier, seconds: float, charged: int
+) -> None:
+    shop = Shop(db, tier, minutes=2)
+    shop.stop(seconds, EndReason.RELEASED)
+    for later in (seconds, seconds, 1000):
+        shop.settle(later)
+        assert shop.paid() == (2 * charged * NANOS_A_SECOND[tier], 0)
+    with db.transaction() as tx:
+        assert store.charged_for_lease(tx, shop.lease.id) == Money(shop.paid()[0])
+        rows = store.list_charges(tx, shop.tenant.id, limit=9, lease_id=shop.lease.id)
+    assert sum(row["gpu_seconds"] for row in rows) == 2 * charged
+
+
+@pytest.mark.parametrize(
+    ("reason", "tier", "seconds", "kept"),
+    [
+        (EndReason.RECLAIMED, Tier.ON_DEMAND, 100, 0),
+        (EndReason.RECLAIMED, Tier.ON_DEMAND, CREDIT_SECONDS + 30, 30),
+        (EndReason.RECLAIMED, Tier.INTERRUPTIBLE, 100, 100),
+        (EndReason.RELEASED, Tier.ON_DEMAND, 100, 100),
+        (EndReason.NODE_LOST, Tier.ON_DEMAND, 100, 100),
+    ],
+)
+def test_a_firm_lease_that_must_give_way_gets_its_last_minutes_back(
+    db: Database, reason: EndReason, tier: Tier, seconds: int, kept: int
+) -> None:
+    shop = Shop(db, tier, minutes=11)
+    shop.stop(seconds, reason)
+    for _ in range(2):
+        shop.settle(1000)
+        credit_reclaimed(shop.lease, db=db, now=NOON)
+        assert shop.paid() == (2 * kept * NANOS_A_SECOND[tier], 0)
+
+
+def test_the_credit_comes_before_the_last_block_is_settled(
+    db: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An unsettled block is what brings a new control plane back to an ended lease."""
+    shop = Shop(db, Tier.ON_DEMAND)
+    shop.stop(30, EndReason.RECLAIMED)
+
+    class Crash(BaseException):
+        pass
+
+    def die(*_: object, **__: object) -> None:
+        raise Crash
+
+    with monkeypatch.context() as patch:
+        patch.setattr("sublet.metering.lease_meter._settle", die)
+        with pytest.raises(Crash):
+            shop.settle(30)
+    shop.settle(31)
+    assert shop.paid() == (0, 0)
+
+
+# ---- usage of any kind
+
+
+def token_usage(tenant: Tenant, number: int, tokens: int) -> Usage:
+    return Usage(
+        id=derived_id("usage", number),
+        source="gateway:x",
+        sequence=number,
+        tenant_id=tenant.id,
+        model="gemma",
+        request_id=f"r-{number}",
+        output_tokens=tokens,
+        outcome=Outcome.COMPLETED,
+        happened_at=NOON,
+    )
+
+
+def hold(shop: Shop, nanos: int) -> UUID:
+    with shop.db.transaction() as tx:
+        transfer = Transfer(
+            id=new_id(),
+            debit_account=ledger.get_account(tx, shop.tenant.wallet).id,
+            credit_account=ledger.get_account(tx, shop.tenant.revenue).id,
+            amount=Money(nanos),
+            reason="tokens",
+            happened_at=NOON,
+        )
+        ledger.hold(tx, transfer, holder="gateway:x", expires_at=NOON + 9 * SECOND, now=NOON)
+    return transfer.id
+
+
+def report(shop: Shop, usage: Usage, hold_id: UUID) -> Money:
+    line = Line(price=shop.price, quantity=usage.output_tokens)
+    with shop.db.transaction() as tx:
+        return store.settle(tx, usage, [line], hold_id=hold_id, now=NOON)
+
+
+@pytest.fixture
+def idle(db: Database) -> Shop:
+    """A shop whose lease is over and cost nothing."""
+    shop = Shop(db)
+    shop.stop(0, EndReason.RELEASED)
+    shop.settle(0)
+    return shop
+
+
+def test_a_report_that_is_sent_again_charges_nothing_more(idle: Shop) -> None:
+    held = hold(idle, 5000)
+    usage = token_usage(idle.tenant, 1, 10)
+    assert report(idle, usage, held) == Money(2000)
+    assert report(idle, usage, held) == Money(0)
+    assert idle.paid() == (2000, 0)
+
+
+def test_use_of_nothing_gives_the_hold_back(idle: Shop) -> None:
+    assert report(idle, token_usage(idle.tenant, 1, 0), hold(idle, 5000)) == Money(0)
+    assert idle.paid() == (0, 0)
+
+
+def test_use_that_came_after_its_hold_was_gone_is_charged_to_the_wallet(idle: Shop) -> None:
+    held = hold(idle, 5000)
+    with idle.db.transaction() as tx:
+        assert ledger.expire(tx, now=NOON + 9 * SECOND) == [held]
+    usage = token_usage(idle.tenant, 1, 10)
+    assert report(idle, usage, held) == Money(2000)
+    assert report(idle, usage, held) == Money(0)
+    assert idle.paid() == (2000, 0)
+
+
+def test_what_cannot_be_paid_or_was_not_held_is_not_recorded_at_all(idle: Shop) -> None:
+    late = hold(idle, 5000)
+    with idle.db.transaction() as tx:
+        ledger.void(tx, late, now=NOON)
+    hold(idle, WALLET)  # all of it, for something else
+    with pytest.raises(Unpaid):
+        report(idle, token_usage(idle.tenant, 1, 10), late)
+    assert idle.paid() == (0, WALLET)
+
+
+def test_more_than_was_held_is_our_bug_and_changes_nothing(idle: Shop) -> None:
+    held = hold(idle, 5000)
+    with pytest.raises(Invalid):
+        report(idle, token_usage(idle.tenant, 1, 26), held)
+    assert idle.paid() == (0, 5000)
+    with idle.db.transaction() as tx:
+        counted = tx.execute("SELECT count(*) AS usages FROM usage").fetchone()
+    assert counted == {"usages": 0}
