@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from uuid import uuid4
 
+import hypothesis
 import psycopg
 import pytest
 
@@ -15,6 +16,10 @@ from sublet.core.db import Database
 from sublet.core.migrations import migrate
 from sublet.core.postgres import Postgres
 
+# CI looks at the same examples every time; everybody else looks at new ones.
+hypothesis.settings.register_profile("ci", derandomize=True, deadline=None)
+if os.environ.get("CI"):
+    hypothesis.settings.load_profile("ci")
 
 # What takes longer than a look away from the screen: not part of `make check`.
 _REAL = {"engine", "contract", "gateway", "models", "simulation"}

@@ -192,7 +192,6 @@ class Supervisor:
     def _revive(self) -> None:
         if self._postgres is not None and self._postgres.process.poll() is not None:
             _say("PostgreSQL ended; starting it again …")
-            self._postgres.stop()
             self._postgres.start()
         for name, child in list(self._children.items()):
             code = child.process.poll()

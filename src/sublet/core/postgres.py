@@ -158,6 +158,7 @@ class Postgres:
         if not (self._cluster / "PG_VERSION").exists():
             self._make_cluster()
         self._check_version()
+        self.stop()  # what is left of one that died
         until = time.monotonic() + wait_seconds
         while not self._start_once(until):
             # The server before us is still leaving: its processes hold the folder until then.
