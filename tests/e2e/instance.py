@@ -7,7 +7,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -37,8 +37,16 @@ def until(look: Callable[[], Any], *, seconds: float = 30, what: str = "it") -> 
 class Instance:
     """One data folder, and the `sublet up` that runs on it."""
 
-    def __init__(self, data: Path, *, slots: int = 4, arguments: tuple[str, ...] = ()) -> None:
+    def __init__(
+        self,
+        data: Path,
+        *,
+        slots: int = 4,
+        arguments: tuple[str, ...] = (),
+        variables: Mapping[str, str] | None = None,
+    ) -> None:
         self.data = data
+        self.variables = dict(variables or {})
         self.arguments = ("--slots", str(slots), *arguments)
         self.process: subprocess.Popen[bytes] | None = None
         self.ready: dict[str, Any] = {}
@@ -80,7 +88,7 @@ class Instance:
             for name, value in os.environ.items()
             if not name.startswith("SUBLET_") and name != "DATABASE_URL"
         }
-        return kept | extra
+        return kept | self.variables | extra
 
     def stop(self, *, seconds: float = 60) -> int:
         assert self.process is not None

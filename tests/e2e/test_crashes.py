@@ -5,6 +5,7 @@ import signal
 import threading
 from collections.abc import Callable
 from decimal import Decimal
+from pathlib import Path
 
 import httpx
 import openai
@@ -95,6 +96,31 @@ def test_control_plane_killed_while_a_lease_starts_and_while_one_drains(
     assert (ended["end_reason"], ended["exit_code"]) == ("released", 6)
     assert ended["running_at"] == running["running_at"]
     until(lambda: open_holds(instance, f"lease:{lease['id']}") == 0, what="the hold's return")
+    instance.verify()
+
+
+def test_a_workload_whose_keeper_is_killed_is_lost_and_leaves_no_process(
+    instance: Instance,
+) -> None:
+    _, key = instance.tenant("keeper killed")
+    lease = instance.lease(key, command=["sh", "-c", "while :; do sleep 0.1; done"])
+    instance.await_lease(lease["id"], "running")
+    keepers = [
+        pid
+        for pid in instance.processes()
+        if b"shim.py" in (command := Path(f"/proc/{pid}/cmdline").read_bytes())
+        and lease["id"].encode() in command
+    ]
+    assert len(keepers) == 1
+    os.kill(keepers[0], signal.SIGKILL)
+    ended = instance.await_lease(lease["id"], "ended")
+    assert ended["end_reason"] == "node_lost"
+    assert not [
+        pid
+        for pid in instance.processes()
+        if lease["id"].encode() in Path(f"/proc/{pid}/environ").read_bytes()
+    ]
+    until(lambda: Decimal(instance.wallet(key)["held_usd"]) == 0, what="the hold's return")
     instance.verify()
 
 

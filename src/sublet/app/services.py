@@ -23,6 +23,7 @@ class Services:
     clock: Clock
     replicas: Replicas | None
     signing_key: str
+    refuses_commands: str | None  # why no tenant's command may run here, or None
     wake: Callable[[], None]  # do the next pass of the loop now
 
     def notice_url(self, lease_id: UUID) -> str:

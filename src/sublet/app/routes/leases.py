@@ -17,7 +17,7 @@ from sublet.app.http import AnyCaller, OneTenant, Ours
 from sublet.app.routes.tenants import instant
 from sublet.app.services import Services
 from sublet.core.db import Tx
-from sublet.core.errors import Invalid
+from sublet.core.errors import Invalid, Refused
 from sublet.engine.port import Phase
 from sublet.fleet import store as fleet
 from sublet.leases import service, store
@@ -67,6 +67,11 @@ def create_lease(ours: Ours, tenant: OneTenant, body: NewLease) -> dict[str, Any
     Its GPUs and its first minute's money are set aside before this answers. Send an `id` of
     yours and sending it again gives you the same lease.
     """
+    if ours.refuses_commands is not None:
+        raise Refused(
+            f"leases cannot run here: {ours.refuses_commands}; install bubblewrap, or let the"
+            " operator accept the risk with --unsafe-no-sandbox"
+        )
     jobs = ours.engine.internal_jobs()
     pool = body.pool or only_pool(ours)
     request = Request(
