@@ -1,11 +1,10 @@
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
-from uuid import uuid4
 
 import psycopg
 import pytest
-from psycopg.conninfo import make_conninfo
+from tests.core.databases import fresh
 
 from sublet.core.clock import ManualClock
 from sublet.core.db import Database
@@ -18,12 +17,8 @@ CLOCK = ManualClock(datetime(2026, 1, 1, tzinfo=UTC))
 @pytest.fixture
 def empty(postgres_url: str) -> Iterator[Database]:
     """A database in which nothing is yet."""
-    name = f"test_{uuid4().hex}"
-    with psycopg.connect(postgres_url, autocommit=True) as connection:
-        connection.execute(f'CREATE DATABASE "{name}"'.encode())
-        with Database(make_conninfo(postgres_url, dbname=name)) as db:
-            yield db
-        connection.execute(f'DROP DATABASE "{name}" WITH (FORCE)'.encode())
+    with fresh(postgres_url) as db:
+        yield db
 
 
 def applied(db: Database) -> list[int]:

@@ -1,5 +1,6 @@
 """Pools as the engine shows them, and internal jobs as the record keeps them."""
 
+from collections.abc import Iterator
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from uuid import UUID
@@ -7,8 +8,9 @@ from uuid import UUID
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from tests.core.databases import fresh, undone
 
-from sublet.core.db import Database
+from sublet.core.db import Database, Tx
 from sublet.core.errors import Invalid, NotFound
 from sublet.engine.port import InternalJob, Node
 from sublet.fleet import store
@@ -22,6 +24,18 @@ JOB = InternalJob(
 RUNNING = replace(JOB, started_at=NOON + MINUTE)
 ENDED = replace(RUNNING, exited_at=NOON + 5 * MINUTE, exit_code=0)
 CANCELLED = replace(JOB, exited_at=NOON + MINUTE, cancelled=True)
+
+
+@pytest.fixture(scope="module")
+def shared(postgres_url: str, template: str) -> Iterator[Database]:
+    with fresh(postgres_url, template) as db:
+        yield db
+
+
+@pytest.fixture
+def tx(shared: Database) -> Iterator[Tx]:
+    with undone(shared) as tx:
+        yield tx
 
 
 @given(st.lists(st.tuples(st.sampled_from(["h200", "b200", "cpu"]), st.integers(0, 8))))
@@ -49,14 +63,11 @@ def test_what_internal_jobs_hold_and_wait_for(jobs: list[InternalJob], demand: D
     assert demand_of(jobs, "h200") == demand
 
 
-def test_a_pool_is_recorded_when_it_changes_and_only_then(db: Database) -> None:
-    with db.transaction() as tx:
-        for minute, gpus in enumerate([{"h200": 8}, {"h200": 8}, {"h200": 7, "cpu": 2}, {}]):
-            store.observe_pools(tx, gpus, notice_seconds=10, now=NOON + minute * MINUTE)
-        events = [
-            (row["pool"], row["gpus"], row["happened_at"]) for row in store.list_pool_events(tx)
-        ]
-        pools = {pool.name: pool.gpus for pool in store.list_pools(tx)}
+def test_a_pool_is_recorded_when_it_changes_and_only_then(tx: Tx) -> None:
+    for minute, gpus in enumerate([{"h200": 8}, {"h200": 8}, {"h200": 7, "cpu": 2}, {}]):
+        store.observe_pools(tx, gpus, notice_seconds=10, now=NOON + minute * MINUTE)
+    events = [(row["pool"], row["gpus"], row["happened_at"]) for row in store.list_pool_events(tx)]
+    pools = {pool.name: pool.gpus for pool in store.list_pools(tx)}
     assert events == [
         ("cpu", 2, NOON + 2 * MINUTE),
         ("cpu", 0, NOON + 3 * MINUTE),
@@ -67,15 +78,14 @@ def test_a_pool_is_recorded_when_it_changes_and_only_then(db: Database) -> None:
     assert pools == {"cpu": 0, "h200": 0}, "a pool that is gone has none"
 
 
-def test_a_policy_is_the_operators_and_stays(db: Database) -> None:
-    with db.transaction() as tx:
-        store.observe_pools(tx, {"h200": 8}, notice_seconds=10, now=NOON)
-        policy = store.set_policy(
-            tx, "h200", notice_seconds=60, lendable=False, lending_limit=4, now=NOON
-        )
-        store.observe_pools(tx, {"h200": 6}, notice_seconds=10, now=NOON + MINUTE)
-        assert store.list_pools(tx) == [replace(policy, gpus=6)]
-        assert [row["notice_seconds"] for row in store.list_pool_events(tx)] == [10, 60, 60]
+def test_a_policy_is_the_operators_and_stays(tx: Tx) -> None:
+    store.observe_pools(tx, {"h200": 8}, notice_seconds=10, now=NOON)
+    policy = store.set_policy(
+        tx, "h200", notice_seconds=60, lendable=False, lending_limit=4, now=NOON
+    )
+    store.observe_pools(tx, {"h200": 6}, notice_seconds=10, now=NOON + MINUTE)
+    assert store.list_pools(tx) == [replace(policy, gpus=6)]
+    assert [row["notice_seconds"] for row in store.list_pool_events(tx)] == [10, 60, 60]
 
 
 @pytest.mark.parametrize(
@@ -88,22 +98,20 @@ def test_a_policy_is_the_operators_and_stays(db: Database) -> None:
     ],
 )
 def test_a_policy_that_cannot_be_is_refused(
-    db: Database, changes: dict[str, object], error: type[Exception]
+    tx: Tx, changes: dict[str, object], error: type[Exception]
 ) -> None:
     wanted = {"name": "h200", "notice_seconds": 10, "lendable": True, "lending_limit": None}
-    with db.transaction() as tx:
-        store.observe_pools(tx, {"h200": 8}, notice_seconds=10, now=NOON)
-    with pytest.raises(error), db.transaction() as tx:
+    store.observe_pools(tx, {"h200": 8}, notice_seconds=10, now=NOON)
+    with pytest.raises(error):
         store.set_policy(tx, now=NOON, **{**wanted, **changes})
 
 
-def test_looking_at_the_queue_again_and_again_records_each_change_once(db: Database) -> None:
-    with db.transaction() as tx:
-        store.observe_pools(tx, {"h200": 8}, notice_seconds=10, now=NOON)
-        for jobs in ([JOB], [JOB], [RUNNING], [RUNNING], [ENDED], [ENDED]):
-            store.record_internal_jobs(tx, jobs, now=NOON + 9 * MINUTE)
-        (span,) = store.list_internal_spans(tx)
-        rows = tx.execute("SELECT event FROM internal_job_event").fetchall()
+def test_looking_at_the_queue_again_and_again_records_each_change_once(tx: Tx) -> None:
+    store.observe_pools(tx, {"h200": 8}, notice_seconds=10, now=NOON)
+    for jobs in ([JOB], [JOB], [RUNNING], [RUNNING], [ENDED], [ENDED]):
+        store.record_internal_jobs(tx, jobs, now=NOON + 9 * MINUTE)
+    (span,) = store.list_internal_spans(tx)
+    rows = tx.execute("SELECT event FROM internal_job_event").fetchall()
     assert len(rows) == 3
     assert (span.job_id, span.pool, span.gpus) == (JOB.id, "h200", 4)
     assert (span.submitted_at, span.started_at, span.ended_at) == (
@@ -113,11 +121,10 @@ def test_looking_at_the_queue_again_and_again_records_each_change_once(db: Datab
     )
 
 
-def test_a_job_first_seen_when_it_was_over_is_recorded_whole(db: Database) -> None:
-    with db.transaction() as tx:
-        store.observe_pools(tx, {"h200": 8}, notice_seconds=10, now=NOON)
-        cancelled = replace(CANCELLED, id=UUID(int=2))
-        store.record_internal_jobs(tx, [ENDED, cancelled], now=NOON + 9 * MINUTE)
-        spans = {span.job_id: span for span in store.list_internal_spans(tx)}
+def test_a_job_first_seen_when_it_was_over_is_recorded_whole(tx: Tx) -> None:
+    store.observe_pools(tx, {"h200": 8}, notice_seconds=10, now=NOON)
+    cancelled = replace(CANCELLED, id=UUID(int=2))
+    store.record_internal_jobs(tx, [ENDED, cancelled], now=NOON + 9 * MINUTE)
+    spans = {span.job_id: span for span in store.list_internal_spans(tx)}
     assert spans[ENDED.id].ended_at == ENDED.exited_at
     assert spans[cancelled.id].started_at is None

@@ -8,7 +8,7 @@ from uuid import UUID, uuid4
 
 import psycopg
 import pytest
-from psycopg.conninfo import make_conninfo
+from tests.core.databases import fresh, undone
 
 from sublet.app import bootstrap
 from sublet.app.audit import audit
@@ -130,30 +130,19 @@ class Told:
 
 @pytest.fixture(scope="module")
 def told(postgres_url: str, template: str) -> Iterator[Told]:
-    name = f"test_{uuid4().hex}"
-    with psycopg.connect(postgres_url, autocommit=True) as connection:
-        connection.execute(f'CREATE DATABASE "{name}" TEMPLATE "{template}"'.encode())
-        with Database(make_conninfo(postgres_url, dbname=name)) as db:
-            yield Told(db, tell_a_story(db))
-        connection.execute(f'DROP DATABASE "{name}" WITH (FORCE)'.encode())
-
-
-class Undone(Exception):
-    """Takes every change back."""
+    with fresh(postgres_url, template) as db:
+        yield Told(db, tell_a_story(db))
 
 
 def differences(told: Told, statements: Sequence[str]) -> list[Difference]:
     """Return what the audits say after `statements`, which are then taken back."""
     findings = Findings()
-    try:
-        with told.db.transaction() as tx:
-            for statement in statements:
-                changed = tx.execute(statement.encode())
-                assert changed.rowcount != 0, f"nothing to tamper with: {statement}"
-            look(tx, findings, now=told.now)
-            raise Undone
-    except Undone:
-        return findings.differences
+    with undone(told.db) as tx:
+        for statement in statements:
+            changed = tx.execute(statement.encode())
+            assert changed.rowcount != 0, f"nothing to tamper with: {statement}"
+        look(tx, findings, now=told.now)
+    return findings.differences
 
 
 def look(tx: Tx, findings: Findings, *, now: datetime) -> None:

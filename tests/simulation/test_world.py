@@ -4,7 +4,7 @@ import os
 from collections.abc import Iterator
 
 import pytest
-from psycopg.conninfo import make_conninfo
+from tests.core.databases import fresh
 from tests.simulation.world import World
 
 from sublet.core.db import Database
@@ -21,9 +21,8 @@ TROUBLE = {"crash", "unavailable", "unpaid", "refused", "internal_job"}
 
 
 @pytest.fixture
-def db(database_url: str) -> Iterator[Database]:
-    """The control plane dies here, and PostgreSQL does not: it need not wait for the disk."""
-    with Database(make_conninfo(database_url, options="-csynchronous_commit=off")) as database:
+def db(postgres_url: str, template: str) -> Iterator[Database]:
+    with fresh(postgres_url, template) as database:
         yield database
 
 
