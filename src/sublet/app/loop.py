@@ -7,7 +7,7 @@ process, goes on. One control plane leads at a time: it holds an advisory lock.
 import logging
 import threading
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from typing import Final
 from uuid import UUID
@@ -140,6 +140,7 @@ class Control:
             self._take_on(lease)
         for lease in unsettled:
             self._settle(lease, seen_until=now)
+        self._record_starts(jobs)
         if self._replicas is not None and not self.stopping:
             with self._db.transaction() as tx:
                 by_id: Mapping[UUID, Lease] = {
@@ -156,21 +157,32 @@ class Control:
                 fleet.observe_pools(tx, gpus, notice_seconds=self._first_notice_seconds, now=now)
                 bootstrap.first_prices(tx, list(gpus), now=now)
             self._looked_at = now
-        news = [job for job in jobs if self._recorded.get(job.id) != job]
+        # What ends is recorded before what may start in its place, and starts come last of
+        # all: so the record never shows a GPU twice, not even in the middle of a pass.
+        news = [replace(job, started_at=None) for job in jobs if self._recorded.get(job.id) != job]
         if news:
             with self._db.transaction() as tx:
                 fleet.record_internal_jobs(tx, news, now=now)
+
+    def _record_starts(self, jobs: list[InternalJob]) -> None:
+        news = [job for job in jobs if self._recorded.get(job.id) != job]
+        if news:
+            with self._db.transaction() as tx:
+                fleet.record_internal_jobs(tx, news, now=self._clock.now())
         self._recorded = {job.id: job for job in jobs}
 
     def _take_on(self, lease: Lease) -> None:
         """One lease's trouble must not stop the others."""
         try:
             url = None if self._notice_url is None else self._notice_url(lease.id)
+            if self._engine.observe(lease.id).phase is Phase.RUNNING:
+                # Before anything is decided: when we were away at the end of the paid time,
+                # a wallet that can pay must not lose its lease for it.
+                lease = leases.pay_ahead(lease, db=self._db, now=self._clock.now())
             asked_at = self._clock.now()
             lease, seen = leases.advance(
                 lease, db=self._db, engine=self._engine, clock=self._clock, notice_url=url
             )
-            lease = leases.pay_ahead(lease, db=self._db, now=self._clock.now())
             fence = leases.fence_of(lease)
             if fence is not None and self._fences.get(lease.id) != fence:
                 self._engine.extend(lease.id, deadline=fence)

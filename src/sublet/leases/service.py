@@ -223,6 +223,7 @@ def _start(
         processes=spec.processes,
         notice_url=notice_url,
     )
+    # Should we die before we see it run, it must not run on for longer than it is paid.
     fence = now + timedelta(seconds=blocks.block_seconds(lease, 0)) + lease.notice
     try:
         return lease, engine.start(workload, deadline=fence)
@@ -232,30 +233,34 @@ def _start(
 
 
 def pay_ahead(lease: Lease, *, db: Database, now: datetime) -> Lease:
-    """Hold the next minute of a running lease when the last held one is about to end.
+    """Hold the next minutes of a running lease until `now` and a little more is paid for.
 
     Unpaid is no error here: the lease then ends where its money does.
     """
-    if (
-        lease.state is not State.RUNNING
-        or lease.paid_until is None
-        or lease.ends_at is None
-        or lease.running_at is None
-        or lease.paid_until >= lease.ends_at
-        or now < lease.paid_until - blocks.AHEAD
-    ):
-        return lease
-    try:
-        with db.transaction() as tx:
-            block = blocks.next_block(tx, lease)
-            price = market.get_price(tx, lease.price_id)
-            blocks.hold_block(tx, lease, block, rate=price.rate, now=now)
-            until = blocks.paid_until(lease, blocks=block + 1, running_at=lease.running_at)
-            blocks.extend_paid(tx, lease, until)
-    except Refused:
-        log.info("lease.unpaid", extra={"lease": lease.id})
-        return lease
-    return replace(lease, paid_until=until)
+    while _runs_out(lease, now):
+        assert lease.running_at is not None
+        try:
+            with db.transaction() as tx:
+                block = blocks.next_block(tx, lease)
+                price = market.get_price(tx, lease.price_id)
+                blocks.hold_block(tx, lease, block, rate=price.rate, now=now)
+                until = blocks.paid_until(lease, blocks=block + 1, running_at=lease.running_at)
+                blocks.extend_paid(tx, lease, until)
+        except Refused:
+            log.info("lease.unpaid", extra={"lease": lease.id})
+            return lease
+        lease = replace(lease, paid_until=until)
+    return lease
+
+
+def _runs_out(lease: Lease, now: datetime) -> bool:
+    return (
+        lease.state is State.RUNNING
+        and lease.paid_until is not None
+        and lease.ends_at is not None
+        and lease.paid_until < lease.ends_at
+        and now >= lease.paid_until - blocks.AHEAD
+    )
 
 
 def fence_of(lease: Lease) -> datetime | None:

@@ -97,9 +97,19 @@ def credit_reclaimed(lease: Lease, *, db: Database, now: datetime) -> Money:
         or lease.stopped_at is None
     ):
         return Money(0)
-    seconds = min((lease.stopped_at - lease.running_at) // timedelta(seconds=1), CREDIT_SECONDS)
+    seconds = (lease.stopped_at - lease.running_at) // timedelta(seconds=1)
     with db.transaction() as tx:
-        credit = market.get_price(tx, lease.price_id).rate.charge(lease.gpus * seconds)
+        rate = market.get_price(tx, lease.price_id).rate
+        # Never more than was charged, which was rounded a block at a time.
+        last = range(-(-min(seconds, CREDIT_SECONDS) // BLOCK_SECONDS))
+        charged = sum(
+            rate.charge(
+                lease.gpus * blocks.used_seconds(lease, block, until=lease.stopped_at)
+            ).nanos
+            for block in last
+        )
+        whole = rate.charge(lease.gpus * min(seconds, CREDIT_SECONDS))
+        credit = Money(min(whole.nanos, charged), whole.currency)
         if not credit.nanos:
             return credit
         wallet = ledger.get_account(tx, f"tenant:{lease.tenant_id}:wallet")

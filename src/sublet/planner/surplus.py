@@ -31,9 +31,11 @@ def sellable_gpus(pressure: Pressure) -> int:
 def missing_gpus(pressure: Pressure, *, leaving: int) -> int:
     """Return how many leased GPUs must be reclaimed for the internal jobs that wait.
 
+    And where a pool has shrunk below what is lent of it: those that are no longer there.
+
     Args:
         pressure: the pool now.
         leaving: GPUs of leases that are draining already: they will come free by themselves.
     """
     free = pressure.gpus - pressure.internal_running - pressure.leased
-    return max(pressure.internal_pending - max(free, 0) - leaving, 0)
+    return max(pressure.internal_pending - free - leaving, 0)

@@ -17,7 +17,7 @@ from sublet.app.http import AnyCaller, OneTenant, Ours
 from sublet.app.routes.tenants import instant
 from sublet.app.services import Services
 from sublet.core.db import Tx
-from sublet.core.errors import Invalid, Refused
+from sublet.core.errors import Invalid, NotFound, Refused
 from sublet.engine.port import Phase
 from sublet.fleet import store as fleet
 from sublet.leases import service, store
@@ -89,6 +89,8 @@ def create_lease(ours: Ours, tenant: OneTenant, body: NewLease) -> dict[str, Any
             processes=body.processes or _PROCESSES,
         ),
     )
+    if body.id is not None:
+        _check_id_is_free(ours, LeaseId(body.id))
     with ours.db.transaction() as tx:
         lease = service.admit(tx, tenant, request, jobs=jobs, now=ours.clock.now())
         document = _document(tx, lease)
@@ -227,6 +229,17 @@ def _decode(path: str, text: str) -> bytes:
         return base64.b64decode(text, validate=True)
     except (binascii.Error, ValueError):
         raise Invalid(f"files.{path[:80]}: the content must be base64") from None
+
+
+def _check_id_is_free(ours: Services, lease_id: LeaseId) -> None:
+    """Raises Invalid: the engine runs something of this id that is no lease."""
+    if ours.engine.observe(lease_id).phase is Phase.ABSENT:
+        return
+    with ours.db.transaction() as tx:
+        try:
+            store.get(tx, lease_id)
+        except NotFound:
+            raise Invalid(f"id {lease_id} was already used for something else") from None
 
 
 def _memory(ours: Services, pool: str, body: NewLease) -> int | None:
