@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from tests.e2e.instance import Instance
+from tests.e2e.instance import CLIENTS, Instance
 
 
 @pytest.fixture(scope="module")
@@ -32,3 +32,10 @@ def launch(folder: Path) -> Iterator[Callable[..., Instance]]:
     for each in made:
         if each.process is not None:
             each.clean_up()
+
+
+@pytest.fixture(autouse=True)
+def _close_clients() -> Iterator[None]:
+    yield
+    while CLIENTS:
+        CLIENTS.pop().close()

@@ -21,6 +21,7 @@ from sublet.core.postgres import Postgres
 
 SUBLET = Path(sys.executable).parent / "sublet"
 MODEL = "gemma-3-270m"
+CLIENTS: list[OpenAI] = []  # closed after each test, with the streams that it broke off
 
 
 def until(look: Callable[[], Any], *, seconds: float = 30, what: str = "it") -> Any:
@@ -174,13 +175,15 @@ class Instance:
         return tenant_id, key
 
     def openai(self, key: str | None = None, *, strict: bool = True, **options: Any) -> OpenAI:
-        return OpenAI(
+        client = OpenAI(
             base_url=self.ready["gateway_http_url"] + "/v1",
             api_key=key or self.ready["tenant_key"],
             _strict_response_validation=strict,
             timeout=60,
             **options,
         )
+        CLIENTS.append(client)
+        return client
 
     def cli(self, *arguments: str, timeout: float = 60) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
