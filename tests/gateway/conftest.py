@@ -6,7 +6,7 @@ from uuid import uuid4
 
 import psycopg
 import pytest
-from tests.gateway.stage import Stage, raised
+from tests.gateway.stage import CLIENTS, Stage, raised
 
 
 @pytest.fixture(scope="module")
@@ -32,3 +32,10 @@ def own_stage(database_url: str, folder: Path) -> Iterator[Stage]:
     """One of the test's own, to break; its gateway is not started yet."""
     with raised(database_url, folder) as stage:
         yield stage
+
+
+@pytest.fixture(autouse=True)
+def _close_clients() -> Iterator[None]:
+    yield
+    while CLIENTS:
+        CLIENTS.pop().close()

@@ -45,6 +45,8 @@ _START: Final = (
     "except Misconfigured as error: print(error); sys.exit(2)\n"
 )
 
+CLIENTS: list[OpenAI] = []  # closed after each test, with the streams that it broke off
+
 
 def eventually(what: Callable[[], bool], *, seconds: float = 10.0) -> None:
     """Wait until `what` is so."""
@@ -199,13 +201,15 @@ class Stage:
         return self.gateway.url
 
     def client(self, key: str, *, strict: bool = True, retries: int = 0) -> OpenAI:
-        return OpenAI(
+        client = OpenAI(
             api_key=key,
             base_url=f"{self.url}/v1",
             max_retries=retries,
             timeout=30,
             _strict_response_validation=strict,
         )
+        CLIENTS.append(client)
+        return client
 
     def post(self, key: str, path: str = "/v1/chat/completions", **body: Any) -> httpx.Response:
         return httpx.post(

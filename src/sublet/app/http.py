@@ -43,6 +43,7 @@ STATUSES: Final[Mapping[type[SubletError], int]] = {
 }
 MAX_BODY_BYTES: Final = 8 << 20
 BODY_SECONDS: Final = 15.0
+_MOST_READ_BYTES: Final = 64 << 20
 
 _bearer = HTTPBearer(auto_error=False, description="An API key: `sk-sublet-…`")
 Credentials = Annotated[HTTPAuthorizationCredentials | None, Depends(_bearer)]
@@ -158,16 +159,16 @@ class BodyGuard:
             return
         try:
             async with asyncio.timeout(BODY_SECONDS):
-                body = await self._read(scope, receive)
+                body = await self._read(receive)
         except TimeoutError:
             await _answer(send, 408, envelope("invalid", "the body did not arrive in time"))
             return
-        except _TooLarge:
+        if body is None:
+            return  # the client is gone
+        if len(body) > MAX_BODY_BYTES:
             message = f"the body is larger than {MAX_BODY_BYTES >> 20} MiB"
             await _answer(send, 413, envelope("invalid", message))
             return
-        if body is None:
-            return  # the client is gone
         handed = False
 
         async def replay() -> Message:
@@ -179,25 +180,24 @@ class BodyGuard:
 
         await self._app(scope, replay, send)
 
-    async def _read(self, scope: Scope, receive: Receive) -> bytes | None:
-        headers = dict(scope["headers"])
-        declared = headers.get(b"content-length", b"0")
-        if declared.isdigit() and int(declared) > MAX_BODY_BYTES:
-            raise _TooLarge
+    async def _read(self, receive: Receive) -> bytes | None:
+        """Return the body, or its beginning where it is too large; None: the client left.
+
+        What is too large is read on for a while and thrown away: a client that still sends
+        when the connection is closed under it never sees the answer.
+        """
         body = bytearray()
+        seen = 0
         while True:
             message = await receive()
             if message["type"] == "http.disconnect":
                 return None
-            body += message.get("body", b"")
-            if len(body) > MAX_BODY_BYTES:
-                raise _TooLarge
-            if not message.get("more_body", False):
+            piece = message.get("body", b"")
+            seen += len(piece)
+            if len(body) <= MAX_BODY_BYTES:
+                body += piece
+            if not message.get("more_body", False) or seen > _MOST_READ_BYTES:
                 return bytes(body)
-
-
-class _TooLarge(Exception):
-    pass
 
 
 async def _answer(send: Send, status: int, document: dict[str, Any]) -> None:
