@@ -18,6 +18,7 @@ from sublet.core.clock import ManualClock
 from sublet.core.db import Database, Tx
 from sublet.core.ids import derived_id
 from sublet.core.money import Money, Rate
+from sublet.core.seal import seal_all
 from sublet.engine.port import Node, Workload
 from sublet.engine.simulated import SimulatedEngine
 from sublet.leases import audit as leases_audit
@@ -328,9 +329,9 @@ def test_a_missing_guard_is_reported(told: Told, table: str, way: str) -> None:
     "way", ["UPDATE {0} SET {1} = {1}", "DELETE FROM {0}", "TRUNCATE {0} CASCADE"]
 )
 def test_records_cannot_be_changed(told: Told, table: str, way: str) -> None:
-    column = {"internal_job_event": "gpus", "pool_event": "gpus", "lease_event": "state"}.get(
-        table, "happened_at"
-    )
+    columns = {"internal_job_event": "gpus", "pool_event": "gpus", "lease_event": "state"}
+    column = (columns | {"seal": "rows"}).get(table, "happened_at")
+    seal_all(told.db, now=START)
     with (
         pytest.raises(psycopg.errors.IntegrityError, match="never changed or removed"),
         told.db.transaction() as tx,

@@ -1,5 +1,6 @@
 """`sublet verify`: every room's audit, over one unmoving view of the records."""
 
+from sublet.core import seal
 from sublet.core.audit import Findings
 from sublet.core.clock import Clock
 from sublet.core.db import Database
@@ -22,4 +23,5 @@ def audit(db: Database, *, clock: Clock) -> Findings:
         leases.audit(tx, findings, now=now)
         ledger.audit(tx, findings, now=now)
         metering.audit(tx, findings, now=now)
+        seal.audit(tx, findings)
     return findings

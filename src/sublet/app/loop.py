@@ -18,6 +18,7 @@ from sublet.app import bootstrap
 from sublet.core.clock import Clock
 from sublet.core.db import Database
 from sublet.core.errors import Conflict, SubletError, Unavailable
+from sublet.core.seal import seal_all
 from sublet.engine.port import Engine, InternalJob, Phase
 from sublet.fleet import store as fleet
 from sublet.fleet.pool import gpus_by_pool
@@ -33,6 +34,7 @@ log = logging.getLogger(__name__)
 EVERY_SECONDS: Final = 0.1
 _LEADER_LOCK: Final = 7_355_608_002
 _SWEEP_EVERY: Final = timedelta(seconds=1)
+_SEAL_EVERY: Final = timedelta(minutes=1)
 _LOOK_AT_NODES_EVERY: Final = timedelta(seconds=5)
 
 
@@ -102,6 +104,7 @@ class Control:
         self._recorded: dict[UUID, InternalJob] = {}
         self._fences: dict[UUID, datetime] = {}
         self._swept_at: datetime | None = None
+        self._sealed_at: datetime | None = None
         self._looked_at: datetime | None = None
         self.stopping = False  # set once everything must leave
 
@@ -148,6 +151,7 @@ class Control:
                 }
             self._replicas.reconcile(by_id, jobs)
         self._sweep_holds(now)
+        self._seal(now)
 
     def _observe_fleet(self, jobs: list[InternalJob]) -> None:
         now = self._clock.now()
@@ -210,6 +214,14 @@ class Control:
         for hold_id in expired:
             log.warning("hold.expired", extra={"hold": hold_id})
         self._swept_at = now
+
+    def _seal(self, now: datetime) -> None:
+        if self._sealed_at is None or now >= self._sealed_at + _SEAL_EVERY:
+            self._sealed_at = now
+            try:
+                seal_all(self._db, now=now)
+            except Unavailable as error:  # what is not sealed now is sealed with the next
+                log.warning("records.not_sealed", extra={"detail": str(error)})
 
     def idle(self) -> bool:
         """Return whether no lease is live."""

@@ -39,6 +39,8 @@ def report(document: Document) -> list[str]:
         verdict = f"{len(wrong)} DIFFERENT" if wrong else "holds"
         lines.append(f"{law:<{width}}  {verdict:<12}  {counted or 'nothing to count'}")
         lines.extend(f"  DIFFERENCE {what}" for what in wrong)
+    if document.get("seal_head"):
+        lines.append(f"the past is sealed up to {document['seal_head']}")
     total = len(differences)
     lines.append("everything adds up" if not total else f"{total} differences")
     return lines

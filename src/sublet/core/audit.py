@@ -17,6 +17,7 @@ class Findings:
 
     counts: dict[str, dict[str, int]] = field(default_factory=dict)  # law → what → how many
     differences: list[Difference] = field(default_factory=list)
+    notes: dict[str, str] = field(default_factory=dict)  # worth keeping: the head of the seals
 
     def count(self, law: str, what: str, number: int) -> None:
         of_law = self.counts.setdefault(law, {})

@@ -141,6 +141,7 @@ def run_audit(ours: Ours, _: Operator) -> dict[str, Any]:
             {"law": difference.law, "what": difference.what} for difference in findings.differences
         ],
         "laws": findings.counts,
+        "seal_head": findings.notes["seal_head"],
     }
 
 
