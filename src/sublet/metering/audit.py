@@ -17,6 +17,10 @@ def audit(tx: Tx, findings: Findings, *, now: datetime) -> None:
     assert counted is not None
     for what, number in counted.items():
         findings.count(LAW, what, number)
+    # Shown, and no difference: what a killed gateway had not handed over was never charged.
+    gaps = tx.execute(QUERIES["count_gaps"], {}).fetchone()
+    assert gaps is not None
+    findings.count(LAW, "reports_that_never_came", gaps["missing"])
     for row in tx.execute(QUERIES["find_wrong_charges"]).fetchall():
         findings.check(
             False, LAW,

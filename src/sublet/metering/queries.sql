@@ -97,3 +97,10 @@ SELECT coalesce(sum(c.amount_nanos), 0)::numeric(38,0) AS nanos
   FROM charge c
   JOIN usage u ON u.id = c.usage_id
  WHERE u.source = 'lease:' || %(lease_id)s::text;
+
+-- name: count_gaps
+-- Reports that their source numbered and that never came: a gateway counts from 1, a lease from 0.
+SELECT coalesce(sum(missing), 0)::bigint AS missing, count(*) FILTER (WHERE missing > 0) AS sources
+  FROM (SELECT max(sequence) + CASE WHEN source LIKE 'lease:%%' THEN 1 ELSE 0 END - count(*) AS missing
+          FROM usage
+         GROUP BY source) AS of_source;
