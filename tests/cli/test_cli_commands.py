@@ -183,6 +183,38 @@ def test_a_log_as_json_says_where_each_piece_stood(sublet: Sublet, api: FakeApi)
     assert json.loads(out) == {"offset": 7, "text": "é\n"}
 
 
+@pytest.mark.parametrize("form", ["hledger", "beancount"])
+def test_the_ledger_is_written_whole_or_not_at_all(
+    sublet: Sublet, api: FakeApi, folder: Path, form: str
+) -> None:
+    path, file = "GET /v1/ledger/export", folder / "ledger"
+    api.on(path, Answer(body="é\n".encode()))
+    arguments = ("ledger", "export", "--format", form)
+    assert sublet(*arguments).out == "é\n"
+    assert sublet(*arguments, "--json").json == {"offset": 0, "text": "é\n"}
+    assert sublet(*arguments, "--output", str(file)).out == f"{file}  3 bytes\n"
+    written = {"output": str(file), "format": form, "bytes": 3}
+    assert sublet(*arguments, "--output", str(file), "--json").json == written
+    assert {(seen.key, seen.query["format"]) for seen in api.seen} == {(OPERATOR, form)}
+
+    api.on(path, Answer(body=b"half", broken=True))
+    assert sublet(*arguments, "--output", str(file)).code == 3
+    api.on(path, error("not for you", status=403))
+    assert sublet(*arguments, "--output", str(file)).failed_with(1, "not for you")
+    assert file.read_text("utf-8") == "é\n"
+    assert {found.name for found in folder.iterdir()} == {"ledger", "ready.json"}
+
+
+def test_a_ledger_that_cannot_be_written_is_not_asked_for(
+    sublet: Sublet, api: FakeApi, folder: Path
+) -> None:
+    file = folder / "none" / "ledger"
+    assert sublet("ledger", "export", "--output", str(file)).failed_with(
+        2, f"cannot write {file}: No such file or directory"
+    )
+    assert api.seen == []
+
+
 def test_a_beginning_that_two_leases_share_is_refused(sublet: Sublet, api: FakeApi) -> None:
     api.on("GET /v1/leases", {"items": [LEASE, {**LEASE, "id": OTHER}]})
     api.on(f"DELETE /v1/leases/{ID}", LEASE)

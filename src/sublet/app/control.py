@@ -17,7 +17,7 @@ from sublet.app.bootstrap import bootstrap, get_house
 from sublet.app.http import BodyGuard, install_errors
 from sublet.app.logs import log_to_stderr
 from sublet.app.loop import Control, Leadership, Loop
-from sublet.app.routes import internal, leases, operations, tenants
+from sublet.app.routes import internal, leases, ledger, operations, tenants
 from sublet.app.secrets import load_or_make
 from sublet.app.services import Services
 from sublet.app.signals import DRAIN
@@ -74,7 +74,7 @@ def build_api(services: Services) -> FastAPI:
         },
     )
     app.state.services = services
-    for routes in (tenants, leases, internal, operations, pages):
+    for routes in (tenants, leases, internal, operations, ledger, pages):
         app.include_router(routes.router)
     install_errors(app)
     app.add_middleware(BodyGuard)

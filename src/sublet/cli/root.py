@@ -14,6 +14,7 @@ from sublet.cli import (
     internal,
     keys,
     leases,
+    ledger,
     models,
     money,
     prices,
@@ -41,7 +42,8 @@ def build() -> typer.Typer:
         version=__version__,
     )
     for module in (
-        processes, status, leases, keys, money, models, tenants, internal, fleet, prices, verify,
+        processes, status, leases, keys, money, models, tenants, internal, fleet, prices, ledger,
+        verify,
     ):  # fmt: skip
         module.add_to(root)
     return root

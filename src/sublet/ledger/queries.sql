@@ -195,3 +195,17 @@ SELECT t.id, t.reason, t.happened_at, t.sequence,
    AND (%(before)s::bigint IS NULL OR t.sequence < %(before)s)
  ORDER BY t.sequence DESC
  LIMIT %(limit)s;
+
+-- name: list_accounts
+SELECT id, code, currency, prepaid,
+       debits_pending, debits_posted, credits_pending, credits_posted
+  FROM account
+ ORDER BY code COLLATE "C";
+
+-- name: list_all_movements
+-- What moved money, oldest first, to be read through a cursor: it may be millions.
+SELECT id, sequence, pending_id, debit_account, credit_account, amount_nanos, reason,
+       happened_at, recorded_at
+  FROM transfer
+ WHERE kind IN ('posted', 'post')
+ ORDER BY sequence;

@@ -1,6 +1,6 @@
 """Moving money. The caller owns the transaction, so its own rows commit with the money."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from datetime import datetime
 from typing import Any, Final
 from uuid import UUID
@@ -9,7 +9,7 @@ from sublet.core.db import Tx, load_queries, one
 from sublet.core.errors import Conflict, Invalid, NotFound, Unpaid
 from sublet.core.ids import derived_id
 from sublet.core.money import MAX_NANOS, Money
-from sublet.ledger.transfer import Account, Kind, Transfer
+from sublet.ledger.transfer import Account, Kind, Movement, Transfer
 
 QUERIES: Final = load_queries("sublet.ledger")
 
@@ -17,6 +17,10 @@ QUERIES: Final = load_queries("sublet.ledger")
 _CONTENTS: Final = (
     "kind", "pending_id", "debit_account", "credit_account", "amount_nanos", "reason",
 )  # fmt: skip
+
+
+# How many rows a cursor brings at a time.
+_PAGE: Final = 2000
 
 
 def open_account(tx: Tx, code: str, *, prepaid: bool, currency: str = "USD") -> Account:
@@ -126,6 +130,35 @@ def list_movements(
     """
     row = {"code": code, "limit": limit, "before": before}
     return tx.execute(QUERIES["list_movements"], row).fetchall()
+
+
+def list_accounts(tx: Tx) -> list[Account]:
+    """Return every account as it stands, by its code."""
+    return [_account(row) for row in tx.execute(QUERIES["list_accounts"]).fetchall()]
+
+
+def read_movements(tx: Tx, currencies: Mapping[int, str]) -> Iterator[Movement]:
+    """Read all that ever moved money, oldest first, a few thousand at a time.
+
+    `currencies` are the accounts', by their ids. Read it to its end inside `tx`.
+    """
+    with tx.cursor(name="movements") as cursor:
+        cursor.itersize = _PAGE
+        cursor.execute(QUERIES["list_all_movements"])
+        for row in cursor:
+            yield Movement(
+                transfer=Transfer(
+                    id=row["id"],
+                    debit_account=row["debit_account"],
+                    credit_account=row["credit_account"],
+                    amount=Money(int(row["amount_nanos"]), currencies[row["debit_account"]]),
+                    reason=row["reason"],
+                    happened_at=row["happened_at"],
+                ),
+                sequence=row["sequence"],
+                hold_id=row["pending_id"],
+                recorded_at=row["recorded_at"],
+            )
 
 
 def _resolve(

@@ -42,6 +42,16 @@ class Transfer:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Movement:
+    """A transfer that moved money, with its place in the record."""
+
+    transfer: Transfer
+    sequence: int
+    hold_id: UUID | None  # the hold that it is the used part of
+    recorded_at: datetime
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Account:
     """Four counters. What was posted only grows."""
 
