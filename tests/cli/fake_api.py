@@ -25,6 +25,7 @@ class Seen:
     query: dict[str, str]
     key: str
     body: Any
+    named: str | None = None  # by its Idempotency-Key
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -80,6 +81,7 @@ def serve(api: FakeApi) -> ThreadingHTTPServer:
                     query=dict(parse_qsl(address.query)),
                     key=str(self.headers.get("Authorization")).removeprefix("Bearer "),
                     body=json.loads(text) if text else None,
+                    named=self.headers.get("Idempotency-Key"),
                 )
             )
             self.send_response(answer.status)

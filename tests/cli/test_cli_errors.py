@@ -4,7 +4,7 @@ import socket
 from pathlib import Path
 
 import pytest
-from tests.cli.fake_api import Answer, FakeApi, Sublet, error, write_ready
+from tests.cli.fake_api import Answer, FakeApi, Sublet, as_json, error, write_ready
 
 
 def test_no_running_instance(bare: Sublet, folder: Path) -> None:
@@ -141,6 +141,27 @@ def test_a_lease_that_may_have_been_taken_says_how_to_repeat(sublet: Sublet, api
     result = sublet("lease", "create", "--", "true")
     assert result.code == 3
     assert result.err.endswith(f"(to repeat safely: --id {api.seen[0].body['id']})\n")
+
+
+def test_a_call_whose_answer_was_lost_is_sent_once_more_under_its_name(
+    sublet: Sublet, api: FakeApi
+) -> None:
+    tenant = {"id": "1", "name": "acme"}
+    api.on("POST /v1/tenants", Answer(broken=True), as_json(tenant, 201))
+    assert sublet("tenant", "create", "acme", "--json").json == tenant
+    first, second = api.seen
+    assert first.named is not None and first == second
+    api.on("POST /v1/tenants", Answer(broken=True))
+    assert sublet("tenant", "create", "acme").code == 3
+    third, fourth = api.seen[2:]
+    assert third == fourth and third.named not in {None, first.named}
+
+
+def test_what_is_not_named_is_not_sent_again(sublet: Sublet, api: FakeApi) -> None:
+    api.on("POST /v1/chat/completions", Answer(broken=True))
+    api.on("GET /v1/status", {})
+    assert sublet("model", "chat", "gemma", "hi", "--json").code == 3
+    assert [seen.named for seen in api.seen if seen.method == "POST"] == [None]
 
 
 def test_an_instance_without_its_sandbox_is_warned_of(

@@ -153,13 +153,22 @@ class Instance:
     # As a client ────────────────────────────────────────────────────────────────────────
 
     def api(
-        self, method: str, path: str, body: object = None, *, key: str | None = None
+        self,
+        method: str,
+        path: str,
+        body: object = None,
+        *,
+        key: str | None = None,
+        named: str | None = None,
     ) -> httpx.Response:
+        headers = {"Authorization": f"Bearer {key or self.ready['operator_key']}"}
+        if named is not None:
+            headers["Idempotency-Key"] = named
         return httpx.request(
             method,
             self.ready["api_url"] + path,
             json=body,
-            headers={"Authorization": f"Bearer {key or self.ready['operator_key']}"},
+            headers=headers,
             timeout=30,
         )
 

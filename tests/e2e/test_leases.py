@@ -69,6 +69,21 @@ def test_one_id_starts_one_lease(instance: Instance) -> None:
     assert instance.api("POST", "/v1/leases", body, key=stranger).status_code == 422
 
 
+def test_one_idempotency_key_starts_one_lease_and_one_job(instance: Instance) -> None:
+    for path, key in (
+        ("/v1/leases", instance.ready["tenant_key"]), ("/v1/internal-jobs", None),
+    ):  # fmt: skip
+        body, name = {"command": ["true"]}, f"one call of {path}"
+        first, again = (
+            instance.api("POST", path, body, key=key, named=name) for _ in range(2)
+        )  # fmt: skip
+        assert first.status_code == again.status_code == 201, again.text
+        assert first.content == again.content
+        assert again.headers["Idempotency-Replayed"] == "true"
+        other = instance.api("POST", path, body | {"gpus": 2}, key=key, named=name)
+        assert other.status_code == 422
+
+
 def test_what_cannot_be_sold_is_refused_with_its_reason(instance: Instance) -> None:
     key = instance.ready["tenant_key"]
     too_many = instance.api("POST", "/v1/leases", {"command": ["true"], "gpus": 99}, key=key)

@@ -12,6 +12,7 @@ from tests.core.databases import fresh, undone
 
 from sublet.app import bootstrap
 from sublet.app.audit import audit
+from sublet.app.idempotency import QUERIES as CALLS
 from sublet.app.loop import Control
 from sublet.core.audit import Difference, Findings
 from sublet.core.clock import ManualClock
@@ -85,6 +86,7 @@ def tell_a_story(db: Database) -> datetime:
     engine.submit_internal(job, name="training", submitted_at=clock.now())
     pass_time(120)
     use_a_model(db, tenant, now=clock.now())
+    name_a_call(db, now=clock.now())
     ask(OPEN, 1, Tier.INTERRUPTIBLE, 3600)
     pass_time(40)
     return clock.now()
@@ -119,6 +121,15 @@ def use_a_model(db: Database, tenant: Tenant, *, now: datetime) -> None:
         metering.settle(
             tx, usage, [Line(price=price, quantity=100)], hold_id=hold.id, now=now
         )  # fmt: skip
+
+
+def name_a_call(db: Database, *, now: datetime) -> None:
+    call = {
+        "caller": "operator", "key": "k-1", "method": "POST", "path": "/v1/tenants",
+        "body_digest": bytes(32), "status": 201, "response": "{}", "created_at": now,
+    }  # fmt: skip
+    with db.transaction() as tx:
+        tx.execute(CALLS["insert_answer"], call)
 
 
 class Told:
@@ -329,8 +340,10 @@ def test_a_missing_guard_is_reported(told: Told, table: str, way: str) -> None:
     "way", ["UPDATE {0} SET {1} = {1}", "DELETE FROM {0}", "TRUNCATE {0} CASCADE"]
 )
 def test_records_cannot_be_changed(told: Told, table: str, way: str) -> None:
-    columns = {"internal_job_event": "gpus", "pool_event": "gpus", "lease_event": "state"}
-    column = (columns | {"seal": "rows"}).get(table, "happened_at")
+    column = {
+        "internal_job_event": "gpus", "pool_event": "gpus", "lease_event": "state",
+        "idempotency_key": "status", "seal": "rows",
+    }.get(table, "happened_at")  # fmt: skip
     seal_all(told.db, now=START)
     with (
         pytest.raises(psycopg.errors.IntegrityError, match="never changed or removed"),

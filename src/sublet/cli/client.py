@@ -6,11 +6,12 @@ Slow to import, so only commands that call the API import it, when they run.
 import json
 import re
 import ssl
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from types import TracebackType
 from typing import Any, Final, Self
 from urllib.parse import quote
+from uuid import uuid4
 
 import httpx
 
@@ -24,6 +25,8 @@ _ERRNO: Final = re.compile(r"^\[Errno -?\d+\] ")
 # Most answers take milliseconds; an audit of a large ledger takes minutes.
 _TIMEOUT: Final = httpx.Timeout(30, connect=5)
 _PATIENT: Final = httpx.Timeout(1800, connect=5)
+# Not what cannot connect, where a second try would meet the same; nor what is only slow.
+_BROKE_OFF: Final = (httpx.ReadError, httpx.WriteError, httpx.RemoteProtocolError)
 
 
 class BrokenOff(Failure):
@@ -32,6 +35,10 @@ class BrokenOff(Failure):
     def __init__(self, message: str, *, silent: bool) -> None:
         super().__init__(message, ExitCode.UNREACHABLE)
         self.silent = silent  # nothing came for a while, which need not be a fault
+
+
+class _Lost(Failure):
+    """The connection broke off before the answer: what was asked may have happened."""
 
 
 class Client:
@@ -68,7 +75,12 @@ class Client:
         return items_of(self.get(path, **params))
 
     def post(self, path: str, body: Document) -> Document:
-        return self._call("POST", path, body=body)
+        """Send what is to happen once: with a name, so that it may be sent again."""
+        headers = {"Idempotency-Key": str(uuid4())}
+        try:
+            return self._call("POST", path, body=body, headers=headers)
+        except _Lost:
+            return self._call("POST", path, body=body, headers=headers)
 
     def post_slow(self, path: str, body: Document) -> Document:
         return self._call("POST", path, body=body, timeout=_PATIENT)
@@ -124,12 +136,20 @@ class Client:
         *,
         params: Document | None = None,
         body: Document | None = None,
+        headers: Mapping[str, str] | None = None,
         timeout: httpx.Timeout = _TIMEOUT,
     ) -> Document:
         try:
             response = self._http.request(
-                method, path, params=_given(params or {}), json=body, timeout=timeout
+                method,
+                path,
+                params=_given(params or {}),
+                json=body,
+                headers=headers,
+                timeout=timeout,
             )
+        except _BROKE_OFF as error:
+            raise _Lost(self._not_there(error), ExitCode.UNREACHABLE) from None
         except httpx.TransportError as error:
             raise self._unreachable(error) from None
         except httpx.InvalidURL as error:
@@ -147,9 +167,10 @@ class Client:
         return document
 
     def _unreachable(self, error: httpx.TransportError) -> Failure:
-        return Failure(
-            f"Sublet does not answer at {self._where}: {_why(error)}", ExitCode.UNREACHABLE
-        )
+        return Failure(self._not_there(error), ExitCode.UNREACHABLE)
+
+    def _not_there(self, error: httpx.TransportError) -> str:
+        return f"Sublet does not answer at {self._where}: {_why(error)}"
 
     @property
     def _where(self) -> str:

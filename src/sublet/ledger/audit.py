@@ -9,7 +9,7 @@ from sublet.ledger.store import QUERIES
 
 RECORDS: Final = (
     "transfer", "pool_event", "internal_job_event", "price", "lease_event", "usage", "charge",
-    "seal",
+    "idempotency_key", "seal",
 )  # fmt: skip
 # The sweeper runs every second; a hold this long past its time has been forgotten.
 _OVERDUE: Final = timedelta(minutes=1)

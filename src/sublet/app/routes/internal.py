@@ -7,10 +7,11 @@ from fastapi import APIRouter, Query, Response
 
 from sublet.app.documents import NewInternalJob
 from sublet.app.http import Operator, Ours
+from sublet.app.idempotency import OneCall
 from sublet.app.routes.leases import only_pool, stream_log
 from sublet.app.services import Services
+from sublet.core.db import Tx
 from sublet.core.errors import NotFound, Refused
-from sublet.core.ids import new_id
 from sublet.core.names import checked_name
 from sublet.engine.port import InternalJob, InternalQueue, Workload
 
@@ -18,21 +19,29 @@ router = APIRouter(prefix="/v1/internal-jobs", tags=["internal jobs"])
 
 
 @router.post("", status_code=201)
-def submit(ours: Ours, _: Operator, body: NewInternalJob) -> dict[str, Any]:
+def submit(ours: Ours, _: Operator, once: OneCall, body: NewInternalJob) -> dict[str, Any]:
     """Queue a job of the organisation's own. Leases give way to it."""
+    if (said := once.replay(body)) is not None:
+        return said
+    name = checked_name(body.name, what="name")
     job = Workload(
-        id=body.id or new_id(),
+        id=body.id or once.new_id("internal-job"),
         gpu_model=body.pool or only_pool(ours),
         gpus=body.gpus,
         command=body.command,
         environment=body.environment,
         sandboxed=False,
     )
-    _queue(ours).submit_internal(
-        job, name=checked_name(body.name, what="name"), submitted_at=ours.clock.now()
-    )
+
+    def queue(_: Tx) -> dict[str, Any]:
+        # The one call of an engine inside a transaction: duplicates take turns under its lock.
+        # If the answer is not stored after all, the next one finds the job by its derived id.
+        _queue(ours).submit_internal(job, name=name, submitted_at=ours.clock.now())
+        return _document(_find(ours, job.id))
+
+    document = once.run(body, queue)
     ours.wake()
-    return _document(_find(ours, job.id))
+    return document
 
 
 @router.get("")

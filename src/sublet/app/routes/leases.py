@@ -14,6 +14,7 @@ from starlette.concurrency import run_in_threadpool
 
 from sublet.app.documents import NewLease, lease_document, usd
 from sublet.app.http import AnyCaller, OneTenant, Ours
+from sublet.app.idempotency import OneCall
 from sublet.app.routes.tenants import instant
 from sublet.app.services import Services
 from sublet.core.db import Tx
@@ -61,12 +62,15 @@ def list_offers(ours: Ours, _: AnyCaller) -> dict[str, Any]:
 
 
 @router.post("/leases", status_code=201, tags=["leases"])
-def create_lease(ours: Ours, tenant: OneTenant, body: NewLease) -> dict[str, Any]:
+def create_lease(ours: Ours, tenant: OneTenant, once: OneCall, body: NewLease) -> dict[str, Any]:
     """Lease GPUs and run a command on them.
 
     Its GPUs and its first minute's money are set aside before this answers. Send an `id` of
-    yours and sending it again gives you the same lease.
+    yours and sending it again gives you the same lease, as it then is; an `Idempotency-Key`
+    gives you the same answer.
     """
+    if (said := once.replay(body)) is not None:
+        return said
     if ours.refuses_commands is not None:
         raise Refused(
             f"leases cannot run here: {ours.refuses_commands}; install bubblewrap, or let the"
@@ -91,9 +95,12 @@ def create_lease(ours: Ours, tenant: OneTenant, body: NewLease) -> dict[str, Any
     )
     if body.id is not None:
         _check_id_is_free(ours, LeaseId(body.id))
-    with ours.db.transaction() as tx:
+
+    def admit(tx: Tx) -> dict[str, Any]:
         lease = service.admit(tx, tenant, request, jobs=jobs, now=ours.clock.now())
-        document = _document(tx, lease)
+        return _document(tx, lease)
+
+    document = once.run(body, admit)
     ours.wake()
     return document
 

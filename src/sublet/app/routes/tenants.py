@@ -18,7 +18,9 @@ from sublet.app.documents import (
     wallet_document,
 )
 from sublet.app.http import AnyCaller, OneTenant, Operator, Ours
+from sublet.app.idempotency import Once, OneCall
 from sublet.app.services import Services
+from sublet.core.db import Tx
 from sublet.core.errors import Invalid
 from sublet.core.ids import new_id
 from sublet.core.money import Money, parse_amount
@@ -41,13 +43,15 @@ def show_me(found: AnyCaller) -> dict[str, Any]:
 
 
 @router.post("/tenants", status_code=201, tags=["tenants"])
-def create_tenant(ours: Ours, _: Operator, body: NewTenant) -> dict[str, Any]:
-    with ours.db.transaction() as tx:
+def create_tenant(ours: Ours, _: Operator, once: OneCall, body: NewTenant) -> dict[str, Any]:
+    def create(tx: Tx) -> dict[str, Any]:
         tenant = store.create_tenant(
             tx, body.name, now=ours.clock.now(), network_allowed=body.network_allowed
         )
         bootstrap.open_accounts(tx, tenant)
-    return tenant_document(tenant)
+        return tenant_document(tenant)
+
+    return once.run(body, create)
 
 
 @router.get("/tenants", tags=["tenants"])
@@ -71,13 +75,21 @@ def change_tenant(ours: Ours, _: Operator, tenant_id: UUID, body: TenantChange) 
 
 
 @router.post("/tenants/{tenant_id}/credits", tags=["wallets"])
-def credit_wallet(ours: Ours, _: Operator, tenant_id: UUID, body: NewCredit) -> dict[str, Any]:
-    """Top up a wallet with money that arrived. Send an `id` of yours to be safe to repeat."""
+def credit_wallet(
+    ours: Ours, _: Operator, once: OneCall, tenant_id: UUID, body: NewCredit
+) -> dict[str, Any]:
+    """Top up a wallet with money that arrived.
+
+    To be safe to repeat, send the payment's `id`, or an `Idempotency-Key`.
+    """
     amount = parse_amount(body.amount_usd)
-    with ours.db.transaction() as tx:
+
+    def credit(tx: Tx) -> dict[str, Any]:
         tenant = store.get_tenant(tx, TenantId(tenant_id))
         bootstrap.top_up(tx, tenant, amount, payment=body.id or new_id(), now=ours.clock.now())
         return wallet_document(tenant, ledger.get_account(tx, tenant.wallet))
+
+    return once.run(body, credit)
 
 
 @router.get("/tenants/{tenant_id}/wallet", tags=["wallets"])
@@ -123,9 +135,11 @@ def show_statement_of(
 
 
 @router.post("/tenants/{tenant_id}/keys", status_code=201, tags=["keys"])
-def create_key_of(ours: Ours, _: Operator, tenant_id: UUID, body: NewKey) -> dict[str, Any]:
+def create_key_of(
+    ours: Ours, _: Operator, once: OneCall, tenant_id: UUID, body: NewKey
+) -> dict[str, Any]:
     """Make a key for a tenant. The answer is the only place where it is ever shown."""
-    return _create_key(ours, TenantId(tenant_id), body)
+    return _create_key(ours, once, TenantId(tenant_id), body)
 
 
 @router.get("/tenants/{tenant_id}/keys", tags=["keys"])
@@ -136,9 +150,9 @@ def list_keys_of(ours: Ours, _: Operator, tenant_id: UUID) -> dict[str, Any]:
 
 
 @router.post("/keys", status_code=201, tags=["keys"])
-def create_key(ours: Ours, found: AnyCaller, body: NewKey) -> dict[str, Any]:
+def create_key(ours: Ours, found: AnyCaller, once: OneCall, body: NewKey) -> dict[str, Any]:
     """Make a key of your own. The answer is the only place where it is ever shown."""
-    return _create_key(ours, None if found.tenant is None else found.tenant.id, body)
+    return _create_key(ours, once, None if found.tenant is None else found.tenant.id, body)
 
 
 @router.get("/keys", tags=["keys"])
@@ -206,13 +220,15 @@ def _statement(ours: Services, tenant: Tenant, limit: int, before: int | None) -
     return {"items": rows}
 
 
-def _create_key(ours: Ours, tenant_id: TenantId | None, body: NewKey) -> dict[str, Any]:
-    with ours.db.transaction() as tx:
+def _create_key(
+    ours: Services, once: Once, tenant_id: TenantId | None, body: NewKey
+) -> dict[str, Any]:
+    expires_at = instant(body.expires_at, "expires_at")
+
+    def create(tx: Tx) -> dict[str, Any]:
         made, secret = store.create_key(
-            tx,
-            tenant_id,
-            body.name,
-            now=ours.clock.now(),
-            expires_at=instant(body.expires_at, "expires_at"),
+            tx, tenant_id, body.name, now=ours.clock.now(), expires_at=expires_at
         )
-    return key_document(made) | {"key": secret}
+        return key_document(made) | {"key": secret}
+
+    return once.run(body, create, shown_once="key")
