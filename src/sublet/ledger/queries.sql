@@ -21,6 +21,16 @@ SELECT id, code, currency, prepaid,
  ORDER BY id
    FOR NO KEY UPDATE;
 
+-- name: lock_accounts_of_transfers
+-- The same, of all accounts that these transfers name.
+SELECT id
+  FROM account
+ WHERE id IN (SELECT unnest(ARRAY[debit_account, credit_account])
+                FROM transfer
+               WHERE id = ANY(%(ids)s))
+ ORDER BY id
+   FOR NO KEY UPDATE;
+
 -- name: insert_transfer
 -- The caller chose the id. A repeat inserts nothing and returns no row.
 INSERT INTO transfer (id, kind, pending_id, debit_account, credit_account, amount_nanos,
@@ -69,6 +79,14 @@ SELECT transfer_id
  ORDER BY transfer_id
  LIMIT %(limit)s
    FOR UPDATE SKIP LOCKED;
+
+-- name: lock_open_holds
+-- Before their accounts, as everybody does who resolves a hold.
+SELECT transfer_id
+  FROM open_hold
+ WHERE transfer_id = ANY(%(ids)s)
+ ORDER BY transfer_id
+   FOR UPDATE;
 
 -- name: list_holds_of
 -- Holds of one holder, or of all whose name starts so.

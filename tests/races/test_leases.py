@@ -1,0 +1,119 @@
+"""Two hundred ask for a lease at once, from several processes: the wallet says how many."""
+
+from collections import Counter
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from multiprocessing import get_context
+from uuid import UUID
+
+import psycopg
+
+from sublet.app import bootstrap
+from sublet.app.audit import audit
+from sublet.core.clock import SystemClock
+from sublet.core.db import Database
+from sublet.core.errors import Unavailable, Unpaid
+from sublet.core.ids import new_id
+from sublet.core.money import Money, Rate
+from sublet.core.process import wait_for
+from sublet.fleet import store as fleet
+from sublet.leases import store
+from sublet.leases.lease import LeaseId, State
+from sublet.leases.service import Request, admit
+from sublet.leases.store import Spec
+from sublet.ledger import store as ledger
+from sublet.market import store as market
+from sublet.market.price import Tier, lease_sku
+from sublet.tenants import store as tenants
+from sublet.tenants.tenant import Tenant
+
+POOL = "ample"
+PROCESSES, THREADS = 4, 10
+ASKED, WORTH = 200, 37
+MINUTE = timedelta(minutes=1)
+NANOS = 333_333_333  # a GPU-minute
+GATE = 815
+
+
+def ask(url: str, tenant: Tenant, ids: list[UUID]) -> list[str]:
+    """Ask for a lease with each of these ids, all at once; say what came of it."""
+    request = Request(
+        pool=POOL, gpus=1, tier=Tier.INTERRUPTIBLE, max_duration=MINUTE, spec=Spec(command=["x"])
+    )
+    with Database(url, connections=THREADS, wait_seconds=60) as db:
+
+        def work(mine: list[UUID]) -> list[str]:
+            with db.transaction() as tx:  # until the test opens the gate
+                tx.execute("SELECT pg_advisory_xact_lock_shared(%s)", [GATE])
+            return [one(LeaseId(id_)) for id_ in mine]
+
+        def one(id_: LeaseId) -> str:
+            wanted = replace(request, id=id_)
+            try:
+                with db.transaction() as tx:
+                    return admit(tx, tenant, wanted, jobs=[], now=datetime.now(UTC)).state
+            except (Unpaid, Unavailable) as error:
+                return error.code
+
+        with ThreadPoolExecutor(THREADS) as threads:
+            shares = [ids[number::THREADS] for number in range(THREADS)]
+            return [answer for answers in threads.map(work, shares) for answer in answers]
+
+
+def open_shop(db: Database, minutes: int) -> Tenant:
+    now = datetime.now(UTC)
+    with db.transaction() as tx:
+        fleet.observe_pools(tx, {POOL: 10 * ASKED}, notice_seconds=10, now=now)
+        rate = Rate(nanos=NANOS, per=60)
+        market.set_price(tx, lease_sku(POOL, Tier.INTERRUPTIBLE), rate, now=now)
+        tenant = tenants.create_tenant(tx, "acme", now=now)
+        bootstrap.open_accounts(tx, tenant)
+        bootstrap.top_up(tx, tenant, Money(minutes * NANOS), payment=1, now=now)
+    return tenant
+
+
+def test_a_wallet_worth_so_many_first_minutes_leases_so_many(
+    db: Database, database_url: str
+) -> None:
+    tenant = open_shop(db, WORTH)
+    # A third of the ids are asked for twice, at about the same time.
+    ids = [new_id() for _ in range(ASKED * 3 // 4)]
+    ids += ids[: ASKED - len(ids)]
+    # Spawned, not forked: a fork would share the sockets of this process's connections.
+    with (
+        psycopg.connect(database_url, autocommit=True) as gate,
+        ProcessPoolExecutor(PROCESSES, mp_context=get_context("spawn")) as processes,
+    ):
+        gate.execute("SELECT pg_advisory_lock(%s)", [GATE])
+        shares = [ids[number::PROCESSES] for number in range(PROCESSES)]
+        asked = [processes.submit(ask, database_url, tenant, share) for share in shares]
+
+        def all_wait() -> bool:
+            for one in asked:
+                if one.done():
+                    one.result()  # says why it did not wait
+            row = gate.execute(
+                "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND NOT granted"
+                " AND database = (SELECT oid FROM pg_database WHERE datname = current_database())"
+            ).fetchone()
+            return row is not None and row[0] == PROCESSES * THREADS
+
+        try:
+            assert wait_for(all_wait, wait_seconds=60)
+        finally:
+            gate.execute("SELECT pg_advisory_unlock(%s)", [GATE])
+        answers = [answer for one in asked for answer in one.result(120)]
+
+    assert len(answers) == ASKED
+    assert set(answers) == {State.ADMITTED, Unpaid.code}, Counter(answers)
+    with db.transaction() as tx:
+        wallet = ledger.get_account(tx, tenant.wallet)
+        leases = store.list_of(tx, tenant.id, limit=ASKED, before=None, live=False)
+        assert store.held_gpus(tx, POOL) == WORTH
+    assert len(leases) == WORTH
+    # An id that was asked for twice and got its lease is told of it twice.
+    admitted = Counter(id_ for id_ in ids if id_ in {lease.id for lease in leases})
+    assert WORTH <= answers.count(State.ADMITTED) <= admitted.total()
+    assert (wallet.held.nanos, wallet.available.nanos) == (WORTH * NANOS, 0)
+    assert audit(db, clock=SystemClock()).differences == []
