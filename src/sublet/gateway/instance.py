@@ -20,6 +20,7 @@ from sublet.core.db import Database, load_queries
 from sublet.core.errors import Conflict, Misconfigured, Unavailable
 from sublet.core.ids import new_id
 from sublet.ledger import store as ledger
+from sublet.ledger.batch import void_many
 
 QUERIES: Final = load_queries("sublet.gateway")
 
@@ -124,12 +125,11 @@ class Instance:
             ]
         for start in range(0, len(left), _SWEEP):
             with db.transaction() as tx:
-                for hold_id in left[start : start + _SWEEP]:
-                    try:
-                        with tx.transaction():
-                            ledger.void(tx, hold_id, now=self.clock.now())
-                    except Conflict:
-                        continue  # it expired meanwhile: its money is back already
+                outcomes = void_many(tx, left[start : start + _SWEEP], now=self.clock.now())
+            for outcome in outcomes:
+                # A conflict: it expired meanwhile, so its money is back already.
+                if outcome is not None and not isinstance(outcome, Conflict):
+                    raise outcome
         return len(left)
 
     def _drop(self) -> None:

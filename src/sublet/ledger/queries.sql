@@ -51,6 +51,56 @@ UPDATE account
        credits_posted  = credits_posted  + CASE id WHEN %(credit_account)s THEN %(posted_nanos)s ELSE 0 END
  WHERE id IN (%(debit_account)s, %(credit_account)s);
 
+-- name: get_transfers
+SELECT id, kind, pending_id, debit_account, credit_account, amount_nanos, reason,
+       expires_at, happened_at
+  FROM transfer
+ WHERE id = ANY(%(ids)s::uuid[]);
+
+-- name: insert_transfers
+-- Many, each as insert_transfer would. Under the locks of their accounts, all of them.
+INSERT INTO transfer (id, kind, pending_id, debit_account, credit_account, amount_nanos,
+                      reason, expires_at, happened_at, recorded_at)
+SELECT new.*, %(recorded_at)s::timestamptz
+  FROM unnest(%(id)s::uuid[], %(kind)s::text[], %(pending_id)s::uuid[],
+              %(debit_account)s::bigint[], %(credit_account)s::bigint[],
+              %(amount_nanos)s::numeric[], %(reason)s::text[],
+              %(expires_at)s::timestamptz[], %(happened_at)s::timestamptz[]) AS new
+    ON CONFLICT (id) DO NOTHING
+RETURNING id;
+
+-- name: move_balances_of_many
+-- Each account once, with the sums.
+UPDATE account
+   SET debits_pending  = account.debits_pending  + change.debits_pending,
+       debits_posted   = account.debits_posted   + change.debits_posted,
+       credits_pending = account.credits_pending + change.credits_pending,
+       credits_posted  = account.credits_posted  + change.credits_posted
+  FROM unnest(%(id)s::bigint[], %(debits_pending)s::numeric[], %(debits_posted)s::numeric[],
+              %(credits_pending)s::numeric[], %(credits_posted)s::numeric[])
+       AS change(id, debits_pending, debits_posted, credits_pending, credits_posted)
+ WHERE account.id = change.id;
+
+-- name: open_holds
+INSERT INTO open_hold (transfer_id, holder, expires_at)
+SELECT * FROM unnest(%(id)s::uuid[], %(holder)s::text[], %(expires_at)s::timestamptz[]);
+
+-- name: lock_holds
+-- In id order, so that two batches over the same holds cannot deadlock. A hold that somebody
+-- resolved meanwhile is not among the rows.
+SELECT t.id, t.kind, t.pending_id, t.debit_account, t.credit_account, t.amount_nanos, t.reason,
+       t.expires_at, t.happened_at
+  FROM open_hold o
+  JOIN transfer t ON t.id = o.transfer_id
+ WHERE o.transfer_id = ANY(%(ids)s::uuid[])
+ ORDER BY o.transfer_id
+   FOR UPDATE OF o;
+
+-- name: close_holds
+-- Under their locks.
+DELETE FROM open_hold
+ WHERE transfer_id = ANY(%(ids)s::uuid[]);
+
 -- name: open_hold
 INSERT INTO open_hold (transfer_id, holder, expires_at)
 VALUES (%(id)s, %(holder)s, %(expires_at)s);

@@ -9,6 +9,29 @@ VALUES (%(id)s, %(source)s, %(sequence)s, %(tenant_id)s, %(api_key_id)s, %(lease
     ON CONFLICT DO NOTHING
 RETURNING id;
 
+-- name: insert_usages
+-- Many, each as insert_usage would.
+INSERT INTO usage (id, source, sequence, tenant_id, api_key_id, lease_id, model, request_id,
+                   gpu_seconds, input_tokens, cached_input_tokens, output_tokens,
+                   delivered_tokens, outcome, happened_at, recorded_at)
+SELECT * FROM unnest(
+       %(id)s::uuid[], %(source)s::text[], %(sequence)s::bigint[], %(tenant_id)s::uuid[],
+       %(api_key_id)s::uuid[], %(lease_id)s::uuid[], %(model)s::text[], %(request_id)s::text[],
+       %(gpu_seconds)s::bigint[], %(input_tokens)s::bigint[], %(cached_input_tokens)s::bigint[],
+       %(output_tokens)s::bigint[], %(delivered_tokens)s::bigint[], %(outcome)s::text[],
+       %(happened_at)s::timestamptz[], %(recorded_at)s::timestamptz[])
+    ON CONFLICT DO NOTHING
+RETURNING id;
+
+-- name: insert_charges
+-- Many, each as insert_charge would.
+INSERT INTO charge (id, usage_id, tenant_id, price_id, quantity, amount_nanos, transfer_id,
+                    happened_at, recorded_at)
+SELECT * FROM unnest(
+       %(id)s::uuid[], %(usage_id)s::uuid[], %(tenant_id)s::uuid[], %(price_id)s::bigint[],
+       %(quantity)s::bigint[], %(amount_nanos)s::numeric[], %(transfer_id)s::uuid[],
+       %(happened_at)s::timestamptz[], %(recorded_at)s::timestamptz[]);
+
 -- name: insert_charge
 INSERT INTO charge (id, usage_id, tenant_id, price_id, quantity, amount_nanos, transfer_id,
                     happened_at, recorded_at)
