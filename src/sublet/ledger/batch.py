@@ -170,6 +170,12 @@ def void_many(tx: Tx, hold_ids: Sequence[UUID], *, now: datetime) -> list[Sublet
     ]
 
 
+def find_accounts(tx: Tx, codes: Sequence[str]) -> dict[str, int]:
+    """Return {code: id} of those of these accounts that there are."""
+    found = tx.execute(QUERIES["find_accounts"], {"codes": list(codes)}).fetchall()
+    return {row["code"]: row["id"] for row in found}
+
+
 # ── for rooms that add rows of their own between the locks and the money ─────────────────
 
 

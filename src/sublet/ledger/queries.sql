@@ -12,6 +12,11 @@ SELECT id, code, currency, prepaid,
   FROM account
  WHERE code = %(code)s;
 
+-- name: find_accounts
+SELECT code, id
+  FROM account
+ WHERE code = ANY(%(codes)s::text[]);
+
 -- name: lock_accounts
 -- In id order, so that two posts over the same accounts cannot deadlock.
 SELECT id, code, currency, prepaid,
