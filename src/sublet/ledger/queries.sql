@@ -64,13 +64,14 @@ SELECT id, kind, pending_id, debit_account, credit_account, amount_nanos, reason
 
 -- name: insert_transfers
 -- Many, each as insert_transfer would. Under the locks of their accounts, all of them.
+-- Arrays go in the binary format (b, not s), which costs the client half as much.
 INSERT INTO transfer (id, kind, pending_id, debit_account, credit_account, amount_nanos,
                       reason, expires_at, happened_at, recorded_at)
 SELECT new.*, %(recorded_at)s::timestamptz
-  FROM unnest(%(id)s::uuid[], %(kind)s::text[], %(pending_id)s::uuid[],
-              %(debit_account)s::bigint[], %(credit_account)s::bigint[],
-              %(amount_nanos)s::numeric[], %(reason)s::text[],
-              %(expires_at)s::timestamptz[], %(happened_at)s::timestamptz[]) AS new
+  FROM unnest(%(id)b::uuid[], %(kind)b::text[], %(pending_id)b::uuid[],
+              %(debit_account)b::bigint[], %(credit_account)b::bigint[],
+              %(amount_nanos)b::numeric[], %(reason)b::text[],
+              %(expires_at)b::timestamptz[], %(happened_at)b::timestamptz[]) AS new
     ON CONFLICT (id) DO NOTHING
 RETURNING id;
 
@@ -81,14 +82,14 @@ UPDATE account
        debits_posted   = account.debits_posted   + change.debits_posted,
        credits_pending = account.credits_pending + change.credits_pending,
        credits_posted  = account.credits_posted  + change.credits_posted
-  FROM unnest(%(id)s::bigint[], %(debits_pending)s::numeric[], %(debits_posted)s::numeric[],
-              %(credits_pending)s::numeric[], %(credits_posted)s::numeric[])
+  FROM unnest(%(id)b::bigint[], %(debits_pending)b::numeric[], %(debits_posted)b::numeric[],
+              %(credits_pending)b::numeric[], %(credits_posted)b::numeric[])
        AS change(id, debits_pending, debits_posted, credits_pending, credits_posted)
  WHERE account.id = change.id;
 
 -- name: open_holds
 INSERT INTO open_hold (transfer_id, holder, expires_at)
-SELECT * FROM unnest(%(id)s::uuid[], %(holder)s::text[], %(expires_at)s::timestamptz[]);
+SELECT * FROM unnest(%(id)b::uuid[], %(holder)b::text[], %(expires_at)b::timestamptz[]);
 
 -- name: lock_holds
 -- In id order, so that two batches over the same holds cannot deadlock. A hold that somebody

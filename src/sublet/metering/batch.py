@@ -1,7 +1,7 @@
 """Charging many at once: usage, money and charges of all of them in one transaction."""
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass, fields
 from datetime import datetime, timedelta
 from typing import Any, Final
 from uuid import UUID
@@ -89,11 +89,9 @@ def _insert_usages(tx: Tx, usages: Sequence[tuple[Usage, datetime]]) -> set[UUID
     """Record usages; say which were new. In id order: two batches must not wait both ways."""
     if not usages:
         return set()
-    rows = [
-        asdict(usage) | {"recorded_at": at}
-        for usage, at in sorted(usages, key=lambda usage: usage[0].id)
-    ]
-    columns = {name: [row[name] for row in rows] for name in (*_USAGE, "recorded_at")}
+    ordered = sorted(usages, key=lambda usage: usage[0].id)
+    columns = {name: [getattr(usage, name) for usage, _ in ordered] for name in _USAGE}
+    columns["recorded_at"] = [at for _, at in ordered]
     return {row["id"] for row in tx.execute(QUERIES["insert_usages"], columns).fetchall()}
 
 

@@ -15,11 +15,11 @@ INSERT INTO usage (id, source, sequence, tenant_id, api_key_id, lease_id, model,
                    gpu_seconds, input_tokens, cached_input_tokens, output_tokens,
                    delivered_tokens, outcome, happened_at, recorded_at)
 SELECT * FROM unnest(
-       %(id)s::uuid[], %(source)s::text[], %(sequence)s::bigint[], %(tenant_id)s::uuid[],
-       %(api_key_id)s::uuid[], %(lease_id)s::uuid[], %(model)s::text[], %(request_id)s::text[],
-       %(gpu_seconds)s::bigint[], %(input_tokens)s::bigint[], %(cached_input_tokens)s::bigint[],
-       %(output_tokens)s::bigint[], %(delivered_tokens)s::bigint[], %(outcome)s::text[],
-       %(happened_at)s::timestamptz[], %(recorded_at)s::timestamptz[])
+       %(id)b::uuid[], %(source)b::text[], %(sequence)b::bigint[], %(tenant_id)b::uuid[],
+       %(api_key_id)b::uuid[], %(lease_id)b::uuid[], %(model)b::text[], %(request_id)b::text[],
+       %(gpu_seconds)b::bigint[], %(input_tokens)b::bigint[], %(cached_input_tokens)b::bigint[],
+       %(output_tokens)b::bigint[], %(delivered_tokens)b::bigint[], %(outcome)b::text[],
+       %(happened_at)b::timestamptz[], %(recorded_at)b::timestamptz[])
     ON CONFLICT DO NOTHING
 RETURNING id;
 
@@ -28,9 +28,9 @@ RETURNING id;
 INSERT INTO charge (id, usage_id, tenant_id, price_id, quantity, amount_nanos, transfer_id,
                     happened_at, recorded_at)
 SELECT * FROM unnest(
-       %(id)s::uuid[], %(usage_id)s::uuid[], %(tenant_id)s::uuid[], %(price_id)s::bigint[],
-       %(quantity)s::bigint[], %(amount_nanos)s::numeric[], %(transfer_id)s::uuid[],
-       %(happened_at)s::timestamptz[], %(recorded_at)s::timestamptz[]);
+       %(id)b::uuid[], %(usage_id)b::uuid[], %(tenant_id)b::uuid[], %(price_id)b::bigint[],
+       %(quantity)b::bigint[], %(amount_nanos)b::numeric[], %(transfer_id)b::uuid[],
+       %(happened_at)b::timestamptz[], %(recorded_at)b::timestamptz[]);
 
 -- name: insert_charge
 INSERT INTO charge (id, usage_id, tenant_id, price_id, quantity, amount_nanos, transfer_id,
