@@ -286,3 +286,29 @@ def test_overlapping_batches_grant_what_the_wallets_hold_and_wait_for_nobody_for
             assert store.get_account(tx, "revenue").balance == Money(7 * len(granted))
         assert findings.differences == []
         assert findings.counts["no_overspend"]["open_holds"] == 0
+
+
+def test_an_id_that_somebody_takes_at_this_moment_is_not_held(database_url: str) -> None:
+    with Database(database_url, connections=3) as db:
+        with db.transaction() as tx:
+            revenue, wallet, other = accounts(tx, 100, 100)
+            bank = store.get_account(tx, "bank").id
+        mine, lost = (
+            batch.Hold(
+                transfer=transfer(number, wallet, revenue, 40), holder="me", expires_at=LATER
+            )
+            for number in (1, 2)
+        )
+        with db.transaction() as tx:
+            taken = batch.Holds(tx, accounts=[wallet, revenue], ids=[UUID(int=1), UUID(int=2)])
+            assert [taken.hold(one, now=NOON) for one in (mine, lost)] == [True, True]
+            with db.transaction() as theirs:
+                thief = transfer(2, other, bank, 5)
+                store.hold(theirs, thief, holder="them", expires_at=LATER, now=NOON)
+            assert taken.write(now=NOON) == {UUID(int=2)}
+        findings = Findings()
+        with db.transaction() as tx:
+            assert store.get_account(tx, "wallet:0").held == Money(40)
+            assert store.holds_of(tx, "me") == [(UUID(int=1), "me")]
+            audit.audit(tx, findings, now=NOON)
+        assert findings.differences == []

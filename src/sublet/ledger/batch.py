@@ -16,6 +16,9 @@ from datetime import datetime
 from typing import Any, Final
 from uuid import UUID
 
+from psycopg import Cursor
+from psycopg.rows import DictRow
+
 from sublet.core.db import Tx
 from sublet.core.errors import Invalid, NotFound, SubletError, Unpaid
 from sublet.core.ids import derived_id
@@ -59,9 +62,11 @@ class Holds:
 
     def __init__(self, tx: Tx, *, accounts: Iterable[int], ids: Iterable[UUID]) -> None:
         self._tx = tx
-        self._accounts = _lock(tx, accounts)
-        # Under the locks: whoever used one of these ids for these accounts has ended.
-        found = tx.execute(QUERIES["get_transfers"], {"ids": list(ids)}).fetchall()
+        with tx.pipeline():
+            locked = _lock(tx, accounts)
+            # Under the locks: whoever used one of these ids for these accounts has ended.
+            found = tx.execute(QUERIES["get_transfers"], {"ids": list(ids)})
+        self._accounts = {row["id"]: as_account(row) for row in locked}
         self._known: dict[UUID, Row] = {row["id"]: row for row in found}
         self._new: list[dict[str, Any]] = []
 
@@ -102,15 +107,19 @@ class Holds:
         Returns:
             ids that somebody else took at this very moment, for other accounts: not held.
         """
-        written = insert(self._tx, self._new, now=now)
-        new = [row for row in self._new if row["id"] in written]
-        if new:
-            self._tx.execute(
-                QUERIES["open_holds"],
-                {name: [row[name] for row in new] for name in ("id", "holder", "expires_at")},
-            )
-            _move(self._tx, ((row, row["amount_nanos"], 0) for row in new))
-        return {row["id"] for row in self._new} - written
+        if not self._new:
+            return set()
+        names = ("id", "debit_account", "holder", "expires_at")
+        holds = {name: [row[name] for row in self._new] for name in names}
+        with self._tx.pipeline():
+            inserted = _insert(self._tx, self._new, now=now)
+            self._tx.execute(QUERIES["open_holds"], holds)
+            _move(self._tx, ((row, row["amount_nanos"], 0) for row in self._new))
+        written = {row["id"] for row in inserted}
+        lost = [row for row in self._new if row["id"] not in written]
+        if lost:
+            _move(self._tx, ((row, -row["amount_nanos"], 0) for row in lost))
+        return {row["id"] for row in lost}
 
 
 def hold_many(tx: Tx, holds: Sequence[Hold], *, now: datetime) -> list[bool | SubletError]:
@@ -181,7 +190,8 @@ def find_accounts(tx: Tx, codes: Sequence[str]) -> dict[str, int]:
 
 def lock_holds(tx: Tx, hold_ids: Sequence[UUID]) -> dict[UUID, Row]:
     """Lock those of these holds that are open, and return what each of them holds."""
-    found = tx.execute(QUERIES["lock_holds"], {"ids": list(hold_ids)}).fetchall()
+    with tx.pipeline():  # together with the transaction's BEGIN
+        found = tx.execute(QUERIES["lock_holds"], {"ids": list(hold_ids)})
     return {row["id"]: row for row in found}
 
 
@@ -211,26 +221,21 @@ def resolve(
     others: Iterable[Row] = []
     if apart:
         others = tx.execute(QUERIES["get_transfers"], {"ids": apart}).fetchall()
-    _lock(tx, {row[side] for row in (*held.values(), *others) for side in _SIDES})
-    if rows:
-        ids = [one.hold_id for one in settlements]
+    accounts = {row[side] for row in (*held.values(), *others) for side in _SIDES}
+    if not rows:
+        _lock(tx, accounts)
+        return {}
+    ids = [one.hold_id for one in settlements]
+    with tx.pipeline():
+        _lock(tx, accounts)
         tx.execute(QUERIES["close_holds"], {"ids": ids})
-        written = insert(tx, rows, now=now)
-        assert len(written) == len(rows), ids
+        inserted = _insert(tx, rows, now=now)
         _move(
             tx,
             ((row, -held[row["pending_id"]]["amount_nanos"], row["amount_nanos"]) for row in rows),
         )
+    assert len(inserted.fetchall()) == len(rows), ids
     return {row["pending_id"]: row["id"] if row["amount_nanos"] else None for row in rows}
-
-
-def insert(tx: Tx, rows: Sequence[Row], *, now: datetime) -> set[UUID]:
-    """Add transfers, under the locks of their accounts; say which ids were not taken."""
-    if not rows:
-        return set()
-    columns: dict[str, Any] = {name: [row[name] for row in rows] for name in _COLUMNS}
-    columns["recorded_at"] = now
-    return {row["id"] for row in tx.execute(QUERIES["insert_transfers"], columns).fetchall()}
 
 
 # ── inside ───────────────────────────────────────────────────────────────────────────────
@@ -256,9 +261,17 @@ def _resolution(held: Row, one: Settlement) -> dict[str, Any]:
     }
 
 
-def _lock(tx: Tx, ids: Iterable[int]) -> dict[int, Account]:
-    rows = tx.execute(QUERIES["lock_accounts"], {"ids": sorted(set(ids))}).fetchall()
-    return {row["id"]: as_account(row) for row in rows}
+# These return before Postgres has answered, where the connection is in pipeline mode: a batch
+# makes a few trips to the server, not one a statement.
+
+
+def _lock(tx: Tx, ids: Iterable[int]) -> Cursor[DictRow]:
+    return tx.execute(QUERIES["lock_accounts"], {"ids": sorted(set(ids))})
+
+
+def _insert(tx: Tx, rows: Sequence[Row], *, now: datetime) -> Cursor[DictRow]:
+    columns: dict[str, Any] = {name: [row[name] for row in rows] for name in _COLUMNS}
+    return tx.execute(QUERIES["insert_transfers"], columns | {"recorded_at": now})
 
 
 def _move(tx: Tx, changes: Iterable[tuple[Row, int, int]]) -> None:

@@ -88,8 +88,14 @@ UPDATE account
  WHERE account.id = change.id;
 
 -- name: open_holds
+-- Behind insert_transfers. An id that somebody else took just then is of other accounts, or our
+-- locks would have kept them apart: that is no hold of ours to open.
 INSERT INTO open_hold (transfer_id, holder, expires_at)
-SELECT * FROM unnest(%(id)b::uuid[], %(holder)b::text[], %(expires_at)b::timestamptz[]);
+SELECT new.id, new.holder, new.expires_at
+  FROM unnest(%(id)b::uuid[], %(debit_account)b::bigint[], %(holder)b::text[],
+              %(expires_at)b::timestamptz[])
+       AS new(id, debit_account, holder, expires_at)
+  JOIN transfer t ON t.id = new.id AND t.debit_account = new.debit_account;
 
 -- name: lock_holds
 -- In id order, so that two batches over the same holds cannot deadlock. A hold that somebody
