@@ -20,14 +20,16 @@ from sublet.core.errors import Unavailable
 from sublet.gateway.exchange import Exchange
 from sublet.gateway.failures import Failure, Kind
 from sublet.gateway.grant import Grant, Need
+from sublet.gateway.lane import Unsure
 from sublet.gateway.limits import Limiter
 from sublet.gateway.openai import Reply
 from sublet.gateway.replica import Broken, Gone, Piece, Replicas, reclaimed
 from sublet.gateway.request import Ask
 from sublet.gateway.resolver import Resolver
-from sublet.gateway.spool import Bill, Spool, Unsure
+from sublet.gateway.spool import Spool
 from sublet.gateway.table import Offer, Table
 from sublet.gateway.tariff import Counts
+from sublet.gateway.till import Bill
 from sublet.metering.store import price_of
 from sublet.metering.usage import Outcome, Usage
 from sublet.models.deployment import Replica
@@ -115,15 +117,13 @@ class Serving:
         """Return how many tokens it used."""
         exchange, service = self._exchange, self._service
         try:
-            decided = await service.spool.open(exchange.id, self._tenant, need)
+            grant = await service.spool.open(exchange.id, self._tenant, need)
         except Unsure:
             service.resolver.void_unsure(exchange.id)
             raise
-        if isinstance(decided, Failure):
-            raise decided
         reply = Reply(
             ask=self._ask,
-            grant=decided,
+            grant=grant,
             id=exchange.id.hex,
             created=int(service.spool.now().timestamp()),
         )
@@ -144,16 +144,16 @@ class Serving:
             work.cancel()
         if work.cancelled():
             if gone:
-                service.resolver.detach(self._settle_hung_up(decided))
+                service.resolver.detach(self._settle_hung_up(grant))
                 return 0 if self._seen is None else _total(self._seen)
-            return await self._break_off(decided, self._why_cut(), None)
+            return await self._break_off(grant, self._why_cut(), None)
         match work.exception():
             case None:
                 return await self._complete(reply)
             case Broken() as error:
-                return await self._break_off(decided, error.failure, error.counts)
+                return await self._break_off(grant, error.failure, error.counts)
             case Failure() as failure:
-                return await self._break_off(decided, failure, None)
+                return await self._break_off(grant, failure, None)
             case error:
                 await service.resolver.void(exchange.id)
                 raise error

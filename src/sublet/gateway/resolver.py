@@ -11,7 +11,8 @@ from typing import Final
 from uuid import UUID
 
 from sublet.core.errors import Unavailable, Unpaid
-from sublet.gateway.spool import Bill, Spool
+from sublet.gateway.spool import Spool
+from sublet.gateway.till import Bill
 
 log: Final = logging.getLogger(__name__)
 

@@ -1,16 +1,15 @@
 """The only place where the gateway's one event loop meets code that waits.
 
 Stores are sync. They run here in a few threads, each call one short transaction, so that
-thousands of open streams wait for nothing but their own bytes.
+thousands of open streams wait for nothing but their own bytes. Holds and settlements, which
+every request needs, have a lane each, where those of many requests share a transaction.
 """
 
 import asyncio
-import threading
 from collections import OrderedDict
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import datetime
 from typing import Final, ParamSpec, TypeVar
 from uuid import UUID
 
@@ -20,15 +19,12 @@ from sublet.core.clock import Clock
 from sublet.core.db import Database
 from sublet.core.errors import Conflict, NotFound, Unauthorized, Unavailable
 from sublet.core.money import Money
-from sublet.gateway.failures import Failure, Kind
-from sublet.gateway.grant import Grant, Need, decide
+from sublet.gateway.grant import Grant, Need
 from sublet.gateway.instance import Instance
+from sublet.gateway.lane import Lane, Unsure
 from sublet.gateway.table import Table
-from sublet.gateway.tariff import Counts, Tariff
+from sublet.gateway.till import Asked, Bill, Till
 from sublet.ledger import store as ledger
-from sublet.ledger.transfer import Transfer
-from sublet.metering import store as metering
-from sublet.metering.usage import Usage
 from sublet.tenants import store as tenants
 from sublet.tenants.tenant import Caller, Tenant, digest
 
@@ -36,37 +32,25 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 _THREADS: Final = 6
+_LANES: Final = 2
 _CALL_SECONDS: Final = 6.0  # longer than any healthy call by far
 _KEPT_SECONDS: Final = 2.0  # a revoked key works for so long at most
 _KEPT_CALLERS: Final = 10_000
-_HOLD: Final = timedelta(minutes=15)  # the longest request and its settlement, with room
-
-
-class Unsure(Unavailable):
-    """The database went away in the middle: what was asked may have been done, or will be."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Bill:
-    """What a request used, ready to be charged, however often that is tried."""
-
-    usage: Usage
-    counts: Counts
-    tariff: Tariff
 
 
 class Spool:
     def __init__(self, url: str, *, name: str, clock: Clock) -> None:
         url = _bounded(url, name)
-        self._db = Database(url, connections=_THREADS, wait_seconds=2)
+        self._db = Database(url, connections=_THREADS + _LANES, wait_seconds=2)
         self._threads = ThreadPoolExecutor(_THREADS, thread_name_prefix="spool")
         # Its own thread: a pool full of waiting calls must not make this run look dead.
         self._pulse = ThreadPoolExecutor(1, thread_name_prefix="pulse")
         self._clock = clock
         self._callers: OrderedDict[bytes, tuple[float, Caller | Unauthorized]] = OrderedDict()
-        self._accounts: dict[UUID, tuple[int, int]] = {}
-        self._lock = threading.Lock()  # of _accounts, which threads fill
         self.instance = Instance(name, url, clock)
+        till = Till(self._db, holder=self.instance.holder, clock=clock)
+        self._holds = Lane(till.open_many, name="holds", wait_seconds=_CALL_SECONDS)
+        self._settlements = Lane(till.settle_many, name="settlements", wait_seconds=_CALL_SECONDS)
 
     # ── one run ──────────────────────────────────────────────────────────────────────────
 
@@ -82,6 +66,8 @@ class Spool:
 
     def stop(self) -> None:
         """End the threads, then the connections. Sync: after the loop ran."""
+        self._holds.stop()
+        self._settlements.stop()
         self._threads.shutdown(wait=True, cancel_futures=True)
         self._pulse.shutdown(wait=True, cancel_futures=True)
         self.instance.stop()
@@ -128,57 +114,15 @@ class Spool:
 
     # ── money ────────────────────────────────────────────────────────────────────────────
 
-    async def open(self, request_id: UUID, tenant: Tenant, need: Need) -> Grant | Failure:
-        """Hold what `need` may cost, or say why the wallet cannot.
+    async def open(self, request_id: UUID, tenant: Tenant, need: Need) -> Grant:
+        """Hold what `need` may cost.
 
         Raises:
+            Failure: the wallet cannot pay; says why.
             Unsure: whether money is held is not known: void it, later.
             Unavailable: none is held.
         """
-        return await self._call(self._open, request_id, tenant, need)
-
-    def _open(self, request_id: UUID, tenant: Tenant, need: Need) -> Grant | Failure:
-        try:
-            accounts = self._accounts_of(tenant)
-        except NotFound:
-            return Failure(Kind.UNPAID, "this tenant has no wallet yet: add credit")
-        asked: list[Grant] = []
-        try:
-            return self._hold(request_id, tenant, need, accounts, asked)
-        except Unavailable as error:
-            if asked:
-                raise Unsure(str(error)) from error
-            raise
-
-    def _hold(
-        self,
-        request_id: UUID,
-        tenant: Tenant,
-        need: Need,
-        accounts: tuple[int, int],
-        asked: list[Grant],
-    ) -> Grant | Failure:
-        """As `open`; `asked` gets the grant just before its money is asked for."""
-        now = self._clock.now()
-        wallet_id, revenue_id = accounts
-        with self._db.transaction() as tx:
-            # Nobody moves this wallet between the look and the hold.
-            tx.execute(ledger.QUERIES["lock_accounts"], {"ids": sorted((wallet_id, revenue_id))})
-            decided = decide(need, ledger.get_account(tx, tenant.wallet))
-            if isinstance(decided, Grant):
-                asked.append(decided)
-                transfer = Transfer(
-                    id=request_id,
-                    debit_account=wallet_id,
-                    credit_account=revenue_id,
-                    amount=decided.amount,
-                    reason="tokens",
-                    happened_at=now,
-                )
-                ledger.hold(
-                    tx, transfer, holder=self.instance.holder, expires_at=now + _HOLD, now=now
-                )
-            return decided
+        return await self._holds.do(Asked(id=request_id, tenant=tenant, need=need))
 
     async def settle(self, bill: Bill) -> Money:
         """Charge what was used and return the rest. Repeating it changes nothing.
@@ -187,17 +131,7 @@ class Spool:
             Unavailable: repeat it.
             Unpaid: the hold was gone, and the wallet is empty.
         """
-        return await self._call(self._settle, bill)
-
-    def _settle(self, bill: Bill) -> Money:
-        with self._db.transaction() as tx:
-            return metering.settle(
-                tx,
-                bill.usage,
-                bill.tariff.lines(bill.counts),
-                hold_id=bill.usage.id,
-                now=self._clock.now(),
-            )
+        return await self._settlements.do(bill)
 
     async def void(self, request_id: UUID) -> bool:
         """Return all of a hold. Repeating it changes nothing.
@@ -224,19 +158,6 @@ class Spool:
         return self._clock.now()
 
     # ── threads ──────────────────────────────────────────────────────────────────────────
-
-    def _accounts_of(self, tenant: Tenant) -> tuple[int, int]:
-        """Return (wallet, revenue). Ids of accounts never change, so they are kept."""
-        with self._lock:
-            kept = self._accounts.get(tenant.id)
-        if kept is None:
-            with self._db.transaction() as tx:
-                wallet = ledger.get_account(tx, tenant.wallet)
-                revenue = ledger.get_account(tx, tenant.revenue)
-            kept = wallet.id, revenue.id
-            with self._lock:
-                self._accounts[tenant.id] = kept
-        return kept
 
     async def _call(self, function: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
         work = self._threads.submit(function, *args, **kwargs)

@@ -12,6 +12,11 @@ SELECT id, code, currency, prepaid,
   FROM account
  WHERE code = %(code)s;
 
+-- name: find_accounts
+SELECT code, id
+  FROM account
+ WHERE code = ANY(%(codes)s::text[]);
+
 -- name: lock_accounts
 -- In id order, so that two posts over the same accounts cannot deadlock.
 SELECT id, code, currency, prepaid,
@@ -60,6 +65,63 @@ UPDATE account
        debits_posted   = debits_posted   + CASE id WHEN %(debit_account)s  THEN %(posted_nanos)s ELSE 0 END,
        credits_posted  = credits_posted  + CASE id WHEN %(credit_account)s THEN %(posted_nanos)s ELSE 0 END
  WHERE id IN (%(debit_account)s, %(credit_account)s);
+
+-- name: get_transfers
+SELECT id, kind, pending_id, debit_account, credit_account, amount_nanos, reason,
+       expires_at, happened_at
+  FROM transfer
+ WHERE id = ANY(%(ids)s::uuid[]);
+
+-- name: insert_transfers
+-- Many, each as insert_transfer would. Under the locks of their accounts, all of them.
+-- Arrays go in the binary format (b, not s), which costs the client half as much.
+INSERT INTO transfer (id, kind, pending_id, debit_account, credit_account, amount_nanos,
+                      reason, expires_at, happened_at, recorded_at)
+SELECT new.*, %(recorded_at)s::timestamptz
+  FROM unnest(%(id)b::uuid[], %(kind)b::text[], %(pending_id)b::uuid[],
+              %(debit_account)b::bigint[], %(credit_account)b::bigint[],
+              %(amount_nanos)b::numeric[], %(reason)b::text[],
+              %(expires_at)b::timestamptz[], %(happened_at)b::timestamptz[]) AS new
+    ON CONFLICT (id) DO NOTHING
+RETURNING id;
+
+-- name: move_balances_of_many
+-- Each account once, with the sums.
+UPDATE account
+   SET debits_pending  = account.debits_pending  + change.debits_pending,
+       debits_posted   = account.debits_posted   + change.debits_posted,
+       credits_pending = account.credits_pending + change.credits_pending,
+       credits_posted  = account.credits_posted  + change.credits_posted
+  FROM unnest(%(id)b::bigint[], %(debits_pending)b::numeric[], %(debits_posted)b::numeric[],
+              %(credits_pending)b::numeric[], %(credits_posted)b::numeric[])
+       AS change(id, debits_pending, debits_posted, credits_pending, credits_posted)
+ WHERE account.id = change.id;
+
+-- name: open_holds
+-- Behind insert_transfers. An id that somebody else took just then is of other accounts, or our
+-- locks would have kept them apart: that is no hold of ours to open.
+INSERT INTO open_hold (transfer_id, holder, expires_at)
+SELECT new.id, new.holder, new.expires_at
+  FROM unnest(%(id)b::uuid[], %(debit_account)b::bigint[], %(holder)b::text[],
+              %(expires_at)b::timestamptz[])
+       AS new(id, debit_account, holder, expires_at)
+  JOIN transfer t ON t.id = new.id AND t.debit_account = new.debit_account;
+
+-- name: lock_holds
+-- In id order, so that two batches over the same holds cannot deadlock. A hold that somebody
+-- resolved meanwhile is not among the rows.
+SELECT t.id, t.kind, t.pending_id, t.debit_account, t.credit_account, t.amount_nanos, t.reason,
+       t.expires_at, t.happened_at
+  FROM open_hold o
+  JOIN transfer t ON t.id = o.transfer_id
+ WHERE o.transfer_id = ANY(%(ids)s::uuid[])
+ ORDER BY o.transfer_id
+   FOR UPDATE OF o;
+
+-- name: close_holds
+-- Under their locks.
+DELETE FROM open_hold
+ WHERE transfer_id = ANY(%(ids)s::uuid[]);
 
 -- name: open_hold
 INSERT INTO open_hold (transfer_id, holder, expires_at)

@@ -14,7 +14,7 @@ from sublet.ledger.transfer import Account, Kind, Movement, Transfer
 QUERIES: Final = load_queries("sublet.ledger")
 
 # What makes two transfers of one id the same. Times are left out: a repeat may be later.
-_CONTENTS: Final = (
+CONTENTS: Final = (
     "kind", "pending_id", "debit_account", "credit_account", "amount_nanos", "reason",
 )  # fmt: skip
 
@@ -38,7 +38,7 @@ def get_account(tx: Tx, code: str) -> Account:
     row = one(tx, QUERIES["get_account"], {"code": code})
     if row is None:
         raise NotFound(f"there is no account {code}")
-    return _account(row)
+    return as_account(row)
 
 
 def post(tx: Tx, transfer: Transfer, *, now: datetime) -> bool:
@@ -52,7 +52,7 @@ def post(tx: Tx, transfer: Transfer, *, now: datetime) -> bool:
         Invalid: the id was used before, for a different transfer; or the amount is no amount.
         Unpaid: the debited account is prepaid and has too little left.
     """
-    row = _row(transfer, Kind.POSTED, now=now)
+    row = as_row(transfer, Kind.POSTED, now=now)
     accounts = _lock(tx, row)
     if not _insert(tx, row):
         return False
@@ -69,7 +69,7 @@ def hold(tx: Tx, transfer: Transfer, *, holder: str, expires_at: datetime, now: 
     Raises:
         as `post`.
     """
-    row = _row(transfer, Kind.PENDING, now=now) | {"expires_at": expires_at, "holder": holder}
+    row = as_row(transfer, Kind.PENDING, now=now) | {"expires_at": expires_at, "holder": holder}
     accounts = _lock(tx, row)
     if not _insert(tx, row):
         return False
@@ -137,7 +137,7 @@ def list_movements(
 
 def list_accounts(tx: Tx) -> list[Account]:
     """Return every account as it stands, by its code."""
-    return [_account(row) for row in tx.execute(QUERIES["list_accounts"]).fetchall()]
+    return [account(row) for row in tx.execute(QUERIES["list_accounts"]).fetchall()]
 
 
 def read_movements(tx: Tx, currencies: Mapping[int, str]) -> Iterator[Movement]:
@@ -213,7 +213,7 @@ def _resolve(
     return resolution["id"] if nanos else None
 
 
-def _row(transfer: Transfer, kind: Kind, *, now: datetime) -> dict[str, Any]:
+def as_row(transfer: Transfer, kind: Kind, *, now: datetime) -> dict[str, Any]:
     if not 0 < transfer.amount.nanos <= MAX_NANOS:
         raise Invalid(f"a transfer moves more than nothing, not {transfer.amount}")
     return {
@@ -238,7 +238,7 @@ def _lock(tx: Tx, row: Mapping[str, Any]) -> dict[int, Account]:
     """
     ids = sorted({row["debit_account"], row["credit_account"]})
     locked = {
-        found["id"]: _account(found)
+        found["id"]: as_account(found)
         for found in tx.execute(QUERIES["lock_accounts"], {"ids": ids}).fetchall()
     }
     if len(locked) < len(ids):
@@ -251,7 +251,7 @@ def _insert(tx: Tx, row: Mapping[str, Any]) -> bool:
         return True
     before = one(tx, QUERIES["get_transfer"], {"id": row["id"]})
     assert before is not None, row
-    if any(before[name] != row[name] for name in _CONTENTS):
+    if any(before[name] != row[name] for name in CONTENTS):
         raise Invalid(f"transfer {row['id']} was already recorded with other contents")
     return False
 
@@ -279,7 +279,7 @@ def _move(
     )
 
 
-def _account(row: Mapping[str, Any]) -> Account:
+def as_account(row: Mapping[str, Any]) -> Account:
     return Account(
         id=row["id"],
         code=row["code"],

@@ -9,6 +9,29 @@ VALUES (%(id)s, %(source)s, %(sequence)s, %(tenant_id)s, %(api_key_id)s, %(lease
     ON CONFLICT DO NOTHING
 RETURNING id;
 
+-- name: insert_usages
+-- Many, each as insert_usage would.
+INSERT INTO usage (id, source, sequence, tenant_id, api_key_id, lease_id, model, request_id,
+                   gpu_seconds, input_tokens, cached_input_tokens, output_tokens,
+                   delivered_tokens, outcome, happened_at, recorded_at)
+SELECT * FROM unnest(
+       %(id)b::uuid[], %(source)b::text[], %(sequence)b::bigint[], %(tenant_id)b::uuid[],
+       %(api_key_id)b::uuid[], %(lease_id)b::uuid[], %(model)b::text[], %(request_id)b::text[],
+       %(gpu_seconds)b::bigint[], %(input_tokens)b::bigint[], %(cached_input_tokens)b::bigint[],
+       %(output_tokens)b::bigint[], %(delivered_tokens)b::bigint[], %(outcome)b::text[],
+       %(happened_at)b::timestamptz[], %(recorded_at)b::timestamptz[])
+    ON CONFLICT DO NOTHING
+RETURNING id;
+
+-- name: insert_charges
+-- Many, each as insert_charge would.
+INSERT INTO charge (id, usage_id, tenant_id, price_id, quantity, amount_nanos, transfer_id,
+                    happened_at, recorded_at)
+SELECT * FROM unnest(
+       %(id)b::uuid[], %(usage_id)b::uuid[], %(tenant_id)b::uuid[], %(price_id)b::bigint[],
+       %(quantity)b::bigint[], %(amount_nanos)b::numeric[], %(transfer_id)b::uuid[],
+       %(happened_at)b::timestamptz[], %(recorded_at)b::timestamptz[]);
+
 -- name: insert_charge
 INSERT INTO charge (id, usage_id, tenant_id, price_id, quantity, amount_nanos, transfer_id,
                     happened_at, recorded_at)
