@@ -137,7 +137,7 @@ def list_movements(
 
 def list_accounts(tx: Tx) -> list[Account]:
     """Return every account as it stands, by its code."""
-    return [account(row) for row in tx.execute(QUERIES["list_accounts"]).fetchall()]
+    return [as_account(row) for row in tx.execute(QUERIES["list_accounts"]).fetchall()]
 
 
 def read_movements(tx: Tx, currencies: Mapping[int, str]) -> Iterator[Movement]:
