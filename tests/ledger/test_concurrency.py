@@ -19,6 +19,8 @@ from sublet.core.process import wait_for
 from sublet.ledger import audit, store
 from sublet.ledger.transfer import Account, Transfer
 
+pytestmark = pytest.mark.real
+
 NOON = datetime(2026, 1, 1, 12, tzinfo=UTC)
 LATER = NOON + timedelta(hours=1)
 THREADS = 16

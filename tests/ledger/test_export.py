@@ -25,6 +25,8 @@ from sublet.ledger import store
 from sublet.ledger.journal import Format
 from sublet.tenants import store as tenants
 
+pytestmark = pytest.mark.real
+
 NOON = datetime(2026, 1, 1, 12, tzinfo=UTC)
 NAMES = ("Ünïcode & Söhne", "a, b; c | d", '"quoted"\\', "type:A", "支払い 🧾")
 

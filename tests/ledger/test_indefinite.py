@@ -62,8 +62,7 @@ def server() -> Iterator[Postgres]:
         assert findings.differences == []
         assert findings.counts["money"]["transfers"] > 0
     finally:
-        for pid in processes(server):
-            os.kill(pid, signal.SIGCONT)  # one that is stopped could not end
+        everybody(server, signal.SIGCONT)  # one that is stopped could not end
         server.stop()
         shutil.rmtree(folder, ignore_errors=True)
 

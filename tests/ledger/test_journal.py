@@ -39,6 +39,7 @@ ODD_CODES = (
     "bank", "bank:sub", "a b", "A", "a", "XX41", "xx41", "", ":", "a::b", "é", "(x)", "x  ; y", "UPPER:wallet",
 )  # fmt: skip
 
+pytestmark = pytest.mark.real
 # hledger reads files in the encoding of its locale.
 _ENVIRONMENT = {**os.environ, "LC_ALL": "C.UTF-8"}
 # Prints each account's own balance, in beancount's own words.
@@ -48,6 +49,7 @@ from collections import Counter
 from decimal import Decimal, getcontext
 from beancount import loader
 from beancount.core import data
+
 getcontext().prec = 60
 entries, errors, _ = loader.load_file(sys.argv[1])
 assert not errors, errors

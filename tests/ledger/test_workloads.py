@@ -24,7 +24,10 @@ from sublet.core.db import Database
 from sublet.core.errors import Conflict, Invalid, Unpaid
 from sublet.core.money import Money
 from sublet.ledger import audit, store
+from sublet.ledger.batch import void_many
 from sublet.ledger.transfer import Account, Kind, Transfer
+
+pytestmark = pytest.mark.real
 
 NOON = datetime(2026, 1, 1, 12, tzinfo=UTC)
 SOON, LATER = NOON + timedelta(seconds=1), NOON + timedelta(hours=1)
@@ -201,8 +204,11 @@ class Crowd:
     def sweep(self, dice: Random) -> None:
         some = [hold.id for hold in dice.sample(list(self.holds), min(len(self.holds), 5))]
         with self.db.transaction() as tx:
-            voided = store.void_all(tx, some, now=NOON)
-        self.voided.extend(voided)
+            outcomes = void_many(tx, some, now=NOON)
+        for hold_id, outcome in zip(some, outcomes, strict=True):
+            assert outcome is None or isinstance(outcome, Conflict)
+            if outcome is None:
+                self.voided.append(hold_id)
 
     def expire(self, _: Random) -> None:
         with self.db.transaction() as tx:

@@ -36,7 +36,7 @@ class Clients:
         url = self.fleet.gateways[NAMES[number % 3]].url
         body = {
             "model": MODEL,
-            "messages": says(tokens=8, first_ms=60, delay_ms=2),
+            "messages": says(tokens=8, first_ms=400, delay_ms=2),
             "max_tokens": 8,
         }
         if number % 2:

@@ -17,9 +17,10 @@ from psycopg import Connection
 
 from sublet.core.clock import Clock
 from sublet.core.db import Database, load_queries
-from sublet.core.errors import Misconfigured, Unavailable
+from sublet.core.errors import Conflict, Misconfigured, Unavailable
 from sublet.core.ids import new_id
 from sublet.ledger import store as ledger
+from sublet.ledger.batch import void_many
 
 QUERIES: Final = load_queries("sublet.gateway")
 
@@ -124,8 +125,11 @@ class Instance:
             ]
         for start in range(0, len(left), _SWEEP):
             with db.transaction() as tx:
-                # What expired meanwhile is left out: its money is back already.
-                ledger.void_all(tx, left[start : start + _SWEEP], now=self.clock.now())
+                outcomes = void_many(tx, left[start : start + _SWEEP], now=self.clock.now())
+            for outcome in outcomes:
+                # A conflict: it expired meanwhile, so its money is back already.
+                if outcome is not None and not isinstance(outcome, Conflict):
+                    raise outcome
         return len(left)
 
     def _drop(self) -> None:

@@ -142,14 +142,6 @@ SELECT transfer_id
  LIMIT %(limit)s
    FOR UPDATE SKIP LOCKED;
 
--- name: lock_open_holds
--- Before their accounts, as everybody does who resolves a hold.
-SELECT transfer_id
-  FROM open_hold
- WHERE transfer_id = ANY(%(ids)s)
- ORDER BY transfer_id
-   FOR UPDATE;
-
 -- name: list_holds_of
 -- Holds of one holder, or of all whose name starts so.
 SELECT transfer_id, holder

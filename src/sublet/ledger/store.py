@@ -1,6 +1,6 @@
 """Moving money. The caller owns the transaction, so its own rows commit with the money."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from datetime import datetime
 from typing import Any, Final
 from uuid import UUID
@@ -108,13 +108,13 @@ def void(tx: Tx, hold_id: UUID, *, now: datetime) -> None:
 def expire(tx: Tx, *, now: datetime, limit: int = 1000) -> list[UUID]:
     """Return the money of up to `limit` holds whose time has run out; say which."""
     rows = tx.execute(QUERIES["list_expired_holds"], {"now": now, "limit": limit}).fetchall()
-    return _resolve_all(tx, [row["transfer_id"] for row in rows], Kind.EXPIRE, now=now)
-
-
-def void_all(tx: Tx, hold_ids: Sequence[UUID], *, now: datetime) -> list[UUID]:
-    """Return all the money of those of these holds that are still open; say which."""
-    rows = tx.execute(QUERIES["lock_open_holds"], {"ids": list(hold_ids)}).fetchall()
-    return _resolve_all(tx, [row["transfer_id"] for row in rows], Kind.VOID, now=now)
+    expired = [row["transfer_id"] for row in rows]
+    # First all of their accounts, in order: taken hold by hold, two who each resolve several
+    # could wait for each other.
+    tx.execute(QUERIES["lock_accounts_of_transfers"], {"ids": expired})
+    for hold_id in expired:
+        _resolve(tx, hold_id, Kind.EXPIRE, 0, happened_at=now, now=now)
+    return expired
 
 
 def holds_of(tx: Tx, holder_prefix: str) -> list[tuple[UUID, str]]:
@@ -162,18 +162,6 @@ def read_movements(tx: Tx, currencies: Mapping[int, str]) -> Iterator[Movement]:
                 hold_id=row["pending_id"],
                 recorded_at=row["recorded_at"],
             )
-
-
-def _resolve_all(tx: Tx, locked: list[UUID], kind: Kind, *, now: datetime) -> list[UUID]:
-    """Resolve holds whose rows are locked.
-
-    First all of their accounts, in order: taken hold by hold, two who each resolve several
-    could wait for each other.
-    """
-    tx.execute(QUERIES["lock_accounts_of_transfers"], {"ids": locked})
-    for hold_id in locked:
-        _resolve(tx, hold_id, kind, 0, happened_at=now, now=now)
-    return locked
 
 
 def _resolve(
