@@ -32,7 +32,7 @@ from sublet.core.process import die_with_parent, stop, wait_for
 USER: Final = "sublet"
 _OLDEST: Final = 15
 # What the server says while processes of one before it, killed or still stopping, are there.
-_STILL_LEAVING: Final = ("Is another postmaster", "terminate any old server processes")
+_STILL_LEAVING: Final = ("is another postmaster", "any old server processes", "shared memory block")
 _SAFE: Final = {"fsync": "on", "full_page_writes": "on"}
 # The longest path that a Unix socket may have, less the name that PostgreSQL adds.
 _SOCKET_FOLDER_MOST: Final = 100 - len("/.s.PGSQL.5432")
@@ -201,7 +201,7 @@ class Postgres:
         why = self._why()
         if not answered:
             raise Misconfigured(f"PostgreSQL did not start in time; {why}")
-        if time.monotonic() < until and any(sign in why for sign in _STILL_LEAVING):
+        if time.monotonic() < until and any(sign in why.lower() for sign in _STILL_LEAVING):
             return False
         raise Misconfigured(f"PostgreSQL did not start; {why}")
 
