@@ -169,6 +169,7 @@ class Postgres:
     def _start_once(self, until: float) -> bool:
         """Start the server; False when an earlier one still holds the folder."""
         self._log = (self._folder / "postgres.log").open("ab")
+        said_before = self._log.tell()
         options = {
             **_SAFE,
             "synchronous_commit": "on",
@@ -201,7 +202,9 @@ class Postgres:
         why = self._why()
         if not answered:
             raise Misconfigured(f"PostgreSQL did not start in time; {why}")
-        if time.monotonic() < until and any(sign in why.lower() for sign in _STILL_LEAVING):
+        # In all that was said since: those who leave may have had the last word.
+        said = (self._folder / "postgres.log").read_bytes()[said_before:].decode(errors="replace")
+        if time.monotonic() < until and any(sign in said.lower() for sign in _STILL_LEAVING):
             return False
         raise Misconfigured(f"PostgreSQL did not start; {why}")
 
