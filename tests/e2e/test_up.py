@@ -4,7 +4,6 @@ import json
 import os
 import socket
 import subprocess
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -35,9 +34,7 @@ def test_it_starts_says_how_to_use_it_and_leaves_nothing_behind(
     launch: Callable[..., Instance],
 ) -> None:
     instance = launch(arguments=("--no-model",))
-    started = time.monotonic()
     instance.start()
-    assert time.monotonic() - started < 30  # the figure of 5 s is `benchmarks/start.py`'s
     ready = instance.ready
     path = instance.data / "ready.json"
     assert path.stat().st_mode & 0o777 == 0o600

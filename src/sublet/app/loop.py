@@ -7,7 +7,7 @@ process, goes on. One control plane leads at a time: it holds an advisory lock.
 import logging
 import threading
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Final
 from uuid import UUID
@@ -72,14 +72,6 @@ class Leadership:
         if self._connection is not None:
             self._connection.close()
             self._connection = None
-
-
-@dataclass(slots=True)
-class Pass:
-    """What one look at everything found; handed to whoever asks between two passes."""
-
-    jobs: list[InternalJob] = field(default_factory=list)
-    at: datetime | None = None
 
 
 class Control:
@@ -246,8 +238,6 @@ class Loop(threading.Thread):
         self._drained = drained
         self._when_done = when_done
         self._wake = threading.Event()
-        self.first_pass = threading.Event()
-        self.leads = False
         self._told_to_stop = False
 
     def run(self) -> None:
@@ -278,11 +268,9 @@ class Loop(threading.Thread):
         try:
             if self._told_to_stop:
                 return True
-            self.leads = self._leadership.hold()
-            if not self.leads:
+            if not self._leadership.hold():
                 return self._control.stopping
             self._control.tick()
-            self.first_pass.set()
             return self._control.stopping and self._control.idle() and self._drained()
         except Unavailable as error:
             log.warning("control.unavailable", extra={"detail": str(error)})
