@@ -13,7 +13,9 @@ def instance() -> Iterator[Instance]:
     folder = Path(tempfile.mkdtemp(prefix="sublet-e2e-"))
     made = Instance(folder / "data")
     try:
-        yield made.start()
+        made.start()
+        made.await_model()
+        yield made
     finally:
         made.clean_up()
         shutil.rmtree(folder, ignore_errors=True)
