@@ -52,7 +52,7 @@ from sublet.ledger import audit as ledger_audit  # noqa: E402
 from sublet.ledger import store as ledger  # noqa: E402
 from sublet.ledger.transfer import Transfer  # noqa: E402
 from sublet.market import store as market  # noqa: E402
-from sublet.market.price import cached_input_sku, input_sku, output_sku  # noqa: E402
+from sublet.market.price import cache_read_sku, input_sku, output_sku  # noqa: E402
 from sublet.metering import audit as metering_audit  # noqa: E402
 from sublet.metering import store as metering  # noqa: E402
 from sublet.metering.usage import Outcome, Usage  # noqa: E402
@@ -124,7 +124,7 @@ class Bench:
         return Need(prompt_tokens=10, max_tokens=5, context_left=1000, tariff=self.tariff)
 
     def bill(self, id_: UUID, tenant: Tenant) -> Bill:
-        counts = Counts(input_tokens=8, cached_input_tokens=2, output_tokens=5)
+        counts = Counts(input_tokens=8, cache_read_tokens=2, output_tokens=5)
         usage = Usage(
             id=id_,
             source="gateway:benchmark",
@@ -133,7 +133,7 @@ class Bench:
             model=MODEL,
             request_id=f"req_{id_.hex}",
             input_tokens=counts.input_tokens,
-            cached_input_tokens=counts.cached_input_tokens,
+            cache_read_tokens=counts.cache_read_tokens,
             output_tokens=counts.output_tokens,
             delivered_tokens=counts.output_tokens,
             outcome=Outcome.COMPLETED,
@@ -276,7 +276,7 @@ def stock(db: Database, number: int) -> tuple[list[Tenant], list[str], Tariff]:
                 keys.append(tenants.create_key(tx, tenant.id, "benchmark", now=now)[1])
         for sku, nanos in (
             (input_sku(MODEL), 1_000),
-            (cached_input_sku(MODEL), 100),
+            (cache_read_sku(MODEL), 100),
             (output_sku(MODEL), 4_000),
         ):
             market.set_price(tx, sku, Rate(nanos=nanos, per=1), now=now)

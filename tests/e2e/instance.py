@@ -9,6 +9,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from datetime import datetime
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -206,6 +207,15 @@ class Instance:
 
     def wallet(self, key: str) -> dict[str, Any]:
         return self.api("GET", "/v1/wallet", key=key).json()
+
+    def settled(self, key: str) -> dict[str, Any]:
+        """Return the wallet once nothing is held: all that was used is handed over by then."""
+
+        def look() -> dict[str, Any] | None:
+            wallet = self.wallet(key)
+            return None if Decimal(wallet["held_usd"]) else wallet
+
+        return until(look, what="the last hold's end")
 
     def charges(self, key: str) -> list[dict[str, Any]]:
         return self.api("GET", "/v1/charges?limit=1000", key=key).json()["items"]

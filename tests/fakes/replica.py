@@ -52,7 +52,7 @@ class Script(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     finish_reason: str = "stop"
     first_ms: int = 0  # before the first token, after the prompt is counted
     delay_ms: int = 0  # before each further token
-    cached_input_tokens: int = 0
+    cache_read_tokens: int = 0
     input_tokens: int | None = None  # None: one a word
 
     status: int | None = None  # refuse at once with this status
@@ -132,8 +132,8 @@ class FakeReplica:
 
         record = self.book.open(request.header("x-request-id") or uuid.uuid4().hex)
         response.headers["x-request-id"] = record.request_id
-        cached = min(script.cached_input_tokens, counted)
-        record.usage = Usage(input_tokens=counted - cached, cached_input_tokens=cached)
+        cached = min(script.cache_read_tokens, counted)
+        record.usage = Usage(input_tokens=counted - cached, cache_read_tokens=cached)
         chat = request.path == "/v1/chat/completions"
         work = asyncio.create_task(_Play(script, body, record, response, chat=chat).run(self))
         gone = asyncio.create_task(request.hung_up())

@@ -1,5 +1,6 @@
 """A running gateway process, its database, and a scripted replica behind it."""
 
+import contextlib
 import json
 import os
 import signal
@@ -25,7 +26,7 @@ from sublet.core.money import Money, Rate
 from sublet.ledger import store as ledger
 from sublet.ledger.transfer import Account, Transfer
 from sublet.market import store as market
-from sublet.market.price import cached_input_sku, input_sku, output_sku
+from sublet.market.price import cache_read_sku, input_sku, output_sku
 from sublet.metering import store as metering
 from sublet.models import store as models
 from sublet.models.deployment import Deployment, Replica, ReplicaState
@@ -40,7 +41,11 @@ _START: Final = (
     "from sublet.gateway.server import Settings, serve\n"
     "logging.basicConfig(level='INFO', format='%(levelname)s %(message)s')\n"
     "given = json.loads(sys.argv[1])\n"
-    "given |= {k: Path(given[k]) for k in ('certificate', 'private_key') if k in given}\n"
+    "most = given.pop('file_bytes', None)\n"
+    "import resource, signal\n"
+    "if most is not None: signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
+    "if most is not None: resource.setrlimit(resource.RLIMIT_FSIZE, (most, most))\n"
+    "given |= {k: Path(given[k]) for k in ('certificate', 'private_key', 'spool') if k in given}\n"
     "try: serve(Settings(**given))\n"
     "except Misconfigured as error: print(error); sys.exit(2)\n"
 )
@@ -102,7 +107,7 @@ class Stage:
             models.put_deployment(tx, deployment, now=now)
             for sku, nanos in (
                 (input_sku(MODEL), INPUT),
-                (cached_input_sku(MODEL), CACHED),
+                (cache_read_sku(MODEL), CACHED),
                 (output_sku(MODEL), OUTPUT),
             ):
                 market.set_price(tx, sku, Rate(nanos=nanos, per=1), now=now)
@@ -152,6 +157,15 @@ class Stage:
     def wallet(self, tenant: Tenant) -> Account:
         with self.db.transaction() as tx:
             return ledger.get_account(tx, tenant.wallet)
+
+    def paid(self, tenant: Tenant, nanos: int) -> None:
+        """This is what the tenant pays, once what it used is handed over."""
+        if nanos:
+            with contextlib.suppress(AssertionError):
+                eventually(lambda: self.wallet(tenant).debits_posted >= nanos)
+        else:
+            eventually(lambda: not self.wallet(tenant).debits_pending)
+        assert self.wallet(tenant).debits_posted == nanos
 
     def usages(self, tenant: Tenant) -> list[dict[str, Any]]:
         with self.db.transaction() as tx:
@@ -223,7 +237,8 @@ class Stage:
 
     def start(self, *, wait: bool = True, **settings: Any) -> Gateway:
         port = settings.setdefault("http_port", free_port())
-        given = {"database_url": self.database_url, "name": "test"} | settings
+        spool = str(self.folder / "spool")
+        given = {"database_url": self.database_url, "name": "test", "spool": spool} | settings
         log = self.folder / f"gateway-{port}.log"
         with log.open("ab") as out:
             process = subprocess.Popen(

@@ -22,8 +22,10 @@ ASK = Ask(
     stream=True,
     include_usage=False,
     service_tier=None,
+    prompt_bytes=0,
+    messages=1,
 )
-COUNT = b'"sublet":{"input_tokens":1,"cached_input_tokens":2,"output_tokens":3}'
+COUNT = b'"sublet":{"input_tokens":1,"cache_read_tokens":2,"output_tokens":3}'
 TWO = (
     b': reading the prompt\n\ndata: {"choices":[{"index":0,"delta":{"content":"\xc3\xa9"}}],'
     + COUNT
@@ -49,7 +51,7 @@ def read(parts: list[bytes]) -> list[Piece]:
 def test_the_same_pieces_come_however_the_bytes_are_cut(cuts: list[int]) -> None:
     whole, edges = TWO + DONE, [0, *sorted(cuts), len(TWO + DONE)]
     parts = [whole[a:b] for a, b in pairwise(edges)]
-    counts = Counts(input_tokens=1, cached_input_tokens=2, output_tokens=3)
+    counts = Counts(input_tokens=1, cache_read_tokens=2, output_tokens=3)
     assert read(parts) == [Piece("é", None, counts), Piece("", "stop", None)]
 
 

@@ -309,6 +309,8 @@ def test_an_id_that_somebody_takes_at_this_moment_is_not_held(database_url: str)
         findings = Findings()
         with db.transaction() as tx:
             assert store.get_account(tx, "wallet:0").held == Money(40)
-            assert store.holds_of(tx, "me") == [(UUID(int=1), "me")]
+            assert [(one.id, one.holder) for one in store.holds_of(tx, "me")] == [
+                (UUID(int=1), "me")
+            ]
             audit.audit(tx, findings, now=NOON)
         assert findings.differences == []

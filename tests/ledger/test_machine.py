@@ -208,7 +208,7 @@ class Books(RuleBasedStateMachine):
                     assert account.available.nanos >= 0
             for row in tx.execute(store.QUERIES["trial_balance"]).fetchall():
                 assert (row["posted_difference"], row["pending_difference"]) == (0, 0)
-            mine = {id_ for id_, _ in store.holds_of(tx, "me")} & set(self.held)
+            mine = {hold.id for hold in store.holds_of(tx, "me")} & set(self.held)
         assert mine == {id_ for id_, hold in self.held.items() if hold.resolved is None}
 
     # ---- inside

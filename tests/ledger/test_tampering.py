@@ -238,14 +238,18 @@ TAMPERED = {
     # ---- charged once
     "a charge grows": (
         "charged_once", "nanos for",
-        unguarded("charge", "UPDATE charge SET amount_nanos = amount_nanos + 1 WHERE quantity = 100"),
+        unguarded("charge", "UPDATE charge SET amount_nanos = amount_nanos + 1, amounts[1] = amounts[1] + 1 WHERE quantities[1] = 100"),
+    ),
+    "a charge is more than its lines": (
+        "charged_once", "all lines together",
+        unguarded("charge", "UPDATE charge SET amount_nanos = amount_nanos + 1 WHERE quantities[1] = 100"),
     ),
     "a charge is gone": (
         "charged_once", "no charge explains it",
-        unguarded("charge", "DELETE FROM charge WHERE quantity = 100"),
+        unguarded("charge", "DELETE FROM charge WHERE quantities[1] = 100"),
     ),
     "a charge is another tenant's": (
-        "charged_once", "another use or tenant",
+        "charged_once", "another tenant's",
         [
             "INSERT INTO tenant VALUES (gen_random_uuid(), 'other', 'customer', false, now())",
             *unguarded("charge", "UPDATE charge SET tenant_id = (SELECT id FROM tenant WHERE name = 'other')"),
@@ -264,14 +268,24 @@ TAMPERED = {
         [f"UPDATE lease SET stopped_at = stopped_at + interval '1 hour' WHERE id = '{SHORT}'"],
     ),
     "a price changes after the fact": (
-        "charged_once", "units at",
+        "charged_once", "of model:gemma:output at",
         unguarded("price", "UPDATE price SET nanos = nanos + 3 WHERE sku = 'model:gemma:output'"),
     ),
     "a request is reported twice": (
         "charged_once", "request r-1 was charged 2 times",
-        [("INSERT INTO usage SELECT gen_random_uuid(), source, 99, tenant_id, api_key_id, lease_id,"
-         " model, request_id, 0, 0, 0, 0, 0, outcome, happened_at, recorded_at"
+        [("INSERT INTO usage (id, source, sequence, tenant_id, model, request_id, outcome, happened_at, recorded_at)"
+         " SELECT gen_random_uuid(), source, 99, tenant_id, model, request_id, outcome, happened_at, recorded_at"
          " FROM usage WHERE request_id = 'r-1'")],
+    ),
+    "a use is of nobody": (
+        "charged_once", "names a tenant that is not there",
+        [("INSERT INTO usage (id, source, sequence, tenant_id, model, outcome, happened_at, recorded_at)"
+         " VALUES (gen_random_uuid(), 's', 1, gen_random_uuid(), 'm', 'completed', now(), now())")],
+    ),
+    "a charge is for no use": (
+        "charged_once", "names a usage that is not there",
+        [("INSERT INTO charge (usage_id, tenant_id, price_ids, quantities, amounts, amount_nanos, happened_at, recorded_at)"
+         " SELECT gen_random_uuid(), id, '{}', '{}', '{}', 0, now(), now() FROM tenant LIMIT 1")],
     ),
     # ---- the past stands
     "a move is gone": (

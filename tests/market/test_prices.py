@@ -10,7 +10,7 @@ from sublet.core.db import Database, Tx
 from sublet.core.errors import Invalid, NotFound
 from sublet.core.money import MAX_NANOS, Money, Rate
 from sublet.market import store
-from sublet.market.price import Tier, cached_input_sku, input_sku, lease_sku, output_sku
+from sublet.market.price import Tier, cache_read_sku, input_sku, lease_sku, output_sku
 
 NOON = datetime(2026, 1, 1, 12, tzinfo=UTC)
 
@@ -74,5 +74,5 @@ def test_tokens_may_be_free_and_large_prices_come_back_whole(tx: Tx) -> None:
 
 def test_no_two_things_share_a_sku() -> None:
     leases = [lease_sku(pool, tier) for pool in ("h200", "cpu") for tier in Tier]
-    tokens = [sku(name) for sku in (input_sku, cached_input_sku, output_sku) for name in "ab"]
+    tokens = [sku(name) for sku in (input_sku, cache_read_sku, output_sku) for name in "ab"]
     assert len({*leases, *tokens}) == len(leases) + len(tokens)

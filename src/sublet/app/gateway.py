@@ -27,6 +27,7 @@ def main() -> int:
         serve(
             Settings(
                 database_url=config.database_url,
+                spool=config.data / "spool",
                 name=config.gateway_name,
                 host=config.host,
                 http_port=config.gateway_http_port,

@@ -57,7 +57,10 @@ class Rate:
     def charge(self, quantity: int) -> Money:
         """Price `quantity` units, rounded half to even to one nano."""
         assert quantity >= 0, quantity
-        return Money(round(Fraction(self.nanos * quantity, self.per)), self.currency)
+        whole, rest = divmod(self.nanos * quantity, self.per)
+        if rest and (2 * rest > self.per or (2 * rest == self.per and whole % 2)):
+            whole += 1
+        return Money(whole, self.currency)
 
     def charge_most(self, quantity: int) -> Money:
         """Price `quantity` units, rounded up: what to hold so that no charge can exceed it."""

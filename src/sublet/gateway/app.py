@@ -143,7 +143,7 @@ class Gateway:
             raise Unauthorized("no API key: send one in the header 'Authorization: Bearer <key>'")
         if len(key) > _LONGEST_KEY:
             raise Unauthorized("this is no API key of ours: it is too long")
-        return await self._service.spool.find_caller(key)
+        return await self._service.directory.find_caller(key)
 
 
 def _methods(path: str) -> bytes:

@@ -1,9 +1,9 @@
-"""A request's life: count, hold, generate, settle, and only then the last bytes.
+"""A request's life: hold, generate, settle, and only then the last bytes.
 
-    count ──► hold ──► generate ──► settle ──► [DONE]
-      │         │          ├── hung up ───► ask the replica for the final count ──► settle
-      │         │          └── broke off, cut ──► settle what was delivered, or void ──► error
-      └─────────┴──► error, nothing held
+    hold ──► generate ──► settle ──► [DONE]
+      │         ├── hung up ───► ask the replica for the final count ──► settle
+      │         └── broke off, cut ──► settle what was delivered, or release ──► error
+      └──► error, nothing held
 
 The client is listened to all the while: when it hangs up, the connection to the replica is
 closed at once, which stops the engine, whether or not a first token had come.
@@ -12,25 +12,26 @@ closed at once, which stops the engine, whether or not a first token had come.
 import asyncio
 import itertools
 import logging
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Coroutine, Iterator
 from dataclasses import dataclass, field
+from enum import Enum, auto
 from typing import Final, TypeVar
 
 from sublet.core.errors import Unavailable
+from sublet.core.money import Money
+from sublet.gateway.bound import Bounds
+from sublet.gateway.cashier import Cashier
+from sublet.gateway.directory import Directory
 from sublet.gateway.exchange import Exchange
 from sublet.gateway.failures import Failure, Kind
-from sublet.gateway.grant import Grant, Need
-from sublet.gateway.lane import Unsure
+from sublet.gateway.grant import CountFirst, Grant, Need
 from sublet.gateway.limits import Limiter
 from sublet.gateway.openai import Reply
 from sublet.gateway.replica import Broken, Gone, Piece, Replicas, reclaimed
 from sublet.gateway.request import Ask
-from sublet.gateway.resolver import Resolver
-from sublet.gateway.spool import Spool
 from sublet.gateway.table import Offer, Table
 from sublet.gateway.tariff import Counts
-from sublet.gateway.till import Bill
-from sublet.metering.store import price_of
+from sublet.metering.report import Report
 from sublet.metering.usage import Outcome, Usage
 from sublet.models.deployment import Replica
 from sublet.tenants.tenant import Caller, Tenant
@@ -48,20 +49,77 @@ _ELSEWHERE: Final = frozenset({Kind.MODEL_BUSY, Kind.RECLAIMED})
 class Service:
     """What all requests share."""
 
-    spool: Spool
+    source: str  # what usages say of who counted them
+    directory: Directory
+    cashier: Cashier
     replicas: Replicas
-    resolver: Resolver
     limiter: Limiter
-    cut: asyncio.Future[None]  # done when streams must end now
     table: Table = field(default_factory=Table)
+    bounds: Bounds = field(default_factory=Bounds)
     sequence: Iterator[int] = field(default_factory=lambda: itertools.count(1))
+    running: set["_Stop"] = field(default_factory=set)
+    _detached: set[asyncio.Task[None]] = field(default_factory=set)
 
     async def refresh(self) -> None:
         """Read the table anew; keep the last one when that fails."""
         try:
-            self.table = await self.spool.read_table()
+            self.table = await self.directory.read_table()
         except Unavailable:
             log.warning("gateway.table_kept")
+
+    def cut(self) -> None:
+        """End what still runs."""
+        for stop in list(self.running):
+            stop.now(_Why.CUT)
+
+    def detach(self, work: Coroutine[object, object, None]) -> None:
+        """Let `work` go on by itself; `drain` waits for it."""
+        task = asyncio.create_task(work)
+        self._detached.add(task)
+        task.add_done_callback(self._ended)
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        self._detached.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            log.error("gateway.failed", exc_info=error)
+
+    async def drain(self, seconds: float) -> None:
+        """Wait for what goes on by itself, then hand over all money; see `Cashier.drain`."""
+        until = asyncio.get_running_loop().time() + seconds
+        if self._detached:
+            await asyncio.wait(self._detached, timeout=seconds)
+        await self.cashier.drain(max(0.1, until - asyncio.get_running_loop().time()))
+
+
+class _Why(Enum):
+    HUNG_UP = auto()
+    TIMED_OUT = auto()
+    CUT = auto()  # this gateway is stopping
+
+
+class _Stop:
+    """Breaks a request off, once, from outside its task."""
+
+    __slots__ = ("_task", "closed", "why")
+
+    def __init__(self) -> None:
+        self._task = asyncio.current_task()
+        self.closed = False
+        self.why: _Why | None = None
+
+    def now(self, why: _Why) -> None:
+        if not self.closed and self.why is None:
+            assert self._task is not None
+            self.why = why
+            self._task.cancel()
+
+    def was_ours(self) -> bool:
+        """Say whether the cancellation that just came was this one, and take it back."""
+        if self.why is None:
+            return False
+        assert self._task is not None
+        self._task.uncancel()
+        return True
 
 
 class Serving:
@@ -84,13 +142,24 @@ class Serving:
 
         Raises:
             Failure: what the client is to be told; nothing is held any more.
-            Unavailable: the database is away; what may be held is voided in the background.
+            Unavailable: the database is away, and the tenant's purse is too small.
         """
         service, ask = self._service, self._ask
         offer = service.table.find(ask.model)
         if offer.tariff is None:
             raise Failure(Kind.NOT_READY, f"model {ask.model!r} has no price yet")
+        if not offer.ready:
+            raise offer.refusal()
+        need = service.bounds.need(ask, offer, offer.tariff)
+        if need is not None:
+            try:
+                await self._reserve(need)
+            except CountFirst:
+                pass
+            else:
+                return
         prompt_tokens = await self._ask_one(lambda it: service.replicas.count(it, ask))
+        service.bounds.learn(ask, prompt_tokens)
         context_tokens = offer.deployment.context_tokens
         if prompt_tokens >= context_tokens:
             raise Failure(
@@ -99,64 +168,74 @@ class Serving:
                 f" holds {context_tokens}, input and output together",
                 param="messages" if "messages" in ask.payload else "prompt",
             )
-        need = Need(
-            prompt_tokens=prompt_tokens,
-            max_tokens=ask.max_tokens,
-            context_left=context_tokens - prompt_tokens,
-            tariff=offer.tariff,
+        await self._reserve(
+            Need(
+                prompt_tokens=prompt_tokens,
+                counted=True,
+                max_tokens=ask.max_tokens,
+                context_left=context_tokens - prompt_tokens,
+                tariff=offer.tariff,
+            )
         )
-        key, now = self._caller.key_id, asyncio.get_running_loop().time
-        service.limiter.reserve(key, need.most_tokens, now=now())
+
+    async def _reserve(self, need: Need) -> None:
+        """Take what it may use at most out of the key's limit, and give back what it did not."""
+        limiter, key = self._service.limiter, self._caller.key_id
+        now = asyncio.get_running_loop().time
+        limiter.reserve(key, need.most_tokens, now=now())
         used = 0
         try:
-            used = await self._hold_and_generate(need)
+            grant = await self._service.cashier.hold(self._tenant.id, need)
+            used = await self._serve(grant)
         finally:
-            service.limiter.give_back(key, need.most_tokens - used, now=now())
+            limiter.give_back(key, need.most_tokens - used, now=now())
 
-    async def _hold_and_generate(self, need: Need) -> int:
+    async def _serve(self, grant: Grant) -> int:
         """Return how many tokens it used."""
         exchange, service = self._exchange, self._service
-        try:
-            grant = await service.spool.open(exchange.id, self._tenant, need)
-        except Unsure:
-            service.resolver.void_unsure(exchange.id)
-            raise
         reply = Reply(
             ask=self._ask,
             grant=grant,
             id=exchange.id.hex,
-            created=int(service.spool.now().timestamp()),
+            created=int(service.directory.now().timestamp()),
         )
-        hang_up = asyncio.ensure_future(exchange.hang_up())
-        work = asyncio.create_task(self._generate(reply))
+        loop = asyncio.get_running_loop()
+        stop = _Stop()
+        service.running.add(stop)
+        watch = loop.create_task(self._watch(stop))
+        timer = loop.call_later(MAX_SECONDS, stop.now, _Why.TIMED_OUT)
+        failure: Failure | None = None
+        counts: Counts | None = None
         try:
-            done, _ = await asyncio.wait(
-                {hang_up, work, service.cut},
-                timeout=MAX_SECONDS,
-                return_when=asyncio.FIRST_COMPLETED,
-            )
-            if work not in done:
-                work.cancel()
-                await asyncio.wait({work})
-            gone = hang_up.done()
-        finally:
-            hang_up.cancel()
-            work.cancel()
-        if work.cancelled():
-            if gone:
-                service.resolver.detach(self._settle_hung_up(grant))
-                return 0 if self._seen is None else _total(self._seen)
-            return await self._break_off(grant, self._why_cut(), None)
-        match work.exception():
-            case None:
-                return await self._complete(reply)
-            case Broken() as error:
-                return await self._break_off(grant, error.failure, error.counts)
-            case Failure() as failure:
-                return await self._break_off(grant, failure, None)
-            case error:
-                await service.resolver.void(exchange.id)
-                raise error
+            try:
+                await self._generate(reply)
+            finally:
+                stop.closed = True
+                timer.cancel()
+                watch.cancel()
+                service.running.discard(stop)
+        except asyncio.CancelledError:
+            if not stop.was_ours():
+                service.cashier.release(self._tenant.id, grant)
+                raise
+            if stop.why is _Why.HUNG_UP:
+                service.detach(self._settle_hung_up(grant))
+                return 0 if self._seen is None else self._seen.total
+            failure = self._why_cut(stop)
+        except Broken as error:
+            failure, counts = error.failure, error.counts
+        except Failure as error:
+            failure = error
+        except BaseException:
+            service.cashier.release(self._tenant.id, grant)
+            raise
+        if failure is not None:
+            return await self._break_off(grant, failure, counts)
+        return await self._complete(reply)
+
+    async def _watch(self, stop: _Stop) -> None:
+        await self._exchange.hang_up()
+        stop.now(_Why.HUNG_UP)
 
     # ── generating ───────────────────────────────────────────────────────────────────────
 
@@ -237,21 +316,20 @@ class Serving:
         assert self._finish_reason is not None
         counts = self._believed(self._seen, grant)
         self._delivered = counts
-        await self._charge(grant, counts, Outcome.COMPLETED)
-        charge = price_of(grant.tariff.lines(counts))
+        charge = await self._charge(grant, counts, Outcome.COMPLETED)
         try:
             async with asyncio.timeout(_LAST_BYTES_SECONDS):
                 if not self._ask.stream:
                     whole = reply.whole("".join(self._texts), self._finish_reason, counts, charge)
                     await exchange.respond(200, whole, headers=reply.headers)
-                    return _total(counts)
+                    return counts.total
                 if not exchange.begun:  # it had nothing to say
                     await exchange.begin(reply.headers)
                     await exchange.write(reply.first())
                 await exchange.end(reply.last(self._finish_reason, counts, charge))
         except TimeoutError:
             log.warning("gateway.slow_client", extra=self._facts(Outcome.COMPLETED))
-        return _total(counts)
+        return counts.total
 
     async def _break_off(self, grant: Grant, failure: Failure, counts: Counts | None) -> int:
         """Charge what was delivered, nothing if nothing was, then raise `failure`."""
@@ -260,7 +338,7 @@ class Serving:
         # A replica that is reclaimed in order says what it generated, all of it sent on.
         counts = counts or self._delivered
         if self._delivered is None or counts is None:
-            await self._service.resolver.void(self._exchange.id)
+            self._service.cashier.release(self._tenant.id, grant)
             raise failure
         reclaim = failure.kind is Kind.RECLAIMED
         outcome = Outcome.RECLAIMED if reclaim else Outcome.FAILED
@@ -281,35 +359,44 @@ class Serving:
                 counts = final or counts
             except Gone:
                 pass  # with what we saw: never more
-        if counts is None or not _total(counts):
-            await self._service.resolver.void(self._exchange.id)
+        if counts is None or not counts.total:
+            self._service.cashier.release(self._tenant.id, grant)
         else:
             await self._charge(grant, self._believed(counts, grant), Outcome.ABORTED)
 
-    async def _charge(self, grant: Grant, counts: Counts, outcome: Outcome) -> None:
-        service, id_ = self._service, self._exchange.id
-        delivered = 0 if self._delivered is None else self._delivered.output_tokens
+    async def _charge(self, grant: Grant, counts: Counts, outcome: Outcome) -> Money:
+        """Note the use for good, and return what it costs."""
+        service = self._service
+        delivered = 0 if self._delivered is None else self._delivered.completion_tokens
         usage = Usage(
-            id=id_,
-            source=f"gateway:{service.spool.instance.id}",
+            id=self._exchange.id,
+            source=service.source,
             sequence=next(service.sequence),
             tenant_id=self._tenant.id,
             api_key_id=self._caller.key_id,
             model=self._ask.model,
             request_id=self._exchange.request_id,
             input_tokens=counts.input_tokens,
-            cached_input_tokens=counts.cached_input_tokens,
+            cache_read_tokens=counts.cache_read_tokens,
+            cache_write_tokens=counts.cache_write_tokens,
             output_tokens=counts.output_tokens,
-            delivered_tokens=min(delivered, counts.output_tokens),
+            reasoning_tokens=counts.reasoning_tokens,
+            delivered_tokens=min(delivered, counts.completion_tokens),
             outcome=outcome,
-            happened_at=service.spool.now(),
+            happened_at=service.directory.now(),
         )
-        await service.resolver.settle(Bill(usage=usage, counts=counts, tariff=grant.tariff))
-        log.info("gateway.charged", extra=self._facts(outcome, counts))
+        report = Report.write(usage, grant.tariff.lines(counts))
+        await service.cashier.settle(grant, report)
+        log.debug("gateway.charged", extra=self._facts(outcome, counts))
+        return Money(report.nanos)
 
     def _believed(self, counts: Counts, grant: Grant) -> Counts:
-        believed = counts.at_most(prompt_tokens=grant.prompt_tokens, output_tokens=grant.max_tokens)
-        if believed != counts:
+        if not grant.counted:
+            self._service.bounds.learn(self._ask, counts.prompt_tokens)
+        believed = counts.at_most(
+            prompt_tokens=grant.prompt_tokens, output_tokens=grant.most_output
+        )
+        if believed is not counts:
             log.error("gateway.overcounted", extra=self._facts(Outcome.FAILED, counts))
         return believed
 
@@ -321,8 +408,8 @@ class Serving:
             return False
         return offer.refusal().kind is Kind.RECLAIMED
 
-    def _why_cut(self) -> Failure:
-        if self._service.cut.done():
+    def _why_cut(self, stop: _Stop) -> Failure:
+        if stop.why is _Why.CUT:
             return Failure(Kind.STOPPING, "this gateway is stopping; retry")
         return Failure(Kind.TIMED_OUT, f"a request may take {MAX_SECONDS:.0f} seconds")
 
@@ -336,10 +423,6 @@ class Serving:
         }
         if counts is not None:
             facts["input_tokens"] = counts.input_tokens
-            facts["cached_input_tokens"] = counts.cached_input_tokens
+            facts["cache_read_tokens"] = counts.cache_read_tokens
             facts["output_tokens"] = counts.output_tokens
         return facts
-
-
-def _total(counts: Counts) -> int:
-    return counts.prompt_tokens + counts.output_tokens

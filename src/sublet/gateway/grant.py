@@ -1,12 +1,22 @@
-"""How much a request may use, decided from the wallet as it stands under its lock."""
+"""How much a request may use, decided from what its tenant has.
+
+A prompt is counted by the replica only where it matters. Before that there is a bound, which
+costs nothing: who is rich enough to have it held needs no exact number, as only what was used
+is charged in the end.
+"""
 
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import Final
 
 from sublet.core.money import Money
 from sublet.gateway.failures import Failure, Kind
 from sublet.gateway.tariff import Tariff
 from sublet.ledger.transfer import Account
+
+# Who has so many times what is asked is not asked how long the prompt is exactly, and gets
+# money set aside for requests to come.
+RICH: Final = 1024
 
 
 class Clip(StrEnum):
@@ -18,53 +28,87 @@ class Clip(StrEnum):
 class Need:
     """What a request asks for, before anybody looked at the wallet."""
 
-    prompt_tokens: int  # exact: the replica counted
+    prompt_tokens: int  # at most
+    counted: bool  # the replica said so: it is exact
     max_tokens: int | None  # None: as many as possible
-    context_left: int  # what the context holds after the prompt, at least 1
+    context_left: int  # the most that the context holds after the prompt (a token, if not counted)
     tariff: Tariff
+
+    @property
+    def most_output(self) -> int:
+        if self.max_tokens is None:
+            return self.context_left
+        return min(self.max_tokens, self.context_left)
 
     @property
     def most_tokens(self) -> int:
         """The most it can use, prompt and output together."""
-        wanted = self.context_left if self.max_tokens is None else self.max_tokens
-        return self.prompt_tokens + min(wanted, self.context_left)
+        both = self.prompt_tokens + self.most_output
+        return both if self.counted else min(both, self.context_left + 1)
+
+    @property
+    def most(self) -> Money:
+        """What that costs."""
+        return self.tariff.most(prompt_tokens=self.prompt_tokens, output_tokens=self.most_output)
+
+    def grant(self, amount: Money) -> "Grant":
+        """Return what is granted when there is money for all of it."""
+        clipped = self.max_tokens is not None and self.max_tokens > self.context_left
+        return Grant(
+            prompt_tokens=self.prompt_tokens,
+            counted=self.counted,
+            most_output=self.most_output,
+            max_tokens=self.context_left if clipped else self.max_tokens,
+            clipped_by=Clip.CONTEXT if clipped else None,
+            amount=amount,
+            tariff=self.tariff,
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Grant:
     """What it may use, all of it paid for."""
 
-    prompt_tokens: int
-    max_tokens: int  # of output
-    clipped_by: Clip | None  # why it is less than was asked for, or than nothing said
+    prompt_tokens: int  # at most; exact if it was counted
+    counted: bool
+    most_output: int  # tokens of output that are paid for
+    max_tokens: int | None  # what the replica is told; None: its own limit, or the context's
+    clipped_by: Clip | None  # why that is less than was asked for, or than nothing said
     amount: Money  # to hold
     tariff: Tariff
 
 
-def decide(need: Need, wallet: Account) -> Grant | Failure:
+class CountFirst(Exception):
+    """The wallet may be too small for a bound: come again with an exact count."""
+
+
+def decide(need: Need, wallet: Account) -> Grant | Failure | CountFirst:
     """Return what `wallet` grants, or the 402 to answer with.
 
     Asked for a number, the wallet pays for that or refuses; asked for none, it gives what
-    it can, at least one token, and the answer says which of the two limits it was.
+    it can, at least one token, and the answer says so if the wallet is the limit.
     """
-    tariff, prompt_tokens = need.tariff, need.prompt_tokens
-    clipped_by = None
-    if need.max_tokens is None or need.max_tokens > need.context_left:
-        max_tokens, clipped_by = need.context_left, Clip.CONTEXT
-    else:
-        max_tokens = need.max_tokens
-    affordable = tariff.affordable(wallet.available, prompt_tokens=prompt_tokens)
-    if affordable is not None and affordable < max_tokens and need.max_tokens is None:
-        max_tokens, clipped_by = max(1, affordable), Clip.WALLET
-    amount = tariff.most(prompt_tokens=prompt_tokens, output_tokens=max_tokens)
-    if amount.nanos > wallet.available.nanos:
+    available, amount = wallet.available, need.most
+    if not need.counted:
+        return need.grant(amount) if amount.nanos * RICH <= available.nanos else CountFirst()
+    if amount.nanos <= available.nanos:
+        return need.grant(amount)
+    if need.max_tokens is not None:
+        return _refusal(need, need.most_output, amount, wallet)
+    prompt_tokens = need.prompt_tokens
+    affordable = need.tariff.affordable(available, prompt_tokens=prompt_tokens)
+    max_tokens = need.context_left if affordable is None else max(1, affordable)
+    amount = need.tariff.most(prompt_tokens=prompt_tokens, output_tokens=max_tokens)
+    if amount.nanos > available.nanos:
         return _refusal(need, max_tokens, amount, wallet)
     return Grant(
         prompt_tokens=prompt_tokens,
+        counted=True,
+        most_output=max_tokens,
         max_tokens=max_tokens,
-        clipped_by=clipped_by,
+        clipped_by=Clip.WALLET,
         amount=amount,
-        tariff=tariff,
+        tariff=need.tariff,
     )
 
 

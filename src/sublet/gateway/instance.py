@@ -49,11 +49,8 @@ class Instance:
         """Who resolves the holds of this run."""
         return f"gateway:{self.name}:{self.id}"
 
-    def start(self, db: Database, *, wait_seconds: float) -> int:
-        """Take the name, and return what earlier runs of it held.
-
-        Returns:
-            how many holds they had left open.
+    def start(self, db: Database, *, wait_seconds: float) -> None:
+        """Take the name: from now on `sweep` is safe.
 
         Raises:
             Misconfigured: another process bears this name and goes on living.
@@ -72,7 +69,6 @@ class Instance:
                 QUERIES["insert_instance"],
                 {"instance": self.id, "name": self.name, "now": self.clock.now()},
             )
-        return self._sweep(db)
 
     def beat(self) -> bool:
         """Say that this run lives.
@@ -116,13 +112,14 @@ class Instance:
         self._lock = connection
         return True
 
-    def _sweep(self, db: Database) -> int:
+    def sweep(self, db: Database) -> int:
+        """Return what earlier runs of this name held, before this one holds anything.
+
+        Returns:
+            how many holds that were.
+        """
         with db.transaction() as tx:
-            left = [
-                hold
-                for hold, holder in ledger.holds_of(tx, f"gateway:{self.name}:")
-                if holder != self.holder
-            ]
+            left = [hold.id for hold in ledger.holds_of(tx, f"gateway:{self.name}:")]
         for start in range(0, len(left), _SWEEP):
             with db.transaction() as tx:
                 outcomes = void_many(tx, left[start : start + _SWEEP], now=self.clock.now())

@@ -34,10 +34,12 @@ class Reply:
     @property
     def headers(self) -> Headers:
         """How many tokens of output it may have, and what made them fewer."""
-        headers: Headers = [(b"x-sublet-max-tokens", b"%d" % self.grant.max_tokens)]
-        if self.grant.clipped_by is not None:
-            clipped_by = self.grant.clipped_by.value.encode()
-            headers.append((b"x-sublet-max-tokens-clipped", clipped_by))
+        grant = self.grant
+        headers: Headers = []
+        if grant.max_tokens is not None:
+            headers.append((b"x-sublet-max-tokens", b"%d" % grant.max_tokens))
+        if grant.clipped_by is not None:
+            headers.append((b"x-sublet-max-tokens-clipped", grant.clipped_by.value.encode()))
         return headers
 
     def first(self) -> bytes:
@@ -121,9 +123,10 @@ class Reply:
 def _usage(counts: Counts) -> dict[str, object]:
     return {
         "prompt_tokens": counts.prompt_tokens,
-        "completion_tokens": counts.output_tokens,
-        "total_tokens": counts.prompt_tokens + counts.output_tokens,
-        "prompt_tokens_details": {"cached_tokens": counts.cached_input_tokens},
+        "completion_tokens": counts.completion_tokens,
+        "total_tokens": counts.total,
+        "prompt_tokens_details": {"cached_tokens": counts.cache_read_tokens},
+        "completion_tokens_details": {"reasoning_tokens": counts.reasoning_tokens},
     }
 
 
@@ -151,8 +154,10 @@ def _model(offer: Offer) -> dict[str, object]:
             if tariff is None
             else {
                 "input": _price(tariff.input),
-                "cached_input": _price(tariff.cached_input),
+                "cache_read": _price(tariff.cache_read),
+                "cache_write": _price(tariff.cache_write),
                 "output": _price(tariff.output),
+                "reasoning": _price(tariff.reasoning),
             },
         },
     }

@@ -60,14 +60,18 @@ class Piece:
 
 class _Counts(Struct):
     input_tokens: _Count
-    cached_input_tokens: _Count
+    cache_read_tokens: _Count
     output_tokens: _Count
+    cache_write_tokens: _Count = 0
+    reasoning_tokens: _Count = 0
 
     def value(self) -> Counts:
         return Counts(
             input_tokens=self.input_tokens,
-            cached_input_tokens=self.cached_input_tokens,
+            cache_read_tokens=self.cache_read_tokens,
+            cache_write_tokens=self.cache_write_tokens,
             output_tokens=self.output_tokens,
+            reasoning_tokens=self.reasoning_tokens,
         )
 
 
@@ -163,7 +167,7 @@ class Replicas:
 
     @asynccontextmanager
     async def generate(
-        self, replica: Replica, ask: Ask, *, max_tokens: int, request_id: str
+        self, replica: Replica, ask: Ask, *, max_tokens: int | None, request_id: str
     ) -> AsyncIterator[AsyncIterator[list[Piece]]]:
         """Start generating; yields what came, as it comes. Leaving early stops the engine.
 
@@ -171,15 +175,14 @@ class Replicas:
             Gone: nobody listens there.
             Broken: it refused, now; or, of the iterator, it broke off before a finish reason.
         """
-        body = msgspec.json.encode(
-            ask.payload
-            | {
-                "model": ask.model,
-                "max_tokens": max_tokens,
-                "stream": True,
-                "stream_options": {"include_usage": True},
-            }
-        )
+        asked = ask.payload | {
+            "model": ask.model,
+            "stream": True,
+            "stream_options": {"include_usage": True},
+        }
+        if max_tokens is not None:
+            asked["max_tokens"] = max_tokens
+        body = msgspec.json.encode(asked)
         headers = _headers(replica) | {"x-request-id": request_id}
         self._load[replica.id] += 1
         try:

@@ -115,6 +115,8 @@ class Ask:
     stream: bool
     include_usage: bool
     service_tier: str | None  # what to say in the answer: only who asked is told
+    prompt_bytes: int  # of all text in it; a list of tokens has as many as tokens
+    messages: int
 
 
 _CHAT: Final = msgspec.json.Decoder(ChatBody)
@@ -155,12 +157,15 @@ def parse(api: Api, body: bytes) -> Ask:
 def _ask(asked: ChatBody | CompletionBody) -> Ask:
     payload: dict[str, object] = {}
     max_tokens = asked.max_tokens
+    prompt_bytes, number = 0, 1
     if isinstance(asked, ChatBody):
         api = Api.CHAT
-        payload["messages"] = [
-            {"role": _role(message), "content": _content(message, at=f"messages[{index}].content")}
-            for index, message in enumerate(asked.messages)
-        ]
+        messages, number = [], len(asked.messages)
+        for index, message in enumerate(asked.messages):
+            content = _content(message, index)
+            prompt_bytes += len(content.encode())
+            messages.append({"role": _role(message), "content": content})
+        payload["messages"] = messages
         if asked.max_completion_tokens is not None:
             if max_tokens not in (None, asked.max_completion_tokens):
                 raise Failure(
@@ -175,6 +180,7 @@ def _ask(asked: ChatBody | CompletionBody) -> Ask:
         if not prompt:
             raise Failure(Kind.INVALID, "prompt must not be empty", param="prompt")
         payload["prompt"] = _plain(prompt, at="prompt")
+        prompt_bytes = len(prompt.encode())
     if asked.stream_options is not None and not asked.stream:
         raise Failure(
             Kind.INVALID,
@@ -195,6 +201,8 @@ def _ask(asked: ChatBody | CompletionBody) -> Ask:
         stream=bool(asked.stream),
         include_usage=asked.stream_options is not None and bool(asked.stream_options.include_usage),
         service_tier=None if asked.service_tier is None else "default",
+        prompt_bytes=prompt_bytes,
+        messages=number,
     )
 
 
@@ -203,10 +211,11 @@ def _role(message: Message) -> str:
     return "system" if message.role == "developer" else message.role
 
 
-def _content(message: Message, *, at: str) -> str:
-    if isinstance(message.content, str):
-        return _plain(message.content, at=at)
-    return _plain("\n".join(part.text for part in message.content), at=at)
+def _content(message: Message, index: int) -> str:
+    content = message.content
+    if not isinstance(content, str):
+        content = "\n".join(part.text for part in content)
+    return _plain(content, at=f"messages[{index}].content") if "\0" in content else content
 
 
 def _plain(text: str, *, at: str) -> str:

@@ -17,15 +17,21 @@ from typing import Final
 
 import uvicorn
 import uvloop
+from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
 from sublet.core.clock import SystemClock
+from sublet.core.db import Database
 from sublet.core.errors import Misconfigured, Unavailable
 from sublet.gateway.app import Gateway
+from sublet.gateway.cashier import Cashier
+from sublet.gateway.directory import Directory
 from sublet.gateway.flow import Service
+from sublet.gateway.instance import Instance
 from sublet.gateway.limits import Limiter
 from sublet.gateway.replica import Replicas
-from sublet.gateway.resolver import Resolver
-from sublet.gateway.spool import Spool
+from sublet.gateway.spool import Spool, read
+from sublet.gateway.till import Till
+from sublet.metering.report import Report
 
 log: Final = logging.getLogger(__name__)
 
@@ -33,7 +39,9 @@ _LOOPBACK: Final = "127.0.0.1"
 _REFRESH_SECONDS: Final = 0.25
 _BEAT_SECONDS: Final = 1.0
 _NAME_WAIT_SECONDS: Final = 5.0  # an earlier process of this name may just be ending
-_RESOLVE_SECONDS: Final = 10.0  # for settlements, after the last stream ended
+_DRAIN_SECONDS: Final = 10.0  # to hand everything over, after the last stream ended
+_CONNECTIONS: Final = 8
+_AT_ONCE: Final = 1000  # reports of an earlier run, handed over together
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,6 +49,7 @@ class Settings:
     """How one gateway process runs."""
 
     database_url: str
+    spool: Path  # a folder: what was used stays there until it is handed over
     name: str = "gateway"  # one process a name; its successor returns what it held
     host: str = _LOOPBACK  # where https listens; http only ever listens on loopback
     http_port: int = 8001
@@ -56,17 +65,75 @@ def serve(settings: Settings) -> None:
     """Run until SIGTERM or SIGINT. Call it in the main thread: it takes the signals.
 
     Raises:
-        Misconfigured: a port or the name is taken, or the certificate cannot be used.
+        Misconfigured: a port, the name or the spool is taken, or the certificate cannot be used.
         Unavailable: the database did not answer.
     """
+    clock = SystemClock()
+    url = _bounded(settings.database_url, settings.name)
     with contextlib.ExitStack() as stack:
         sockets = _listen(settings, stack)
-        spool = Spool(settings.database_url, name=settings.name, clock=SystemClock())
-        stack.callback(spool.stop)
-        returned = spool.start(wait_seconds=_NAME_WAIT_SECONDS)
-        log.info("gateway.started", extra=_facts(settings, spool, returned))
+        db = stack.enter_context(Database(url, connections=_CONNECTIONS, wait_seconds=2))
+        instance = Instance(settings.name, url, clock)
+        stack.callback(instance.stop)
+        instance.start(db, wait_seconds=_NAME_WAIT_SECONDS)
+        spool = Spool(settings.spool / settings.name, instance.id)
+        spool.open()
+        stack.callback(spool.close)
+        till = Till(db, holder=instance.holder, clock=clock)
+        recovered = recover(spool, till)
+        returned = instance.sweep(db)
+        directory = Directory(db, instance, clock)
+        stack.callback(directory.stop)
+        cashier = Cashier(till, spool)
+        stack.callback(cashier.stop)
+        log.info(
+            "gateway.started",
+            extra=_facts(settings, instance) | {"reports": recovered, "holds_returned": returned},
+        )
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-            runner.run(_serve(settings, spool, sockets))
+            runner.run(_serve(settings, instance, directory, cashier, sockets))
+
+
+def recover(spool: Spool, till: Till) -> int:
+    """Hand over what earlier runs left on the disk; say how many reports that were.
+
+    Raises:
+        Unavailable: the database did not answer; all of it is still there.
+    """
+    recovered = 0
+    for path in spool.left_behind():
+        reports = list(read(path))
+        for start in range(0, len(reports), _AT_ONCE):
+            _hand_over(till, reports[start : start + _AT_ONCE])
+        recovered += len(reports)
+        path.unlink()
+    return recovered
+
+
+def _hand_over(till: Till, reports: list[Report]) -> None:
+    """As `Till.recover`; one that the database does not take does not stop the others."""
+    try:
+        till.recover(reports)
+    except Unavailable:
+        raise
+    except Exception:
+        if len(reports) == 1:
+            log.exception("gateway.unhanded", extra={"report": reports[0].line.decode()})
+            return
+        half = len(reports) // 2
+        _hand_over(till, reports[:half])
+        _hand_over(till, reports[half:])
+
+
+def _bounded(url: str, name: str) -> str:
+    """Let no statement wait for ever: a thread that waits is one that nobody else has."""
+    options = conninfo_to_dict(url).get("options") or ""
+    return make_conninfo(
+        url,
+        application_name=f"sublet gateway {name}",
+        tcp_user_timeout=10_000,
+        options=f"{options} -c lock_timeout=4s -c statement_timeout=5s".strip(),
+    )
 
 
 class _Server(uvicorn.Server):
@@ -78,23 +145,26 @@ class _Server(uvicorn.Server):
 
 
 async def _serve(
-    settings: Settings, spool: Spool, sockets: list[tuple[socket.socket, ssl.SSLContext | None]]
+    settings: Settings,
+    instance: Instance,
+    directory: Directory,
+    cashier: Cashier,
+    sockets: list[tuple[socket.socket, ssl.SSLContext | None]],
 ) -> None:
     loop = asyncio.get_running_loop()
     asked_to_stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, asked_to_stop.set)
     async with Replicas() as replicas:
-        resolver = Resolver(spool)
         service = Service(
-            spool=spool,
+            source=f"gateway:{instance.id}",
+            directory=directory,
+            cashier=cashier,
             replicas=replicas,
-            resolver=resolver,
             limiter=Limiter(
                 requests_per_minute=settings.requests_per_minute,
                 tokens_per_minute=settings.tokens_per_minute,
             ),
-            cut=loop.create_future(),
         )
         await service.refresh()
         app = Gateway(service)
@@ -105,7 +175,8 @@ async def _serve(
         ]
         loops = [
             asyncio.create_task(_refresh(service)),
-            asyncio.create_task(_beat(spool, asked_to_stop)),
+            asyncio.create_task(_beat(instance, directory, asked_to_stop)),
+            asyncio.create_task(cashier.watch()),
         ]
         stopping = asyncio.create_task(asked_to_stop.wait())
         try:
@@ -114,9 +185,9 @@ async def _serve(
             app.stop()
             for server in servers:
                 server.should_exit = True
-            loop.call_later(settings.drain_seconds, service.cut.set_result, None)
+            loop.call_later(settings.drain_seconds, service.cut)
             await asyncio.gather(*running)
-            await resolver.drain(_RESOLVE_SECONDS)
+            await service.drain(_DRAIN_SECONDS)
         finally:
             stopping.cancel()
             for task in loops:
@@ -132,17 +203,17 @@ async def _refresh(service: Service) -> None:
         service.limiter.forget(now=loop.time())
 
 
-async def _beat(spool: Spool, asked_to_stop: asyncio.Event) -> None:
+async def _beat(instance: Instance, directory: Directory, asked_to_stop: asyncio.Event) -> None:
     """Keep the name; end this process if another has it for good."""
     lost = 0
     while True:
         try:
-            lost = 0 if await spool.beat() else lost + 1
+            lost = 0 if await directory.beat() else lost + 1
         except Unavailable:
             log.warning("gateway.database_away")
         # After an outage our own old connection may hold it for a while.
         if lost * _BEAT_SECONDS > 30:
-            log.error("gateway.name_lost", extra={"gateway": spool.instance.name})
+            log.error("gateway.name_lost", extra={"gateway": instance.name})
             asked_to_stop.set()
         await asyncio.sleep(_BEAT_SECONDS)
 
@@ -210,11 +281,10 @@ def _tls(settings: Settings) -> ssl.SSLContext:
     return context
 
 
-def _facts(settings: Settings, spool: Spool, returned: int) -> dict[str, object]:
+def _facts(settings: Settings, instance: Instance) -> dict[str, object]:
     return {
         "gateway": settings.name,
-        "instance": str(spool.instance.id),
+        "instance": str(instance.id),
         "http_port": settings.http_port,
         "https_port": settings.https_port if settings.certificate is not None else None,
-        "holds_returned": returned,
     }

@@ -1,183 +1,179 @@
-"""The only place where the gateway's one event loop meets code that waits.
+"""What a gateway has used and not yet handed over, kept on its own disk.
 
-Stores are sync. They run here in a few threads, each call one short transaction, so that
-thousands of open streams wait for nothing but their own bytes. Holds and settlements, which
-every request needs, have a lane each, where those of many requests share a transaction.
+One folder a gateway's name, with files `<instance>-<number>.spool` in it. A file is a run of
+records, each four bytes of length, four of CRC-32, and that many bytes of a report's line, all
+little-endian. Records are only added; several are brought to the disk by one `fdatasync`. What
+a crash left half written at the end of a file is cut off: it was promised to nobody.
+
+A file whose records have all been handed over is removed. A crash may come between the two,
+so the next run hands some over again, and their ids keep them from counting twice.
 """
 
-import asyncio
-from collections import OrderedDict
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
-from datetime import datetime
-from typing import Final, ParamSpec, TypeVar
+import contextlib
+import fcntl
+import os
+import re
+import struct
+import threading
+import zlib
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Final
 from uuid import UUID
 
-from psycopg.conninfo import conninfo_to_dict, make_conninfo
+from sublet.core.errors import Invalid, Misconfigured
+from sublet.metering.report import Report
 
-from sublet.core.clock import Clock
-from sublet.core.db import Database
-from sublet.core.errors import Conflict, NotFound, Unauthorized, Unavailable
-from sublet.core.money import Money
-from sublet.gateway.grant import Grant, Need
-from sublet.gateway.instance import Instance
-from sublet.gateway.lane import Lane, Unsure
-from sublet.gateway.table import Table
-from sublet.gateway.till import Asked, Bill, Till
-from sublet.ledger import store as ledger
-from sublet.tenants import store as tenants
-from sublet.tenants.tenant import Caller, Tenant, digest
-
-P = ParamSpec("P")
-T = TypeVar("T")
-
-_THREADS: Final = 6
-_LANES: Final = 2
-_CALL_SECONDS: Final = 6.0  # longer than any healthy call by far
-_KEPT_SECONDS: Final = 2.0  # a revoked key works for so long at most
-_KEPT_CALLERS: Final = 10_000
+_HEAD: Final = struct.Struct("<II")
+_LONGEST: Final = 1 << 20  # of one record; a longer length is garbage
+_FILE_BYTES: Final = 8 << 20  # then the next file begins
+_NAME: Final = re.compile(r"([0-9a-f-]{36})-([0-9]{6})\.spool")
 
 
 class Spool:
-    def __init__(self, url: str, *, name: str, clock: Clock) -> None:
-        url = _bounded(url, name)
-        self._db = Database(url, connections=_THREADS + _LANES, wait_seconds=2)
-        self._threads = ThreadPoolExecutor(_THREADS, thread_name_prefix="spool")
-        # Its own thread: a pool full of waiting calls must not make this run look dead.
-        self._pulse = ThreadPoolExecutor(1, thread_name_prefix="pulse")
-        self._clock = clock
-        self._callers: OrderedDict[bytes, tuple[float, Caller | Unauthorized]] = OrderedDict()
-        self.instance = Instance(name, url, clock)
-        till = Till(self._db, holder=self.instance.holder, clock=clock)
-        self._holds = Lane(till.open_many, name="holds", wait_seconds=_CALL_SECONDS)
-        self._settlements = Lane(till.settle_many, name="settlements", wait_seconds=_CALL_SECONDS)
+    """Sync: one thread writes, and the same or another one forgets."""
 
-    # ── one run ──────────────────────────────────────────────────────────────────────────
+    def __init__(self, folder: Path, instance: UUID) -> None:
+        self._folder = folder
+        self._instance = instance
+        self._number = 0
+        self._file: int | None = None
+        self._size = 0
+        self._left: dict[int, int] = {}  # file number: its records that were not handed over
+        self._counting = threading.Lock()
+        self._lock: int | None = None
 
-    def start(self, *, wait_seconds: float) -> int:
-        """Take the name and return what earlier runs held. Sync: before the loop runs.
+    def open(self) -> None:
+        """Take the folder.
 
         Raises:
-            Misconfigured: the name is taken.
-            Unavailable: the database did not answer.
+            Misconfigured: it cannot be made or written, or another gateway uses it.
         """
-        self._db.__enter__()
-        return self.instance.start(self._db, wait_seconds=wait_seconds)
+        try:
+            self._folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+            self._lock = os.open(
+                self._folder / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600
+            )
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise Misconfigured(
+                f"another gateway uses the spool {self._folder}: stop it, or give this one"
+                " another name or folder"
+            ) from None
+        except OSError as error:
+            raise Misconfigured(
+                f"cannot use the spool {self._folder}: {error.strerror or error};"
+                " make it writable, or choose another folder"
+            ) from None
 
-    def stop(self) -> None:
-        """End the threads, then the connections. Sync: after the loop ran."""
-        self._holds.stop()
-        self._settlements.stop()
-        self._threads.shutdown(wait=True, cancel_futures=True)
-        self._pulse.shutdown(wait=True, cancel_futures=True)
-        self.instance.stop()
-        self._db.__exit__(None, None, None)
+    def close(self) -> None:
+        """Close the files, and remove what was handed over."""
+        self._rotate()
+        if self._lock is not None:
+            os.close(self._lock)
+            self._lock = None
 
-    async def beat(self) -> bool:
-        """As `Instance.beat`."""
-        loop = asyncio.get_running_loop()
-        return await loop.run_in_executor(self._pulse, self.instance.beat)
+    # ── writing ──────────────────────────────────────────────────────────────────────────
 
-    async def read_table(self) -> Table:
-        return await self._call(self._read_table)
+    def write(self, reports: Sequence[Report]) -> int:
+        """Add these and wait for the disk; return the number of their file, for `forget`.
 
-    def _read_table(self) -> Table:
-        with self._db.transaction() as tx:
-            return Table.read(tx)
+        Raises:
+            OSError: the disk is full or read-only; none of them is kept.
+        """
+        if self._size >= _FILE_BYTES:
+            self._rotate()
+        data = b"".join(
+            part
+            for report in reports
+            for part in (_HEAD.pack(len(report.line), zlib.crc32(report.line)), report.line)
+        )
+        file = self._current()
+        try:
+            written = 0
+            while written < len(data):
+                written += os.write(file, memoryview(data)[written:])
+            os.fdatasync(file)
+        except OSError:
+            # Nothing half written may stand before what comes next.
+            with contextlib.suppress(OSError):
+                os.ftruncate(file, self._size)
+                os.lseek(file, self._size, os.SEEK_SET)
+            raise
+        self._size += len(data)
+        with self._counting:
+            self._left[self._number] = self._left.get(self._number, 0) + len(reports)
+        return self._number
 
-    # ── callers ──────────────────────────────────────────────────────────────────────────
+    def forget(self, number: int, records: int) -> None:
+        """Note that so many records of a file were handed over."""
+        with self._counting:
+            self._left[number] -= records
+            done = not self._left[number] and number != self._number
+            if done:
+                del self._left[number]
+        if done:
+            self._path(number).unlink(missing_ok=True)
 
-    async def find_caller(self, key: str) -> Caller:
-        """As `tenants.store.find_caller`, remembered for two seconds."""
-        now, mark = asyncio.get_running_loop().time(), digest(key)
-        kept = self._callers.get(mark)
-        if kept is not None and now - kept[0] < _KEPT_SECONDS:
-            found = kept[1]
-        else:
+    def _current(self) -> int:
+        if self._file is None:
+            path = self._path(self._number)
+            self._file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+            self._size = 0
+            folder = os.open(self._folder, os.O_RDONLY | os.O_CLOEXEC)
             try:
-                found = await self._call(self._find_caller, key)
-            except Unauthorized as error:
-                found = error
-            self._callers[mark] = now, found
-            self._callers.move_to_end(mark)
-            if len(self._callers) > _KEPT_CALLERS:
-                self._callers.popitem(last=False)
-        if isinstance(found, Unauthorized):
-            raise Unauthorized(str(found))
-        if found.expires_at is not None and found.expires_at <= self._clock.now():
-            raise Unauthorized("this API key has expired; make a new one")
-        return found
+                os.fsync(folder)  # its name, too, must outlive a power cut
+            finally:
+                os.close(folder)
+        return self._file
 
-    def _find_caller(self, key: str) -> Caller:
-        with self._db.transaction() as tx:
-            return tenants.find_caller(tx, key, now=self._clock.now())
+    def _rotate(self) -> None:
+        if self._file is None:
+            return
+        os.close(self._file)
+        self._file = None
+        with self._counting:
+            done = not self._left.get(self._number)
+            if done:
+                self._left.pop(self._number, None)
+            self._number += 1
+        if done:
+            self._path(self._number - 1).unlink(missing_ok=True)
 
-    # ── money ────────────────────────────────────────────────────────────────────────────
+    def _path(self, number: int) -> Path:
+        return self._folder / f"{self._instance}-{number:06d}.spool"
 
-    async def open(self, request_id: UUID, tenant: Tenant, need: Need) -> Grant:
-        """Hold what `need` may cost.
+    # ── what earlier runs left ───────────────────────────────────────────────────────────
 
-        Raises:
-            Failure: the wallet cannot pay; says why.
-            Unsure: whether money is held is not known: void it, later.
-            Unavailable: none is held.
-        """
-        return await self._holds.do(Asked(id=request_id, tenant=tenant, need=need))
+    def left_behind(self) -> list[Path]:
+        """Return the files of earlier runs, oldest first."""
+        found = [
+            (path.stat().st_mtime_ns, path)
+            for path in self._folder.iterdir()
+            if (match := _NAME.fullmatch(path.name)) and match[1] != str(self._instance)
+        ]
+        return [path for _, path in sorted(found)]
 
-    async def settle(self, bill: Bill) -> Money:
-        """Charge what was used and return the rest. Repeating it changes nothing.
 
-        Raises:
-            Unavailable: repeat it.
-            Unpaid: the hold was gone, and the wallet is empty.
-        """
-        return await self._settlements.do(bill)
+def read(path: Path) -> Iterator[Report]:
+    """Yield the reports of a file, up to what was half written or is damaged.
 
-    async def void(self, request_id: UUID) -> bool:
-        """Return all of a hold. Repeating it changes nothing.
-
-        Returns:
-            False when there is no such hold.
-
-        Raises:
-            Unavailable: repeat it.
-        """
-        return await self._call(self._void, request_id)
-
-    def _void(self, request_id: UUID) -> bool:
+    What cannot be trusted is never guessed: the rest of the file is set aside beside it, as
+    `<name>.torn`, and the numbers that are missing show in `sublet verify`.
+    """
+    data = path.read_bytes()
+    at = 0
+    while at + _HEAD.size <= len(data):
+        length, check = _HEAD.unpack_from(data, at)
+        line = data[at + _HEAD.size : at + _HEAD.size + length]
+        if length > _LONGEST or len(line) < length or zlib.crc32(line) != check:
+            break
         try:
-            with self._db.transaction() as tx:
-                ledger.void(tx, request_id, now=self._clock.now())
-        except NotFound:
-            return False
-        except Conflict:
-            return True  # it expired, so the money is back
-        return True
-
-    def now(self) -> datetime:
-        return self._clock.now()
-
-    # ── threads ──────────────────────────────────────────────────────────────────────────
-
-    async def _call(self, function: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
-        work = self._threads.submit(function, *args, **kwargs)
-        try:
-            async with asyncio.timeout(_CALL_SECONDS):
-                # Shielded: only here it is known whether the work had begun.
-                return await asyncio.shield(asyncio.wrap_future(work))
-        except TimeoutError:
-            if work.cancel():
-                raise Unavailable("the database is too busy") from None
-            # The thread goes on. What it does is safe to repeat, and to void.
-            raise Unsure("the database did not answer in time") from None
-
-
-def _bounded(url: str, name: str) -> str:
-    """Let no statement wait for ever: a thread that waits is one that nobody else has."""
-    options = conninfo_to_dict(url).get("options") or ""
-    return make_conninfo(
-        url,
-        application_name=f"sublet gateway {name}",
-        tcp_user_timeout=10_000,
-        options=f"{options} -c lock_timeout=4s -c statement_timeout=5s".strip(),
-    )
+            report = Report.read(line)
+        except Invalid:
+            break
+        yield report
+        at += _HEAD.size + length
+    if at < len(data):
+        path.with_suffix(".torn").write_bytes(data[at:])
+        os.truncate(path, at)

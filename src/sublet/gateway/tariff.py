@@ -1,12 +1,20 @@
-"""What a model's tokens cost: three counters that add up, and a price for each."""
+"""What a model's tokens cost: five counters that add up, and a price for each."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
 from fractions import Fraction
+from functools import cached_property
 from typing import Self
 
 from sublet.core.money import Money
-from sublet.market.price import Price, cached_input_sku, input_sku, output_sku
+from sublet.market.price import (
+    Price,
+    cache_read_sku,
+    cache_write_sku,
+    input_sku,
+    output_sku,
+    reasoning_sku,
+)
 from sublet.metering.store import most_of
 from sublet.metering.usage import Line
 
@@ -15,79 +23,130 @@ from sublet.metering.usage import Line
 class Counts:
     """Tokens of one request, as the engine counted them. Disjoint: they add up."""
 
-    input_tokens: int  # worked on
-    cached_input_tokens: int  # their work was kept from an earlier request
-    output_tokens: int
+    input_tokens: int  # worked on, and not kept
+    cache_read_tokens: int  # their work was kept from an earlier request
+    cache_write_tokens: int = 0  # worked on, and kept because the caller asked
+    output_tokens: int  # of the answer
+    reasoning_tokens: int = 0  # of what came before the answer
 
     @property
     def prompt_tokens(self) -> int:
         """OpenAI's word, which includes the cached ones."""
-        return self.input_tokens + self.cached_input_tokens
+        return self.input_tokens + self.cache_read_tokens + self.cache_write_tokens
+
+    @property
+    def completion_tokens(self) -> int:
+        """OpenAI's word, which includes the reasoning."""
+        return self.output_tokens + self.reasoning_tokens
+
+    @property
+    def total(self) -> int:
+        return self.prompt_tokens + self.completion_tokens
 
     def at_most(self, *, prompt_tokens: int, output_tokens: int) -> Self:
         """Cut down to what was held. A replica that counts more than it may is not believed."""
-        cached = min(self.cached_input_tokens, prompt_tokens)
+        if self.prompt_tokens <= prompt_tokens and self.completion_tokens <= output_tokens:
+            return self
+        read = min(self.cache_read_tokens, prompt_tokens)
+        write = min(self.cache_write_tokens, prompt_tokens - read)
+        output = min(self.output_tokens, output_tokens)
         return type(self)(
-            input_tokens=min(self.input_tokens, prompt_tokens - cached),
-            cached_input_tokens=cached,
-            output_tokens=min(self.output_tokens, output_tokens),
+            input_tokens=min(self.input_tokens, prompt_tokens - read - write),
+            cache_read_tokens=read,
+            cache_write_tokens=write,
+            output_tokens=output,
+            reasoning_tokens=min(self.reasoning_tokens, output_tokens - output),
         )
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class Tariff:
     """A model's prices. A request keeps the one it was held at, whatever changes meanwhile."""
 
     input: Price
-    cached_input: Price
+    cache_read: Price
+    cache_write: Price
     output: Price
+    reasoning: Price
 
     @classmethod
     def of(cls, model: str, prices: Mapping[str, Price]) -> Self | None:
-        """Return the model's tariff; None when a price is missing, and nothing may be sold."""
+        """Return the model's tariff; None when a price is missing, and nothing may be sold.
+
+        Cached input without a price of its own is input, and reasoning is output.
+        """
         input_, output = prices.get(input_sku(model)), prices.get(output_sku(model))
         if input_ is None or output is None:
             return None
-        cached = prices.get(cached_input_sku(model), input_)
-        return cls(input=input_, cached_input=cached, output=output)
+        return cls(
+            input=input_,
+            cache_read=prices.get(cache_read_sku(model), input_),
+            cache_write=prices.get(cache_write_sku(model), input_),
+            output=output,
+            reasoning=prices.get(reasoning_sku(model), output),
+        )
 
     def lines(self, counts: Counts) -> list[Line]:
         """Return what to charge: one line a price, and none for nothing."""
         quantities: dict[int, Line] = {}
         for price, quantity in (
             (self.input, counts.input_tokens),
-            (self.cached_input, counts.cached_input_tokens),
+            (self.cache_read, counts.cache_read_tokens),
+            (self.cache_write, counts.cache_write_tokens),
             (self.output, counts.output_tokens),
+            (self.reasoning, counts.reasoning_tokens),
         ):
-            before = quantities.get(price.id)
-            total = quantity + (0 if before is None else before.quantity)
-            if total:
+            if quantity:
+                before = quantities.get(price.id)
+                total = quantity + (0 if before is None else before.quantity)
                 quantities[price.id] = Line(price=price, quantity=total)
         return list(quantities.values())
 
     def most(self, *, prompt_tokens: int, output_tokens: int) -> Money:
-        """Return what to hold: no split of the prompt into cached and not can cost more."""
-        dearest = max(self.input, self.cached_input, key=_per_token)
+        """Return what to hold: no split of these tokens over the counters can cost more."""
         most = most_of(
             [
-                Line(price=dearest, quantity=prompt_tokens),
-                Line(price=self.output, quantity=output_tokens),
+                Line(price=self._dearest_input, quantity=prompt_tokens),
+                Line(price=self._dearest_output, quantity=output_tokens),
             ]
         )
-        # Two lines are rounded apart, each by up to half a nano; whole nanos need no rounding.
-        whole = all(
-            price.rate.nanos % price.rate.per == 0 for price in (self.input, self.cached_input)
-        )
         # A hold of nothing is no hold: even a free model takes one nano, and gives it back.
-        return Money(max(1, most.nanos + (0 if whole else 1)))
+        return Money(max(1, most.nanos + self._rounding))
 
     def affordable(self, available: Money, *, prompt_tokens: int) -> int | None:
         """Return how many output tokens `available` pays for after the prompt; None: any."""
         left = available.nanos - self.most(prompt_tokens=prompt_tokens, output_tokens=0).nanos
         if left < 0:
             return 0
-        rate = self.output.rate
+        rate = self._dearest_output.rate
         return None if rate.nanos == 0 else left * rate.per // rate.nanos
+
+    @cached_property
+    def _dearest_input(self) -> Price:
+        return max(self.input, self.cache_read, self.cache_write, key=_per_token)
+
+    @cached_property
+    def _dearest_output(self) -> Price:
+        return max(self.output, self.reasoning, key=_per_token)
+
+    @cached_property
+    def _rounding(self) -> int:
+        """How many nanos more than two lines, rounded up, the charge's lines can come to.
+
+        Lines are rounded apart, each by up to half a nano; whole nanos need no rounding.
+        """
+        broken = {
+            price.id
+            for price in (
+                self.input,
+                self.cache_read,
+                self.cache_write,
+                self.output,
+                self.reasoning,
+            )
+            if price.rate.nanos % price.rate.per
+        }
+        return max(0, (len(broken) + 1) // 2)
 
 
 def _per_token(price: Price) -> Fraction:

@@ -1,49 +1,72 @@
-"""Money for many requests in one transaction: holds before, charges after. Sync.
+"""What a gateway's purses ask of the ledger, each call one transaction. Sync.
 
-An item that cannot be done has an error of its own, and the others go on. When the database
-goes away it went away for all. What fails otherwise is a bug with one of them, so each is then
-tried by itself, and only that one is told.
+    refill      hold more for tenants whose purse is too small for what they ask
+    hand_over   record what was used, pay for it out of the purses, and hold the rest anew
+    give_back   return what nobody needs
+
+A call that failed with Unavailable may have taken effect. It is then made again with the very
+same ids, and finds out: it does what was not done, and returns what was.
 """
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
-from datetime import timedelta
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
 from typing import Final
 from uuid import UUID
 
 from sublet.core.clock import Clock
 from sublet.core.db import Database, Tx
-from sublet.core.errors import Invalid, SubletError, Unavailable
+from sublet.core.errors import Conflict, SubletError, Unpaid
+from sublet.core.ids import new_id, sibling_id
 from sublet.core.money import Money
 from sublet.gateway.failures import Failure, Kind
-from sublet.gateway.grant import Grant, Need, decide
-from sublet.gateway.lane import Unsure
-from sublet.gateway.tariff import Counts, Tariff
-from sublet.ledger import batch as ledger
-from sublet.ledger.transfer import Transfer
-from sublet.metering import batch as metering
-from sublet.metering.usage import Usage
-from sublet.tenants.tenant import Tenant
+from sublet.gateway.grant import RICH, CountFirst, Grant, Need, decide
+from sublet.gateway.purse import Held
+from sublet.ledger import batch, store
+from sublet.ledger.batch import Settlement
+from sublet.ledger.transfer import Account, Transfer
+from sublet.metering import intake
+from sublet.metering.report import Report
+from sublet.tenants.tenant import revenue_of, wallet_of
 
-_HOLD: Final = timedelta(minutes=15)  # the longest request and its settlement, with room
+HOLD: Final = timedelta(minutes=15)
+BAD_DEBT: Final = "house:bad_debt"
+_REASON: Final = "tokens"
+_DIRECT, _WRITTEN_OFF = 2, 3  # of the siblings of a report's id
 
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Asked:
-    """A request that wants money held."""
-
-    id: UUID
-    tenant: Tenant
-    need: Need
+Answer = Grant | Failure | CountFirst
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Bill:
-    """What a request used, ready to be charged, however often that is tried."""
+@dataclass(slots=True, kw_only=True)
+class Refill:
+    """One tenant's purse, and what its requests ask for, in their order."""
 
-    usage: Usage
-    counts: Counts
-    tariff: Tariff
+    tenant_id: UUID
+    before: Held | None
+    free: int  # nanos of it that nobody has
+    needs: Sequence[Need]
+    extra: int  # nanos wanted beside, for requests to come
+    next_id: UUID  # of the hold that takes the place of the one before
+    # Once decided:
+    answers: Sequence[Answer] = ()
+    after: Held | None = None
+
+    @property
+    def used(self) -> int:
+        """Nanos of it that are not free."""
+        return 0 if self.before is None else self.before.nanos - self.free
+
+
+@dataclass(slots=True, kw_only=True)
+class Turn:
+    """One tenant's purse when some of what it spent is handed over."""
+
+    tenant_id: UUID
+    before: Held | None
+    keep: int  # nanos to hold on, beside what is paid for
+    next_id: UUID
+    # Once done:
+    after: Held | None = None
 
 
 class Till:
@@ -51,104 +74,248 @@ class Till:
         self._db = db
         self._holder = holder
         self._clock = clock
-        # (wallet, revenue) by tenant. Ids of accounts never change; one thread fills it.
+        # (wallet, revenue) by tenant. Ids of accounts never change.
         self._accounts: dict[UUID, tuple[int, int]] = {}
 
-    def open_many(self, asked: Sequence[Asked]) -> list[Grant | Exception]:
-        """Hold what each may cost, in this order, each from what the ones before it left.
+    # ── holding more ─────────────────────────────────────────────────────────────────────
 
-        Returns:
-            for each the grant, or what to raise: a Failure when the wallet cannot pay, Unsure
-            when money may be held, Unavailable when none is.
+    def refill(self, refills: Sequence[Refill]) -> None:
+        """Decide what each asks for, in order, and hold it.
+
+        Raises:
+            Unavailable: call it again with the same; nothing may be told to anybody before.
         """
-        written: list[bool] = []  # which of them were about to be written
-        try:
-            return self._open_many(asked, written)
-        except Unavailable as error:
-            return [
-                Unsure(str(error)) if begun else Unavailable(str(error))
-                for begun in written or [False] * len(asked)
-            ]
-        except Exception as error:  # noqa: BLE001 - it is handed on
-            if len(asked) == 1:
-                return [error]
-            return [self.open_many([one])[0] for one in asked]
-
-    def _open_many(self, asked: Sequence[Asked], written: list[bool]) -> list[Grant | Exception]:
         now = self._clock.now()
         with self._db.transaction() as tx:
-            accounts = self._find_accounts(tx, {one.tenant.id: one.tenant for one in asked})
-            # Nobody moves these wallets between the look and the hold.
-            holds = ledger.Holds(
-                tx,
-                accounts=(id_ for pair in accounts.values() for id_ in pair),
-                ids=(one.id for one in asked),
-            )
-            answers: list[Grant | Exception] = []
-            for one in asked:
-                pair = accounts.get(one.tenant.id)
-                if pair is None:
+            accounts = self._find_accounts(tx, [one.tenant_id for one in refills])
+            held = batch.lock_holds(tx, [one.before.id for one in refills if one.before])
+            able = [one for one in refills if one.tenant_id in accounts]
+            for one in refills:
+                if one.tenant_id not in accounts:
                     failure = Failure(Kind.UNPAID, "this tenant has no wallet yet: add credit")
-                    answers.append(failure)
-                    continue
-                decided = decide(one.need, holds.account(pair[0]))
-                if isinstance(decided, Grant):
-                    held = holds.hold(self._hold(one, decided, pair), now=now)
-                    answers.append(held if isinstance(held, SubletError) else decided)
-                else:
-                    answers.append(decided)
-            written += [isinstance(answer, Grant) for answer in answers]
+                    one.answers = [failure] * len(one.needs)
+            returned = [one for one in able if one.before and one.before.id in held]
+            # All of their accounts at once, in order: two gateways must not wait both ways.
+            wallets = [id_ for one in able for id_ in accounts[one.tenant_id]]
+            batch.resolve(
+                tx, [_void(one.before, now) for one in returned], held, accounts=wallets, now=now
+            )
+            holds = batch.Holds(tx, accounts=wallets, ids=(one.next_id for one in able))
+            for one in able:
+                if not holds.known(one.next_id):  # else: it was done, and is as it was decided
+                    self._decide(one, holds, accounts[one.tenant_id], now)
             lost = holds.write(now=now)
-        return [
-            Invalid(f"{one.id} is held for somebody else") if one.id in lost else answer
-            for one, answer in zip(asked, answers, strict=True)
-        ]
+            assert not lost, lost
 
-    def _hold(self, one: Asked, grant: Grant, accounts: tuple[int, int]) -> ledger.Hold:
-        now = self._clock.now()
-        wallet, revenue = accounts
+    def _decide(
+        self,
+        one: Refill,
+        holds: batch.Holds,
+        accounts: tuple[int, int],
+        now: datetime,
+    ) -> None:
+        account = holds.account(accounts[0])
+        # What runs on this purse comes first: to the wallet it looks like somebody else's hold.
+        used = min(one.used, max(0, account.available.nanos))
+        pot = _less(account, used)
+        granted, answers = 0, []
+        for need in one.needs:
+            answer = decide(need, pot)
+            if isinstance(answer, Grant):
+                granted += answer.amount.nanos
+                pot = _less(pot, answer.amount.nanos)
+            answers.append(answer)
+        extra = min(one.extra, max(0, pot.available.nanos) // RICH) if granted else 0
+        one.answers = answers
+        one.after = self._hold(holds, one.next_id, accounts, used + granted + extra, now)
+
+    def _hold(
+        self, holds: batch.Holds, id_: UUID, accounts: tuple[int, int], nanos: int, now: datetime
+    ) -> Held | None:
+        if nanos <= 0:
+            return None
         transfer = Transfer(
-            id=one.id,
-            debit_account=wallet,
-            credit_account=revenue,
-            amount=grant.amount,
-            reason="tokens",
+            id=id_,
+            debit_account=accounts[0],
+            credit_account=accounts[1],
+            amount=Money(nanos),
+            reason=_REASON,
             happened_at=now,
         )
-        return ledger.Hold(transfer=transfer, holder=self._holder, expires_at=now + _HOLD)
+        outcome = holds.hold(
+            batch.Hold(transfer=transfer, holder=self._holder, expires_at=now + HOLD), now=now
+        )
+        assert outcome is True, outcome
+        return Held(id=id_, nanos=nanos)
 
-    def _find_accounts(self, tx: Tx, tenants: dict[UUID, Tenant]) -> dict[UUID, tuple[int, int]]:
-        new = [tenant for id_, tenant in tenants.items() if id_ not in self._accounts]
-        if new:
-            found = ledger.find_accounts(tx, _codes(new))
-            for tenant in new:
-                wallet, revenue = found.get(tenant.wallet), found.get(tenant.revenue)
-                if wallet is not None and revenue is not None:
-                    self._accounts[tenant.id] = wallet, revenue
-        return {id_: self._accounts[id_] for id_ in tenants if id_ in self._accounts}
+    # ── handing over ─────────────────────────────────────────────────────────────────────
 
-    def settle_many(self, bills: Sequence[Bill]) -> list[Money | Exception]:
-        """Charge what each used and return the rest. Repeating it changes nothing.
+    def hand_over(self, reports: Sequence[Report], turns: Sequence[Turn]) -> None:
+        """Record `reports`, each once, and pay for them.
 
-        Returns:
-            for each what was charged, or what to raise.
+        Args:
+            reports: of the tenants of `turns`.
+            turns: one a tenant; its hold pays, and what is then to be kept is held anew.
+
+        Raises:
+            Unavailable: call it again with the same.
         """
+        now = self._clock.now()
+        with self._db.transaction() as tx:
+            accounts = self._find_accounts(tx, [turn.tenant_id for turn in turns])
+            new: set[UUID] = set()
+            if reports:
+                intake.stage(tx, reports)
+                new = intake.add_usages(tx, reports, now=now)
+            totals: dict[UUID, int] = {}
+            latest: dict[UUID, Report] = {}
+            for report in reports:
+                if report.id in new:
+                    totals[report.tenant_id] = totals.get(report.tenant_id, 0) + report.nanos
+                    latest[report.tenant_id] = report
+            held = batch.lock_holds(tx, [turn.before.id for turn in turns if turn.before])
+            # Whose hold is there and suffices; the others (it expired) pay from the wallet.
+            backed = [
+                turn
+                for turn in turns
+                if turn.before
+                and turn.before.id in held
+                and totals.get(turn.tenant_id, 0) <= turn.before.nanos
+            ]
+            transfers = {
+                turn.tenant_id: sibling_id(turn.before.id, store.RESOLUTION)
+                for turn in backed
+                if turn.before and totals.get(turn.tenant_id)
+            }
+            apart = [turn for turn in turns if turn not in backed and totals.get(turn.tenant_id)]
+            # Before the money: wallets' rows are locked for as short as can be.
+            for turn in apart:
+                report = latest[turn.tenant_id]
+                transfers[turn.tenant_id] = self._charge_apart(
+                    tx, report, accounts[turn.tenant_id], totals[turn.tenant_id], now
+                )
+            intake.add_charges(tx, new, staged=len(reports), transfers=transfers, now=now)
+            batch.resolve(
+                tx,
+                [
+                    Settlement(
+                        hold_id=turn.before.id,
+                        amount=Money(totals.get(turn.tenant_id, 0)),
+                        happened_at=now,
+                    )
+                    for turn in backed
+                    if turn.before
+                ],
+                held,
+                now=now,
+            )
+            self._keep(tx, backed, accounts, now)
+            self._recall(tx, [turn for turn in turns if turn.before and turn.before.id not in held])
+
+    def _recall(self, tx: Tx, turns: Sequence[Turn]) -> None:
+        """Of purses whose hold is gone: it was this call, made before, or the hold expired."""
+        made = {turn.next_id for turn in turns if turn.after}
+        if made:
+            made = batch.existing(tx, list(made))
+        for turn in turns:
+            if turn.next_id not in made:
+                turn.after = None
+
+    def _keep(
+        self, tx: Tx, turns: Sequence[Turn], accounts: Mapping[UUID, tuple[int, int]], now: datetime
+    ) -> None:
+        going_on = [turn for turn in turns if turn.keep]
+        if not going_on:
+            return
+        holds = batch.Holds(
+            tx,
+            accounts=(id_ for turn in going_on for id_ in accounts[turn.tenant_id]),
+            ids=(turn.next_id for turn in going_on),
+        )
+        for turn in going_on:
+            pair = accounts[turn.tenant_id]
+            # It returned to the wallet a moment ago, under a lock that we still have.
+            turn.after = self._hold(holds, turn.next_id, pair, turn.keep, now)
+        lost = holds.write(now=now)
+        assert not lost, lost
+
+    def _charge_apart(
+        self, tx: Tx, report: Report, accounts: tuple[int, int], nanos: int, now: datetime
+    ) -> UUID:
+        """Move the money for reports whose hold is gone: from the wallet, or it is our loss."""
+        wallet, revenue = accounts
+        direct = Transfer(
+            id=sibling_id(report.id, _DIRECT),
+            debit_account=wallet,
+            credit_account=revenue,
+            amount=Money(nanos),
+            reason=_REASON,
+            happened_at=report.happened_at,
+        )
         try:
-            with self._db.transaction() as tx:
-                return [*metering.settle_many(tx, [*map(_bill, bills)], now=self._clock.now())]
-        except Unavailable as error:
-            return [Unavailable(str(error)) for _ in bills]
-        except Exception as error:  # noqa: BLE001 - it is handed on
-            if len(bills) == 1:
-                return [error]
-            return [self.settle_many([bill])[0] for bill in bills]
+            with tx.transaction():
+                store.post(tx, direct, now=now)
+        except Unpaid:
+            debt = store.open_account(tx, BAD_DEBT, prepaid=False)
+            lost = replace(direct, id=sibling_id(report.id, _WRITTEN_OFF), debit_account=debt.id)
+            store.post(tx, lost, now=now)
+            return lost.id
+        return direct.id
+
+    # ── giving back ──────────────────────────────────────────────────────────────────────
+
+    def give_back(self, hold_ids: Sequence[UUID]) -> None:
+        """Return all of these holds. Repeating it changes nothing."""
+        with self._db.transaction() as tx:
+            outcomes = batch.void_many(tx, hold_ids, now=self._clock.now())
+        for outcome in outcomes:
+            # A conflict: it expired meanwhile, so its money is back already.
+            if isinstance(outcome, SubletError) and not isinstance(outcome, Conflict):
+                raise outcome
+
+    def recover(self, reports: Sequence[Report]) -> None:
+        """Hand over what an earlier run of this name left, out of what it still holds."""
+        tenants = list(dict.fromkeys(report.tenant_id for report in reports))
+        with self._db.transaction() as tx:
+            accounts = self._find_accounts(tx, tenants)
+            wallets = {pair[0]: tenant for tenant, pair in accounts.items()}
+            held: dict[UUID, Held] = {}
+            for hold in store.holds_of(tx, _family(self._holder)):
+                tenant = wallets.get(hold.debit_account)
+                if tenant is not None and (tenant not in held or held[tenant].nanos < hold.nanos):
+                    held[tenant] = Held(id=hold.id, nanos=hold.nanos)
+        totals: dict[UUID, int] = {}
+        for report in reports:
+            totals[report.tenant_id] = totals.get(report.tenant_id, 0) + report.nanos
+        turns = []
+        for tenant in tenants:
+            before = held.get(tenant)
+            keep = 0 if before is None else max(0, before.nanos - totals[tenant])
+            turns.append(Turn(tenant_id=tenant, before=before, keep=keep, next_id=new_id()))
+        self.hand_over(reports, turns)
+
+    def _find_accounts(self, tx: Tx, tenants: Iterable[UUID]) -> dict[UUID, tuple[int, int]]:
+        wanted = list(tenants)
+        new = [tenant for tenant in wanted if tenant not in self._accounts]
+        if new:
+            codes = [code for tenant in new for code in (wallet_of(tenant), revenue_of(tenant))]
+            found = batch.find_accounts(tx, codes)
+            for tenant in new:
+                wallet, revenue = found.get(wallet_of(tenant)), found.get(revenue_of(tenant))
+                if wallet is not None and revenue is not None:
+                    self._accounts[tenant] = wallet, revenue
+        return {tenant: self._accounts[tenant] for tenant in wanted if tenant in self._accounts}
 
 
-def _bill(bill: Bill) -> metering.Bill:
-    return metering.Bill(
-        usage=bill.usage, lines=bill.tariff.lines(bill.counts), hold_id=bill.usage.id
-    )
+def _void(held: Held | None, now: datetime) -> Settlement:
+    assert held is not None
+    return Settlement(hold_id=held.id, amount=Money(0), happened_at=now)
 
 
-def _codes(tenants: Iterable[Tenant]) -> list[str]:
-    return [code for tenant in tenants for code in (tenant.wallet, tenant.revenue)]
+def _less(account: Account, nanos: int) -> Account:
+    return replace(account, debits_pending=account.debits_pending + nanos)
+
+
+def _family(holder: str) -> str:
+    """Return what all runs of this gateway's name are called, as holders of money."""
+    return holder.rpartition(":")[0] + ":"

@@ -21,10 +21,10 @@ from psycopg.rows import DictRow
 
 from sublet.core.db import Tx
 from sublet.core.errors import Invalid, NotFound, SubletError, Unpaid
-from sublet.core.ids import derived_id
+from sublet.core.ids import sibling_id
 from sublet.core.money import Money
 from sublet.ledger import store
-from sublet.ledger.store import CONTENTS, QUERIES, as_account, as_row
+from sublet.ledger.store import CONTENTS, QUERIES, RESOLUTION, as_account, as_row
 from sublet.ledger.transfer import Account, Kind, Transfer
 
 _SIDES: Final = ("debit_account", "credit_account")
@@ -73,6 +73,10 @@ class Holds:
     def account(self, account_id: int) -> Account:
         """Return an account as it stands after what was held so far."""
         return self._accounts[account_id]
+
+    def known(self, transfer_id: UUID) -> bool:
+        """Say whether one of the given ids was used before."""
+        return transfer_id in self._known
 
     def hold(self, hold: Hold, *, now: datetime) -> bool | SubletError:
         """As `store.hold`; what that raises is returned."""
@@ -185,6 +189,11 @@ def find_accounts(tx: Tx, codes: Sequence[str]) -> dict[str, int]:
     return {row["code"]: row["id"] for row in found}
 
 
+def existing(tx: Tx, ids: Sequence[UUID]) -> set[UUID]:
+    """Return those of these transfers that there are."""
+    return {row["id"] for row in tx.execute(QUERIES["get_transfers"], {"ids": list(ids)})}
+
+
 # ── for rooms that add rows of their own between the locks and the money ─────────────────
 
 
@@ -201,6 +210,7 @@ def resolve(
     held: Mapping[UUID, Row],
     *,
     beside: Sequence[UUID] = (),
+    accounts: Iterable[int] = (),
     now: datetime,
 ) -> dict[UUID, UUID | None]:
     """Settle holds that are open, locked, and hold enough: each once, and none can fail.
@@ -211,6 +221,7 @@ def resolve(
         held: what `lock_holds` returned.
         beside: other holds that this transaction will look at, one by one: their accounts
             are locked now as well, in order.
+        accounts: others that this transaction will move money of: the same.
         now: when it is recorded.
 
     Returns:
@@ -221,13 +232,13 @@ def resolve(
     others: Iterable[Row] = []
     if apart:
         others = tx.execute(QUERIES["get_transfers"], {"ids": apart}).fetchall()
-    accounts = {row[side] for row in (*held.values(), *others) for side in _SIDES}
+    locked = {row[side] for row in (*held.values(), *others) for side in _SIDES} | {*accounts}
     if not rows:
-        _lock(tx, accounts)
+        _lock(tx, locked)
         return {}
     ids = [one.hold_id for one in settlements]
     with tx.pipeline():
-        _lock(tx, accounts)
+        _lock(tx, locked)
         tx.execute(QUERIES["close_holds"], {"ids": ids})
         inserted = _insert(tx, rows, now=now)
         _move(
@@ -252,7 +263,7 @@ def _settle_apart(tx: Tx, one: Settlement, *, now: datetime) -> UUID | SubletErr
 def _resolution(held: Row, one: Settlement) -> dict[str, Any]:
     return {
         **held,
-        "id": derived_id(one.hold_id, "resolution"),
+        "id": sibling_id(one.hold_id, RESOLUTION),
         "kind": Kind.POST if one.amount.nanos else Kind.VOID,
         "pending_id": one.hold_id,
         "amount_nanos": one.amount.nanos,

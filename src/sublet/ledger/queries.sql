@@ -144,10 +144,11 @@ SELECT transfer_id
 
 -- name: list_holds_of
 -- Holds of one holder, or of all whose name starts so.
-SELECT transfer_id, holder
-  FROM open_hold
- WHERE holder LIKE %(pattern)s
- ORDER BY transfer_id;
+SELECT o.transfer_id, o.holder, t.debit_account, t.amount_nanos
+  FROM open_hold o
+  JOIN transfer t ON t.id = o.transfer_id
+ WHERE o.holder LIKE %(pattern)s
+ ORDER BY o.transfer_id;
 
 -- name: trial_balance
 -- Every transfer debits what it credits, so each currency must sum to zero.

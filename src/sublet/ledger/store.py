@@ -7,9 +7,9 @@ from uuid import UUID
 
 from sublet.core.db import Tx, load_queries, one
 from sublet.core.errors import Conflict, Invalid, NotFound, Unpaid
-from sublet.core.ids import derived_id
+from sublet.core.ids import sibling_id
 from sublet.core.money import MAX_NANOS, Money
-from sublet.ledger.transfer import Account, Kind, Movement, Transfer
+from sublet.ledger.transfer import Account, Kind, Movement, OpenHold, Transfer
 
 QUERIES: Final = load_queries("sublet.ledger")
 
@@ -18,7 +18,7 @@ CONTENTS: Final = (
     "kind", "pending_id", "debit_account", "credit_account", "amount_nanos", "reason",
 )  # fmt: skip
 
-
+RESOLUTION: Final = 1  # of the siblings of a hold's id
 # How many rows a cursor brings at a time.
 _PAGE: Final = 2000
 
@@ -117,11 +117,19 @@ def expire(tx: Tx, *, now: datetime, limit: int = 1000) -> list[UUID]:
     return expired
 
 
-def holds_of(tx: Tx, holder_prefix: str) -> list[tuple[UUID, str]]:
-    """Return (hold, holder) of every open hold whose holder's name starts with this."""
+def holds_of(tx: Tx, holder_prefix: str) -> list[OpenHold]:
+    """Return every open hold whose holder's name starts with this."""
     escaped = holder_prefix.replace("\\", "\\\\").replace("%", "\\%").replace("_", "\\_")
     rows = tx.execute(QUERIES["list_holds_of"], {"pattern": escaped + "%"}).fetchall()
-    return [(row["transfer_id"], row["holder"]) for row in rows]
+    return [
+        OpenHold(
+            id=row["transfer_id"],
+            holder=row["holder"],
+            debit_account=row["debit_account"],
+            nanos=int(row["amount_nanos"]),
+        )
+        for row in rows
+    ]
 
 
 def list_movements(
@@ -183,7 +191,7 @@ def _resolve(
         return before["id"] if nanos else None
     resolution = {
         **held,
-        "id": derived_id(hold_id, "resolution"),
+        "id": sibling_id(hold_id, RESOLUTION),
         "kind": kind,
         "pending_id": hold_id,
         "amount_nanos": nanos,

@@ -52,6 +52,16 @@ class Movement:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class OpenHold:
+    """A pending transfer that nobody has resolved."""
+
+    id: UUID
+    holder: str  # who will: 'gateway:<name>:<instance>', 'lease:<id>'
+    debit_account: int
+    nanos: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Account:
     """Four counters. What was posted only grows."""
 

@@ -32,11 +32,21 @@ def input_sku(model: str) -> str:
     return f"model:{model}:input"
 
 
-def cached_input_sku(model: str) -> str:
+def cache_read_sku(model: str) -> str:
     """Metered in input tokens whose work was kept from an earlier request."""
-    return f"model:{model}:cached_input"
+    return f"model:{model}:cache_read"
+
+
+def cache_write_sku(model: str) -> str:
+    """Metered in input tokens whose work is kept for later requests, at the caller's wish."""
+    return f"model:{model}:cache_write"
 
 
 def output_sku(model: str) -> str:
     """Metered in output tokens."""
     return f"model:{model}:output"
+
+
+def reasoning_sku(model: str) -> str:
+    """Metered in output tokens that the model spent on thinking, beside its answer."""
+    return f"model:{model}:reasoning"

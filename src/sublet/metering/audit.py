@@ -24,14 +24,14 @@ def audit(tx: Tx, findings: Findings, *, now: datetime) -> None:
     for row in tx.execute(QUERIES["find_wrong_charges"]).fetchall():
         findings.check(
             False, LAW,
-            f"charge {row['id']} is {row['amount_nanos']} nanos for {row['quantity']} units"
-            f" at {row['nanos']} per {row['per']}",
+            f"charge {row['usage_id']} is {row['amount_nanos']} nanos for {row['quantity']} of"
+            f" {row['sku']} at {row['nanos']} per {row['per']}",
         )  # fmt: skip
     for row in tx.execute(QUERIES["find_charges_off_their_transfer"]).fetchall():
         findings.check(
             False, LAW,
             f"transfer {row['id']} moved {row['amount_nanos']} nanos, its charges add up to"
-            f" {row['charged_nanos']}, or are of another use or tenant",
+            f" {row['charged_nanos']}, or are another tenant's",
         )  # fmt: skip
     for row in tx.execute(QUERIES["find_uncharged_transfers"]).fetchall():
         findings.check(
@@ -41,6 +41,10 @@ def audit(tx: Tx, findings: Findings, *, now: datetime) -> None:
         )  # fmt: skip
     for row in tx.execute(QUERIES["find_uncharged_usages"]).fetchall():
         findings.check(False, LAW, f"usage {row['id']} of {row['source']} is not charged in full")
+    for row in tx.execute(QUERIES["find_strays"]).fetchall():
+        findings.check(
+            False, LAW, f"{row['record']} {row['id']} names a {row['missing']} that is not there"
+        )
     for row in tx.execute(QUERIES["find_twice_charged_requests"]).fetchall():
         findings.check(False, LAW, f"request {row['request_id']} was charged {row['times']} times")
     leases = tx.execute(QUERIES["check_lease_seconds"], {"settled_by": now - _SETTLING}).fetchall()

@@ -1,80 +1,110 @@
 -- name: insert_usage
 -- A report that was sent before inserts nothing.
 INSERT INTO usage (id, source, sequence, tenant_id, api_key_id, lease_id, model, request_id,
-                   gpu_seconds, input_tokens, cached_input_tokens, output_tokens,
-                   delivered_tokens, outcome, happened_at, recorded_at)
+                   gpu_seconds, input_tokens, cache_read_tokens, cache_write_tokens,
+                   output_tokens, reasoning_tokens, delivered_tokens, outcome,
+                   happened_at, recorded_at)
 VALUES (%(id)s, %(source)s, %(sequence)s, %(tenant_id)s, %(api_key_id)s, %(lease_id)s, %(model)s,
-        %(request_id)s, %(gpu_seconds)s, %(input_tokens)s, %(cached_input_tokens)s,
-        %(output_tokens)s, %(delivered_tokens)s, %(outcome)s, %(happened_at)s, %(recorded_at)s)
+        %(request_id)s, %(gpu_seconds)s, %(input_tokens)s, %(cache_read_tokens)s,
+        %(cache_write_tokens)s, %(output_tokens)s, %(reasoning_tokens)s, %(delivered_tokens)s,
+        %(outcome)s, %(happened_at)s, %(recorded_at)s)
     ON CONFLICT DO NOTHING
 RETURNING id;
-
--- name: insert_usages
--- Many, each as insert_usage would.
-INSERT INTO usage (id, source, sequence, tenant_id, api_key_id, lease_id, model, request_id,
-                   gpu_seconds, input_tokens, cached_input_tokens, output_tokens,
-                   delivered_tokens, outcome, happened_at, recorded_at)
-SELECT * FROM unnest(
-       %(id)b::uuid[], %(source)b::text[], %(sequence)b::bigint[], %(tenant_id)b::uuid[],
-       %(api_key_id)b::uuid[], %(lease_id)b::uuid[], %(model)b::text[], %(request_id)b::text[],
-       %(gpu_seconds)b::bigint[], %(input_tokens)b::bigint[], %(cached_input_tokens)b::bigint[],
-       %(output_tokens)b::bigint[], %(delivered_tokens)b::bigint[], %(outcome)b::text[],
-       %(happened_at)b::timestamptz[], %(recorded_at)b::timestamptz[])
-    ON CONFLICT DO NOTHING
-RETURNING id;
-
--- name: insert_charges
--- Many, each as insert_charge would.
-INSERT INTO charge (id, usage_id, tenant_id, price_id, quantity, amount_nanos, transfer_id,
-                    happened_at, recorded_at)
-SELECT * FROM unnest(
-       %(id)b::uuid[], %(usage_id)b::uuid[], %(tenant_id)b::uuid[], %(price_id)b::bigint[],
-       %(quantity)b::bigint[], %(amount_nanos)b::numeric[], %(transfer_id)b::uuid[],
-       %(happened_at)b::timestamptz[], %(recorded_at)b::timestamptz[]);
 
 -- name: insert_charge
-INSERT INTO charge (id, usage_id, tenant_id, price_id, quantity, amount_nanos, transfer_id,
-                    happened_at, recorded_at)
-VALUES (%(id)s, %(usage_id)s, %(tenant_id)s, %(price_id)s, %(quantity)s, %(amount_nanos)s,
-        %(transfer_id)s, %(happened_at)s, %(recorded_at)s);
+INSERT INTO charge (usage_id, tenant_id, price_ids, quantities, amounts, amount_nanos,
+                    transfer_id, happened_at, recorded_at)
+VALUES (%(usage_id)s, %(tenant_id)s, %(price_ids)s, %(quantities)s, %(amounts)s,
+        %(amount_nanos)s, %(transfer_id)s, %(happened_at)s, %(recorded_at)s);
+
+-- name: create_incoming
+-- The lines of reports on their way in; the order of its columns is that of `report`.
+CREATE TEMP TABLE IF NOT EXISTS incoming (
+    id uuid, source text, sequence bigint, tenant_id uuid, api_key_id uuid, lease_id uuid,
+    model text, request_id text, gpu_seconds bigint, input_tokens bigint,
+    cache_read_tokens bigint, cache_write_tokens bigint, output_tokens bigint,
+    reasoning_tokens bigint, delivered_tokens bigint, outcome text, happened_at timestamptz,
+    price_ids bigint[], quantities bigint[], amounts numeric[], amount_nanos numeric
+) ON COMMIT DELETE ROWS;
+
+-- name: copy_incoming
+COPY incoming FROM STDIN;
+
+-- name: add_usages
+-- Every staged report that was not sent before.
+INSERT INTO usage (id, source, sequence, tenant_id, api_key_id, lease_id, model, request_id,
+                   gpu_seconds, input_tokens, cache_read_tokens, cache_write_tokens,
+                   output_tokens, reasoning_tokens, delivered_tokens, outcome,
+                   happened_at, recorded_at)
+SELECT id, source, sequence, tenant_id, api_key_id, lease_id, model, request_id,
+       gpu_seconds, input_tokens, cache_read_tokens, cache_write_tokens,
+       output_tokens, reasoning_tokens, delivered_tokens, outcome,
+       happened_at, %(now)s
+  FROM incoming
+    ON CONFLICT DO NOTHING
+RETURNING id;
+
+-- name: add_charges
+-- Of all that is staged, or `only` of these. A charge of nothing names no transfer.
+INSERT INTO charge (usage_id, tenant_id, price_ids, quantities, amounts, amount_nanos,
+                    transfer_id, happened_at, recorded_at)
+SELECT i.id, i.tenant_id, i.price_ids, i.quantities, i.amounts, i.amount_nanos,
+       CASE WHEN i.amount_nanos > 0 THEN t.transfer_id END, i.happened_at, %(now)s
+  FROM incoming i
+  LEFT JOIN unnest(%(tenants)s::uuid[], %(transfers)s::uuid[]) AS t(tenant_id, transfer_id)
+       ON t.tenant_id = i.tenant_id
+ WHERE %(only)s::uuid[] IS NULL OR i.id = ANY(%(only)s::uuid[]);
 
 -- name: list_charges
--- Newest first; `before` pages on.
-SELECT c.id, c.quantity, c.amount_nanos, p.sku, p.nanos, p.per, p.currency, u.lease_id, u.model,
-       u.request_id, u.outcome, u.gpu_seconds, u.input_tokens, u.cached_input_tokens,
-       u.output_tokens, u.delivered_tokens, c.usage_id, c.transfer_id, c.happened_at, c.recorded_at
-  FROM charge c
-  JOIN usage u ON u.id = c.usage_id
-  JOIN price p ON p.id = c.price_id
- WHERE c.tenant_id = %(tenant_id)s
-   AND (%(before)s::timestamptz IS NULL OR c.recorded_at < %(before)s)
-   AND (%(request_id)s::text IS NULL OR u.request_id = %(request_id)s)
-   AND (%(lease_id)s::uuid IS NULL OR u.lease_id = %(lease_id)s)
- ORDER BY c.recorded_at DESC, p.sku
- LIMIT %(limit)s;
+-- Newest first, a line a SKU; `before` pages on, and the limit is of whole charges.
+SELECT c.usage_id, l.quantity, l.amount_nanos, p.sku, p.nanos, p.per, p.currency, c.lease_id,
+       c.model, c.request_id, c.outcome, c.gpu_seconds, c.input_tokens, c.cache_read_tokens,
+       c.cache_write_tokens, c.output_tokens, c.reasoning_tokens, c.delivered_tokens,
+       c.transfer_id, c.record, c.happened_at, c.recorded_at
+  FROM (SELECT c.usage_id, c.price_ids, c.quantities, c.amounts, c.transfer_id, c.record,
+               c.happened_at, c.recorded_at, u.lease_id, u.model, u.request_id, u.outcome,
+               u.gpu_seconds, u.input_tokens, u.cache_read_tokens, u.cache_write_tokens,
+               u.output_tokens, u.reasoning_tokens, u.delivered_tokens
+          FROM charge c
+          JOIN usage u ON u.id = c.usage_id
+         WHERE c.tenant_id = %(tenant_id)s
+           AND (%(before)s::bigint IS NULL OR c.record < %(before)s)
+           AND (%(request_id)s::text IS NULL OR u.request_id = %(request_id)s)
+           AND (%(lease_id)s::uuid IS NULL OR u.lease_id = %(lease_id)s)
+         ORDER BY c.record DESC
+         LIMIT %(limit)s) AS c,
+       unnest(c.price_ids, c.quantities, c.amounts) AS l(price_id, quantity, amount_nanos)
+  JOIN price p ON p.id = l.price_id
+ ORDER BY c.record DESC, p.sku;
 
 -- name: count_records
 SELECT (SELECT count(*) FROM usage)  AS usages,
        (SELECT count(*) FROM charge) AS charges;
 
 -- name: find_wrong_charges
--- A charge must be its quantity at its price, rounded half to even to a nano.
-SELECT c.id, c.quantity, c.amount_nanos, p.nanos, p.per
-  FROM charge c
-  JOIN price p ON p.id = c.price_id
- WHERE abs(c.amount_nanos * p.per * 2 - p.nanos * c.quantity * 2) > p.per
+-- A line must be its quantity at its price, rounded half to even to a nano, and a charge the
+-- sum of its lines.
+SELECT l.usage_id, p.sku, l.quantity, l.amount_nanos::numeric(38,0) AS amount_nanos, p.nanos, p.per
+  FROM charge_line l
+  JOIN price p ON p.id = l.price_id
+ WHERE abs(l.amount_nanos * p.per * 2 - p.nanos * l.quantity * 2) > p.per
+UNION ALL
+SELECT c.usage_id, 'all lines together', 1, c.amount_nanos, added.nanos, 1
+  FROM charge c,
+       LATERAL (SELECT coalesce(sum(amount), 0) AS nanos FROM unnest(c.amounts) AS amount) AS added
+ WHERE c.amount_nanos <> added.nanos
  LIMIT 100;
 
 -- name: find_charges_off_their_transfer
--- The charges that share a transfer must add up to it, and it must be the tenant's own money.
+-- The charges that share a transfer must add up to it, and it must be the tenant's own money,
+-- or what the house bears where that was not to be had.
 SELECT t.id, t.amount_nanos, sum(c.amount_nanos)::numeric(38,0) AS charged_nanos
   FROM charge c
   JOIN transfer t ON t.id = c.transfer_id
   JOIN account a ON a.id = t.debit_account
  GROUP BY t.id, t.amount_nanos, a.code
 HAVING sum(c.amount_nanos) <> t.amount_nanos
-    OR count(DISTINCT c.usage_id) <> 1
-    OR bool_or(a.code <> 'tenant:' || c.tenant_id || ':wallet')
+    OR bool_or(a.code NOT IN ('tenant:' || c.tenant_id || ':wallet', 'house:bad_debt'))
  LIMIT 100;
 
 -- name: find_uncharged_transfers
@@ -91,9 +121,35 @@ SELECT t.id, t.amount_nanos, t.reason
 -- Use whose count is known must be charged, each of its counters once.
 SELECT u.id, u.source
   FROM usage u
- WHERE (u.gpu_seconds > 0 OR u.input_tokens > 0 OR u.cached_input_tokens > 0 OR u.output_tokens > 0)
-   AND u.gpu_seconds + u.input_tokens + u.cached_input_tokens + u.output_tokens
-       <> (SELECT coalesce(sum(c.quantity), 0) FROM charge c WHERE c.usage_id = u.id)
+  LEFT JOIN charge c ON c.usage_id = u.id
+ WHERE u.gpu_seconds + u.input_tokens + u.cache_read_tokens + u.cache_write_tokens
+       + u.output_tokens + u.reasoning_tokens
+       <> coalesce((SELECT sum(quantity) FROM unnest(c.quantities) AS quantity), 0)
+ LIMIT 100;
+
+-- name: find_strays
+-- What names something that is not there. No foreign key says so, for their speed.
+SELECT 'usage' AS record, u.id, 'tenant' AS missing
+  FROM usage u WHERE NOT EXISTS (SELECT FROM tenant t WHERE t.id = u.tenant_id)
+UNION ALL
+SELECT 'usage', u.id, 'API key'
+  FROM usage u WHERE u.api_key_id IS NOT NULL
+   AND NOT EXISTS (SELECT FROM api_key k WHERE k.id = u.api_key_id)
+UNION ALL
+SELECT 'usage', u.id, 'lease'
+  FROM usage u WHERE u.lease_id IS NOT NULL
+   AND NOT EXISTS (SELECT FROM lease l WHERE l.id = u.lease_id)
+UNION ALL
+SELECT 'charge', c.usage_id, 'usage'
+  FROM charge c LEFT JOIN usage u ON u.id = c.usage_id
+ WHERE u.id IS NULL OR u.tenant_id <> c.tenant_id
+UNION ALL
+SELECT 'charge', c.usage_id, 'transfer'
+  FROM charge c WHERE c.transfer_id IS NOT NULL
+   AND NOT EXISTS (SELECT FROM transfer t WHERE t.id = c.transfer_id)
+UNION ALL
+SELECT 'charge', l.usage_id, 'price'
+  FROM charge_line l WHERE NOT EXISTS (SELECT FROM price p WHERE p.id = l.price_id)
  LIMIT 100;
 
 -- name: find_twice_charged_requests

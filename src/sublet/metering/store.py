@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import asdict
 from datetime import datetime
+from decimal import Decimal
 from typing import Any, Final
 from uuid import UUID
 
@@ -48,20 +49,18 @@ def settle(tx: Tx, usage: Usage, lines: Sequence[Line], *, hold_id: UUID, now: d
             transfer_id = ledger.settle(tx, hold_id, amount, happened_at=usage.happened_at, now=now)
     except Conflict:
         transfer_id = _charge_directly(tx, usage, amount, hold_id=hold_id, now=now)
-    for line in lines:
-        charge = line.price.rate.charge(line.quantity)
-        row: dict[str, Any] = {
-            "id": derived_id(usage.id, "charge", line.price.id),
-            "usage_id": usage.id,
-            "tenant_id": usage.tenant_id,
-            "price_id": line.price.id,
-            "quantity": line.quantity,
-            "amount_nanos": charge.nanos,
-            "transfer_id": transfer_id,
-            "happened_at": usage.happened_at,
-            "recorded_at": now,
-        }
-        tx.execute(QUERIES["insert_charge"], row)
+    row: dict[str, Any] = {
+        "usage_id": usage.id,
+        "tenant_id": usage.tenant_id,
+        "price_ids": [line.price.id for line in lines],
+        "quantities": [line.quantity for line in lines],
+        "amounts": [Decimal(line.price.rate.charge(line.quantity).nanos) for line in lines],
+        "amount_nanos": amount.nanos,
+        "transfer_id": transfer_id,
+        "happened_at": usage.happened_at,
+        "recorded_at": now,
+    }
+    tx.execute(QUERIES["insert_charge"], row)
     return amount
 
 
@@ -92,11 +91,20 @@ def list_charges(
     tenant_id: UUID,
     *,
     limit: int,
-    before: datetime | None = None,
+    before: int | None = None,
     request_id: str | None = None,
     lease_id: UUID | None = None,
 ) -> list[dict[str, Any]]:
-    """Return a tenant's charges, newest first, each with the usage and price behind it."""
+    """Return a tenant's charges, newest first, each line with the usage and price behind it.
+
+    Args:
+        tx: any transaction.
+        tenant_id: whose.
+        limit: how many charges at most; each has a line a SKU.
+        before: the `record` of the last one seen, to page on.
+        request_id: only this request's.
+        lease_id: only this lease's.
+    """
     row = {
         "tenant_id": tenant_id, "limit": limit, "before": before,
         "request_id": request_id, "lease_id": lease_id,

@@ -1,8 +1,8 @@
 """What was used, and what it cost.
 
-Token counters are disjoint: uncached input, cached input and output add up to what the
-engine worked on. `delivered_tokens` is how many of the output tokens were handed to the
-client; it is kept beside, and is never what is charged on our own replicas.
+Token counters are disjoint: uncached input, cache read, cache write, output and reasoning
+output add up to what the engine worked on. `delivered_tokens` is how many of the last two were
+handed to the client; it is kept beside, and is never what is charged on our own replicas.
 """
 
 from dataclasses import dataclass
@@ -34,8 +34,10 @@ class Usage:
     request_id: str | None = None
     gpu_seconds: int = 0
     input_tokens: int = 0
-    cached_input_tokens: int = 0
+    cache_read_tokens: int = 0
+    cache_write_tokens: int = 0
     output_tokens: int = 0
+    reasoning_tokens: int = 0
     delivered_tokens: int = 0
     outcome: Outcome
     happened_at: datetime

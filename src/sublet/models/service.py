@@ -25,7 +25,7 @@ from sublet.leases.lease import EndReason, Lease, LeaseId, State
 from sublet.leases.service import LONGEST, Request
 from sublet.leases.store import Spec
 from sublet.market import store as market
-from sublet.market.price import Tier, cached_input_sku, input_sku, output_sku
+from sublet.market.price import Tier, cache_read_sku, input_sku, output_sku
 from sublet.models import store
 from sublet.models.deployment import Deployment, Replica, ReplicaState
 from sublet.models.replica.recipe import Recipe, load
@@ -58,7 +58,7 @@ def deploy(tx: Tx, recipe: Recipe, *, now: datetime) -> None:
     prices = {
         input_sku(recipe.name): recipe.price.input,
         # Priced apart from the first day, so that a discount is a price and not a change of code.
-        cached_input_sku(recipe.name): recipe.price.input,
+        cache_read_sku(recipe.name): recipe.price.input,
         output_sku(recipe.name): recipe.price.output,
     }
     for sku, usd in prices.items():

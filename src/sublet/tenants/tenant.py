@@ -38,16 +38,11 @@ class Tenant:
 
     @property
     def wallet(self) -> str:
-        """The code of the account it pays from."""
-        return f"tenant:{self.id}:wallet"
+        return wallet_of(self.id)
 
     @property
     def revenue(self) -> str:
-        """The code of the account that what it pays goes to.
-
-        One for each tenant: a single one would be locked by every payment of everybody.
-        """
-        return f"tenant:{self.id}:revenue"
+        return revenue_of(self.id)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,6 +65,19 @@ class Caller:
     role: Role
     tenant: Tenant | None
     expires_at: datetime | None
+
+
+def wallet_of(tenant_id: UUID) -> str:
+    """Return the code of the account it pays from."""
+    return f"tenant:{tenant_id}:wallet"
+
+
+def revenue_of(tenant_id: UUID) -> str:
+    """Return the code of the account that what it pays goes to.
+
+    One for each tenant: a single one would be locked by every payment of everybody.
+    """
+    return f"tenant:{tenant_id}:revenue"
 
 
 def new_key() -> str:

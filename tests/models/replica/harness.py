@@ -15,7 +15,7 @@ from typing import Any, TextIO, TypeVar
 import httpx
 
 MODEL = "gemma-3-270m"
-COUNTS = ("input_tokens", "cached_input_tokens", "output_tokens")
+COUNTS = ("input_tokens", "cache_read_tokens", "output_tokens")
 KEY = "a-secret-of-the-test"
 
 T = TypeVar("T")
@@ -57,7 +57,7 @@ class Running:
         """Return llama.cpp's own totals, in our words."""
         ours = {
             "llamacpp:prompt_tokens_total": "input_tokens",
-            "llamacpp:prompt_tokens_cached_total": "cached_input_tokens",
+            "llamacpp:prompt_tokens_cached_total": "cache_read_tokens",
             "llamacpp:tokens_predicted_total": "output_tokens",
         }
         pairs = (line.split() for line in self.client.get("/metrics").text.splitlines())

@@ -32,7 +32,7 @@ def chat(script: dict[str, Any], **more: object) -> dict[str, Any]:
 
 
 def test_it_answers_whole_and_in_a_stream_with_the_same_counts(client: httpx.Client) -> None:
-    body = chat({"tokens": 3, "cached_input_tokens": 1})
+    body = chat({"tokens": 3, "cache_read_tokens": 1})
     counted = client.post("/count", json=body).json()["input_tokens"]
     whole = client.post("/v1/chat/completions", json=body).json()
     assert whole["choices"][0]["message"]["content"] == "tok tok tok "
@@ -43,7 +43,7 @@ def test_it_answers_whole_and_in_a_stream_with_the_same_counts(client: httpx.Cli
     assert whole["usage"]["prompt_tokens"] == counted == 4
     assert whole["sublet"] == {
         "input_tokens": 3,
-        "cached_input_tokens": 1,
+        "cache_read_tokens": 1,
         "output_tokens": 3,
     }
 

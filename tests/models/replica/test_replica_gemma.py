@@ -75,7 +75,7 @@ def test_every_chunk_carries_the_count_so_far_and_the_last_is_the_engines(gemma:
     assert last["usage"]["prompt_tokens"] == gemma.count(body)
     assert (
         last["usage"]["prompt_tokens"]
-        == last["sublet"]["input_tokens"] + last["sublet"]["cached_input_tokens"]
+        == last["sublet"]["input_tokens"] + last["sublet"]["cache_read_tokens"]
     )
     assert last["usage"]["completion_tokens"] == last["sublet"]["output_tokens"]
     assert gemma.usage(id_) == {"state": "done", **last["sublet"]}
@@ -85,7 +85,7 @@ def test_a_prompt_seen_before_is_counted_as_cached_and_adds_up(gemma: Running) -
     body = asked("What is the capital of Italy?")
     for _ in range(2):
         answer = gemma.client.post("/v1/chat/completions", json=body).json()
-    assert answer["sublet"]["cached_input_tokens"] > answer["sublet"]["input_tokens"] > 0
+    assert answer["sublet"]["cache_read_tokens"] > answer["sublet"]["input_tokens"] > 0
     assert answer["usage"]["prompt_tokens"] == gemma.count(body)
 
 

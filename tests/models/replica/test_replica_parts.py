@@ -142,7 +142,7 @@ def test_space_before_the_first_word_is_dropped_from_the_text_only(
     choices = [reply.choice(Chunk(choices=[Choice(delta={"content": text})])) for text in pieces]
     spoken = [choice["delta"]["content"] for choice in choices if choice is not None]
     assert spoken == said
-    whole = reply.whole(Usage(input_tokens=2, cached_input_tokens=3, output_tokens=3))
+    whole = reply.whole(Usage(input_tokens=2, cache_read_tokens=3, output_tokens=3))
     assert whole["choices"][0]["message"]["content"] == "".join(said)
     assert whole["usage"] == {
         "prompt_tokens": 5,

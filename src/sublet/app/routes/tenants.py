@@ -180,17 +180,21 @@ def list_charges(
     ours: Ours,
     tenant: OneTenant,
     limit: Annotated[int, Query(ge=1, le=1000)] = 100,
-    before: datetime | None = None,
+    before: Annotated[int | None, Query(ge=0, le=2**63 - 1)] = None,
     request_id: Annotated[str | None, Query(max_length=200, pattern=r"^[\x20-\x7e]*$")] = None,
     lease_id: UUID | None = None,
 ) -> dict[str, Any]:
-    """List what you were charged, newest first, each with the use and the price behind it."""
+    """List what you were charged, newest first, each line with the use and the price behind it.
+
+    `limit` counts whole charges, each of which has a line a SKU; to page on, give the last
+    one's `record` as `before`.
+    """
     with ours.db.transaction() as tx:
         rows = metering.list_charges(
             tx,
             tenant.id,
             limit=limit,
-            before=instant(before, "before"),
+            before=before,
             request_id=request_id,
             lease_id=lease_id,
         )

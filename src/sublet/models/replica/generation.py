@@ -156,13 +156,13 @@ class Generation:
             self._finished = True
             self._usage = Usage(
                 input_tokens=chunk.usage.prompt_tokens - cached,
-                cached_input_tokens=cached,
+                cache_read_tokens=cached,
                 output_tokens=chunk.usage.completion_tokens,
             )
         elif chunk.timings is not None:
             self._usage = Usage(
                 input_tokens=chunk.timings.prompt_n,
-                cached_input_tokens=chunk.timings.cache_n,
+                cache_read_tokens=chunk.timings.cache_n,
                 output_tokens=chunk.timings.predicted_n,
             )
         self.record.usage = self._usage
@@ -179,11 +179,11 @@ class Generation:
                     await asyncio.sleep(POLL_SECONDS)
         except TimeoutError as error:
             raise Stuck(f"slot {slot} of the engine does not come to rest") from error
-        cached = self._usage.cached_input_tokens
+        cached = self._usage.cache_read_tokens
         read = min(view.n_prompt_tokens, self._prompt_tokens)
         self._usage = Usage(
             input_tokens=max(0, read - cached),
-            cached_input_tokens=cached,
+            cache_read_tokens=cached,
             output_tokens=max(0, view.n_prompt_tokens - self._prompt_tokens + 1),
         )
 

@@ -19,24 +19,24 @@ class Usage:
     """Tokens that the engine worked on. The three are disjoint, and add up."""
 
     input_tokens: int = 0  # read from the prompt
-    cached_input_tokens: int = 0  # of the prompt, but found in the slot's cache
+    cache_read_tokens: int = 0  # of the prompt, but found in the slot's cache
     output_tokens: int = 0  # generated, whether or not they reached the client
 
     def as_dict(self) -> dict[str, int]:
         return {
             "input_tokens": self.input_tokens,
-            "cached_input_tokens": self.cached_input_tokens,
+            "cache_read_tokens": self.cache_read_tokens,
             "output_tokens": self.output_tokens,
         }
 
     def as_openai(self) -> dict[str, object]:
         """Return it in OpenAI's words, where cached tokens are part of the prompt's."""
-        prompt = self.input_tokens + self.cached_input_tokens
+        prompt = self.input_tokens + self.cache_read_tokens
         return {
             "prompt_tokens": prompt,
             "completion_tokens": self.output_tokens,
             "total_tokens": prompt + self.output_tokens,
-            "prompt_tokens_details": {"cached_tokens": self.cached_input_tokens},
+            "prompt_tokens_details": {"cached_tokens": self.cache_read_tokens},
         }
 
 
