@@ -1,12 +1,15 @@
-"""How many requests' money this machine can hold and settle in a second.
+"""How many requests' money this machine can hold, settle and hand over in a second.
 
-    python benchmarks/money.py            a table
-    python benchmarks/money.py --json     one flat object
+    python benchmarks/money.py                       a table, about ten minutes
+    python benchmarks/money.py --json                one flat object
+    python benchmarks/money.py --loaded 0            without the 10-million-transfer database
+    python benchmarks/money.py --pgledger FOLDER     a checkout of pgledger, run beside
 
 Everything runs here, on a PostgreSQL of its own that waits for the disk at every commit:
-server, gateway, a replica that answers at once, and the load. So they share the processors,
-and the load's own work is part of every figure. Each figure is the median of some rounds. At
-the end the auditors look at every transfer and charge: a figure is worth nothing otherwise.
+server, gateway, a model server that answers at once, and the load (wrk). So they share the
+processors, and the load's own work is part of every figure. Each figure is the median of some
+rounds. At the end the auditors look at every transfer and charge: a figure is worth nothing
+otherwise. Figures of the filled database begin with `loaded_`.
 """
 
 import argparse
@@ -14,120 +17,97 @@ import asyncio
 import contextlib
 import itertools
 import json
-import os
 import re
-import shutil
-import socket
 import statistics
 import subprocess
 import sys
-import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass, field
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 from uuid import UUID
 
 import aiohttp
-
-ROOT: Final = Path(__file__).parents[1]
-sys.path[:0] = [str(ROOT), str(ROOT / "src")]
-
-from sublet.core.audit import Findings  # noqa: E402
-from sublet.core.clock import SystemClock  # noqa: E402
-from sublet.core.db import Database  # noqa: E402
-from sublet.core.ids import new_id  # noqa: E402
-from sublet.core.migrations import migrate  # noqa: E402
-from sublet.core.money import Money, Rate  # noqa: E402
-from sublet.core.postgres import Postgres, find_binaries  # noqa: E402
-from sublet.gateway.grant import Grant, Need  # noqa: E402
-from sublet.gateway.spool import Spool  # noqa: E402
-from sublet.gateway.tariff import Counts, Tariff  # noqa: E402
-from sublet.gateway.till import Asked, Bill, Till  # noqa: E402
-from sublet.ledger import audit as ledger_audit  # noqa: E402
-from sublet.ledger import store as ledger  # noqa: E402
-from sublet.ledger.transfer import Transfer  # noqa: E402
-from sublet.market import store as market  # noqa: E402
-from sublet.market.price import cache_read_sku, input_sku, output_sku  # noqa: E402
-from sublet.metering import audit as metering_audit  # noqa: E402
-from sublet.metering import store as metering  # noqa: E402
-from sublet.metering.usage import Outcome, Usage  # noqa: E402
-from sublet.models import store as models  # noqa: E402
-from sublet.models.deployment import Deployment, Replica, ReplicaState  # noqa: E402
-from sublet.tenants import store as tenants  # noqa: E402
-from sublet.tenants.tenant import Tenant  # noqa: E402
-
-MODEL: Final = "fake"
-WALLET: Final = 10**15
-PACE_PER_S: Final = 100  # at which the added time is measured
-_GATEWAY: Final = (
-    "import json, sys; from sublet.gateway.server import Settings, serve;"
-    " serve(Settings(**json.loads(sys.argv[1])))"
+import psycopg
+from harness import (
+    MODEL,
+    Stock,
+    body,
+    cpu_seconds,
+    deploy,
+    gateway,
+    load,
+    machine,
+    rss_bytes,
+    server,
+    stock,
+    upstream,
 )
+
+from sublet.core.audit import Findings
+from sublet.core.clock import SystemClock
+from sublet.core.db import Database
+from sublet.core.ids import new_id
+from sublet.core.postgres import find_binaries
+from sublet.gateway.cashier import Cashier
+from sublet.gateway.grant import Grant, Need
+from sublet.gateway.purse import Held  # noqa: TC001
+from sublet.gateway.spool import Spool
+from sublet.gateway.tariff import Counts
+from sublet.gateway.till import Refill, Till, Turn
+from sublet.ledger import audit as ledger_audit
+from sublet.metering import audit as metering_audit
+from sublet.metering.report import Report
+from sublet.metering.usage import Outcome, Usage
+from sublet.tenants.tenant import Tenant
+
+PACE_PER_S: Final = 100  # at which the added time is measured
+_BATCH: Final = 500
 _WHAT: Final = {
     "pgbench_tps": "pgbench's simple update on the same server, transactions/s",
-    "pairs_per_s_one_by_one": "hold + settle, a transaction each, pairs/s",
-    "pairs_per_s_library": "hold + settle in batches, pairs/s",
-    "pairs_per_s_spool": "hold + settle through the gateway's spool, pairs/s",
-    "hot_tenant_holds_per_s": "holds of one hot tenant through the spool, holds/s",
-    "added_ms_p50": f"hold + settle of one request at {PACE_PER_S} requests/s, median, ms",
-    "added_ms_p99": f"hold + settle of one request at {PACE_PER_S} requests/s, p99, ms",
-    "pairs_per_s_http": "whole requests over HTTP through a gateway, requests/s",
-    "http_ms_p50": "the same, one request from end to end, median, ms",
-    "http_ms_p99": "the same, p99, ms",
+    "pgledger_per_s": "pgledger: hold + settle on the same server, pairs/s",
+    "pairs_per_s_library": "hold + settle through the cashier, handed over, pairs/s",
+    "hot_tenant_holds_per_s": "holds of one hot tenant, holds/s",
+    "events_per_s": "reports written to the spool and handed over, reports/s",
+    "pairs_per_s_http": "whole requests over HTTP through one gateway, requests/s",
+    "gateway_cpu_ms": "the same: CPU of the gateway a request, ms",
+    "added_ms_p50": f"what a gateway adds at {PACE_PER_S} requests/s of 1,000 tenants, median, ms",
+    "added_ms_p99": "the same, p99, ms",
+    "rss_growth_share": "growth of the gateway's memory over the last 4/5 of its requests",
 }
 
 
 @dataclass(slots=True, kw_only=True)
 class Bench:
-    """One server, some tenants, and what they buy."""
+    """One database, some tenants, and what they buy."""
 
     db: Database
     url: str
+    folder: Path
+    stock: Stock
     seconds: float
     rounds: int
-    tenants: list[Tenant]
-    tariff: Tariff
     sequence: Iterator[int] = field(default_factory=lambda: itertools.count(1))
     turn: Iterator[int] = field(default_factory=itertools.count)
-    found: dict[str, float] = field(default_factory=dict)
-
-    def note(self, name: str, measure: Callable[[], float]) -> None:
-        """Keep the median of some rounds."""
-        self.found[name] = statistics.median(measure() for _ in range(self.rounds))
-
-    def rate(self, step: Callable[[], int], *, threads: int = 1) -> float:
-        """Return how many a second, with `step` repeated in each of some threads."""
-        until = time.perf_counter() + self.seconds
-
-        def work(_: int) -> int:
-            done = 0
-            while time.perf_counter() < until:
-                done += step()
-            return done
-
-        began = time.perf_counter()
-        with ThreadPoolExecutor(threads) as pool:
-            done = sum(pool.map(work, range(threads)))
-        return done / (time.perf_counter() - began)
-
-    # ── what one request asks ────────────────────────────────────────────────────────────
 
     def next_tenant(self) -> Tenant:
-        return self.tenants[next(self.turn) % len(self.tenants)]
+        return self.stock.tenants[next(self.turn) % len(self.stock.tenants)]
 
     def need(self) -> Need:
-        return Need(prompt_tokens=10, max_tokens=5, context_left=1000, tariff=self.tariff)
+        return Need(
+            prompt_tokens=60, counted=False, max_tokens=100, context_left=4095,
+            tariff=self.stock.tariff,
+        )  # fmt: skip
 
-    def bill(self, id_: UUID, tenant: Tenant) -> Bill:
-        counts = Counts(input_tokens=8, cache_read_tokens=2, output_tokens=5)
+    def report(self, tenant: Tenant, source: UUID) -> Report:
+        counts = Counts(input_tokens=8, cache_read_tokens=2, output_tokens=50)
+        id_ = new_id()
         usage = Usage(
             id=id_,
-            source="gateway:benchmark",
+            source=f"gateway:{source}",
             sequence=next(self.sequence),
             tenant_id=tenant.id,
             model=MODEL,
@@ -139,100 +119,186 @@ class Bench:
             outcome=Outcome.COMPLETED,
             happened_at=datetime.now(UTC),
         )
-        return Bill(usage=usage, counts=counts, tariff=self.tariff)
+        return Report.write(usage, self.stock.tariff.lines(counts))
 
-    # ── one by one: what it was before there were batches ────────────────────────────────
+    # ── the cashier, in this process ─────────────────────────────────────────────────────
 
-    def one_pair(self) -> int:
-        id_, tenant, now = new_id(), self.next_tenant(), datetime.now(UTC)
-        with self.db.transaction() as tx:
-            wallet = ledger.get_account(tx, tenant.wallet)
-            transfer = Transfer(
-                id=id_,
-                debit_account=wallet.id,
-                credit_account=ledger.get_account(tx, tenant.revenue).id,
-                amount=self.tariff.most(prompt_tokens=10, output_tokens=5),
-                reason="tokens",
-                happened_at=now,
-            )
-            later = now + timedelta(minutes=15)
-            ledger.hold(tx, transfer, holder="benchmark", expires_at=later, now=now)
-        bill = self.bill(id_, tenant)
-        with self.db.transaction() as tx:
-            metering.settle(
-                tx, bill.usage, self.tariff.lines(bill.counts), hold_id=id_, now=datetime.now(UTC)
-            )
-        return 1
+    def with_cashier(self, go: Callable[[Cashier, UUID], Awaitable[float]]) -> float:
+        source = new_id()
+        till = Till(self.db, holder=f"gateway:benchmark:{source}", clock=SystemClock())
+        spool = Spool(self.folder / "library", source)
+        spool.open()
+        cashier = Cashier(till, spool)
 
-    # ── in batches ───────────────────────────────────────────────────────────────────────
+        async def run() -> float:
+            watch = asyncio.create_task(cashier.watch())
+            try:
+                return await go(cashier, source)
+            finally:
+                watch.cancel()
+                assert await cashier.drain(60) == 0
 
-    def batch(self, till: Till, size: int) -> int:
-        asked = [
-            Asked(id=new_id(), tenant=self.next_tenant(), need=self.need()) for _ in range(size)
-        ]
-        assert all(isinstance(answer, Grant) for answer in till.open_many(asked))
-        bills = [self.bill(one.id, one.tenant) for one in asked]
-        assert all(isinstance(answer, Money) for answer in till.settle_many(bills))
-        return size
+        try:
+            return asyncio.run(run())
+        finally:
+            cashier.stop()
+            spool.close()
 
-    # ── through the spool, as the gateway does ───────────────────────────────────────────
+    def pairs(self, callers: int) -> float:
+        """Return pairs a second of many callers over all tenants, until all is handed over."""
 
-    async def pair(self, spool: Spool) -> None:
-        id_, tenant = new_id(), self.next_tenant()
-        await spool.open(id_, tenant, self.need())
-        await spool.settle(self.bill(id_, tenant))
+        async def go(cashier: Cashier, source: UUID) -> float:
+            began, done = time.perf_counter(), 0
 
-    async def callers(self, number: int, step: Callable[[], Any]) -> float:
-        """Return how many a second, with so many callers who each wait for their answer."""
-        until, done = time.perf_counter() + self.seconds, 0
+            async def call() -> None:
+                nonlocal done
+                while time.perf_counter() - began < self.seconds:
+                    tenant = self.next_tenant()
+                    grant = await cashier.hold(tenant.id, self.need())
+                    await cashier.settle(grant, self.report(tenant, source))
+                    done += 1
 
-        async def call() -> None:
-            nonlocal done
-            while time.perf_counter() < until:
-                await step()
-                done += 1
+            await asyncio.gather(*(call() for _ in range(callers)))
+            assert await cashier.drain(60) == 0
+            return done / (time.perf_counter() - began)
 
-        began = time.perf_counter()
-        await asyncio.gather(*(call() for _ in range(number)))
-        return done / (time.perf_counter() - began)
+        return self.with_cashier(go)
 
-    async def paced(self, spool: Spool) -> list[float]:
-        """Return what each of a steady stream of requests waited for its money, in ms."""
-        took: list[float] = []
-
-        async def one() -> None:
+    def hot_holds(self, callers: int) -> float:
+        async def go(cashier: Cashier, _: UUID) -> float:
+            tenant = self.next_tenant()
             began = time.perf_counter()
-            await self.pair(spool)
-            took.append(1000 * (time.perf_counter() - began))
+            grants: list[Grant] = []
 
-        running = []
-        for _ in range(int(self.seconds * PACE_PER_S)):
-            running.append(asyncio.create_task(one()))
-            await asyncio.sleep(1 / PACE_PER_S)
-        await asyncio.gather(*running)
-        return took
+            async def call() -> None:
+                while time.perf_counter() - began < self.seconds:
+                    grants.append(await cashier.hold(tenant.id, self.need()))
+                    await asyncio.sleep(0)
 
-    # ── through HTTP ─────────────────────────────────────────────────────────────────────
+            await asyncio.gather(*(call() for _ in range(callers)))
+            rate = len(grants) / (time.perf_counter() - began)
+            for grant in grants:
+                cashier.release(tenant.id, grant)
+            return rate
 
-    async def http(self, url: str, keys: list[str], callers: int) -> tuple[float, list[float]]:
-        body = {
-            "model": MODEL,
-            "max_tokens": 5,
-            "messages": [{"role": "user", "content": "ten words or so are in this"}],
-        }
+        return self.with_cashier(go)
+
+    def events(self) -> float:
+        """Return reports a second from the spool's disk into the ledger, each charged."""
+        source = new_id()
+        till = Till(self.db, holder=f"gateway:benchmark:{source}", clock=SystemClock())
+        spool = Spool(self.folder / "events", source)
+        spool.open()
+        tenants = self.stock.tenants[:50]
+        held: dict[UUID, Held] = {}
+        refills = [
+            Refill(
+                tenant_id=tenant.id, before=None, free=0, needs=[self.need()], extra=10**12,
+                next_id=new_id(),
+            )
+            for tenant in tenants
+        ]  # fmt: skip
+        till.refill(refills)
+        for refill in refills:
+            assert refill.after is not None
+            held[refill.tenant_id] = refill.after
+        number = max(20, int(self.seconds * 20))
+        batches = [
+            [self.report(tenants[each % 50], source) for each in range(_BATCH)]
+            for _ in range(number)
+        ]
+        began = time.perf_counter()
+        for reports in batches:
+            file = spool.write(reports)
+            spent: dict[UUID, int] = {}
+            for report in reports:
+                spent[report.tenant_id] = spent.get(report.tenant_id, 0) + report.nanos
+            turns = [
+                Turn(
+                    tenant_id=id_, before=held[id_], keep=held[id_].nanos - nanos, next_id=new_id()
+                )
+                for id_, nanos in spent.items()
+            ]
+            till.hand_over(reports, turns)
+            for turn in turns:
+                assert turn.after is not None
+                held[turn.tenant_id] = turn.after
+            spool.forget(file, len(reports))
+        rate = number * _BATCH / (time.perf_counter() - began)
+        till.give_back([one.id for one in held.values()])
+        spool.close()
+        return rate
+
+    # ── over HTTP ────────────────────────────────────────────────────────────────────────
+
+    async def paced(self, url: str) -> list[float]:
+        """Return what each of a steady stream of requests took, in ms."""
         took: list[float] = []
-        turn = itertools.cycle(keys)
-        async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=callers)) as session:
+        keys = itertools.cycle(self.stock.keys)
+        data = body().encode()
+        async with aiohttp.ClientSession() as session:
 
-            async def step() -> None:
+            async def one() -> None:
                 began = time.perf_counter()
-                headers = {"authorization": f"Bearer {next(turn)}"}
-                async with session.post(url, json=body, headers=headers) as answer:
-                    text = await answer.text()
-                    assert answer.status == 200, text
+                headers = {
+                    "authorization": f"Bearer {next(keys)}", "content-type": "application/json",
+                }  # fmt: skip
+                async with session.post(url, data=data, headers=headers) as answer:
+                    await answer.read()
+                    assert answer.status == 200, await answer.text()
                 took.append(1000 * (time.perf_counter() - began))
 
-            return await self.callers(callers, step), took
+            running = []
+            began = time.perf_counter()
+            for number in range(int(max(self.seconds, 4) * PACE_PER_S)):
+                running.append(asyncio.create_task(one()))
+                await asyncio.sleep(max(0, began + number / PACE_PER_S - time.perf_counter()))
+            await asyncio.gather(*running)
+        return took[PACE_PER_S:]  # the first second warms up
+
+    def http(self, found: dict[str, float], requests: int, connections: int) -> None:
+        """Measure through one gateway process: rate, CPU, added time, memory."""
+        with (
+            upstream() as (_, straight),
+            contextlib.ExitStack() as stack,
+        ):
+            deploy(self.db, straight)
+            process, url = stack.enter_context(gateway(self.url, self.folder))
+            path = "/v1/chat/completions"
+            keys = self.stock.keys
+            load(url, keys, self.folder, seconds=2, connections=connections)
+            rates, cpu = [], []
+            for _ in range(self.rounds):
+                before = cpu_seconds(process.pid)
+                done = load(
+                    url, keys, self.folder, seconds=max(2, self.seconds), connections=connections
+                )
+                assert not done.refused, done
+                rates.append(done.per_second)
+                cpu.append(1000 * (cpu_seconds(process.pid) - before) / done.requests)
+            found["pairs_per_s_http"] = statistics.median(rates)
+            found["gateway_cpu_ms"] = statistics.median(cpu)
+            added: dict[float, list[float]] = {0.5: [], 0.99: []}
+            for _ in range(self.rounds):
+                direct = asyncio.run(self.paced(straight + path))
+                through = asyncio.run(self.paced(url + path))
+                for part, values in added.items():
+                    values.append(percentile(through, part) - percentile(direct, part))
+            found["added_ms_p50"] = statistics.median(added[0.5])
+            found["added_ms_p99"] = statistics.median(added[0.99])
+            if requests:
+                found["rss_growth_share"] = self.growth(process.pid, url, requests, connections)
+
+    def growth(self, pid: int, url: str, requests: int, connections: int) -> float:
+        """Return how much the gateway's memory grew from a fifth of the requests to the end."""
+        done, first = 0, 0
+        while done < requests:
+            done += load(
+                url, self.stock.keys, self.folder, seconds=10, connections=connections
+            ).requests
+            if not first and done >= requests / 5:
+                first = rss_bytes(pid)
+        return rss_bytes(pid) / first - 1
 
 
 def percentile(took: list[float], part: float) -> float:
@@ -252,111 +318,52 @@ def pgbench(url: str, seconds: float) -> float:
     return float(found[1])
 
 
-def stock(db: Database, number: int) -> tuple[list[Tenant], list[str], Tariff]:
-    """Open tenants with money, and a price for the model; return some keys."""
-    now = datetime.now(UTC)
-    made, keys = [], []
-    with db.transaction() as tx:
-        cash = ledger.open_account(tx, "house:cash", prepaid=False)
-        for each in range(number):
-            tenant = tenants.create_tenant(tx, f"tenant {each}", now=now)
-            wallet = ledger.open_account(tx, tenant.wallet, prepaid=True)
-            ledger.open_account(tx, tenant.revenue, prepaid=False)
-            payment = Transfer(
-                id=new_id(),
-                debit_account=cash.id,
-                credit_account=wallet.id,
-                amount=Money(WALLET),
-                reason="payment",
-                happened_at=now,
-            )
-            ledger.post(tx, payment, now=now)
-            made.append(tenant)
-            if each < 50:
-                keys.append(tenants.create_key(tx, tenant.id, "benchmark", now=now)[1])
-        for sku, nanos in (
-            (input_sku(MODEL), 1_000),
-            (cache_read_sku(MODEL), 100),
-            (output_sku(MODEL), 4_000),
-        ):
-            market.set_price(tx, sku, Rate(nanos=nanos, per=1), now=now)
-        tariff = Tariff.of(MODEL, {price.sku: price for price in market.list_prices(tx)})
-    assert tariff is not None
-    return made, keys, tariff
+def pgledger(url: str, folder: Path, seconds: float, *, accounts: int, threads: int = 8) -> float:
+    """Return holds and settlements a second of pgledger's functions, as its manual does them.
 
+    A hold moves the most from the available to the pending account; a settlement moves what was
+    used on to revenue and the rest back, in one call. The two are two transactions, as ours.
+    """
+    with psycopg.connect(url, autocommit=True) as connection:
+        connection.execute('CREATE DATABASE "pgledger"')
+    other = re.sub(r"(?<=/)[^/?]+(?=\?|$)", "pgledger", url, count=1)
+    with psycopg.connect(other, autocommit=True) as connection:
+        for file in ("vendor/scoville-pgsql-ulid/uuid-to-ulid.sql", "pgledger.sql"):
+            connection.execute((folder / file).read_bytes())
+        made: list[list[str]] = []
+        for each in range(accounts):
+            row = []
+            for name in ("available", "pending", "revenue"):
+                found = connection.execute(
+                    "SELECT id FROM pgledger_create_account(%s, 'USD', true, true)",
+                    [f"{name} {each}"],
+                ).fetchone()
+                assert found is not None
+                row.append(found[0])
+            made.append(row)
+    turn, until, done = itertools.count(), time.perf_counter() + seconds, [0] * threads
 
-@contextlib.contextmanager
-def gateway(bench: Bench, folder: Path) -> Iterator[str]:
-    """Start a replica that answers at once and a gateway before it, each a process."""
-    environment = os.environ | {"PYTHONPATH": f"{ROOT / 'src'}{os.pathsep}{ROOT}"}
-    with contextlib.ExitStack() as stack:
-        fake = subprocess.Popen(
-            [sys.executable, "-m", "tests.fakes.replica", "--port", "0"],
-            stdout=subprocess.PIPE, env=environment, cwd=ROOT,
-        )  # fmt: skip
-        stack.callback(fake.wait)
-        stack.callback(fake.kill)
-        assert fake.stdout is not None
-        replica_url = f"http://127.0.0.1:{json.loads(fake.stdout.readline())['port']}"
-        now = datetime.now(UTC)
-        with bench.db.transaction() as tx:
-            models.put_deployment(
-                tx,
-                Deployment(name=MODEL, recipe="fake", context_tokens=4096, wanted=True),
-                now=now,
-            )
-            replica = Replica(
-                id=new_id(), deployment=MODEL, url=replica_url, secret="fake-key",  # noqa: S106
-                state=ReplicaState.READY, detail=None, since=now,
-            )  # fmt: skip
-            models.add_replica(tx, replica)
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            port = free.getsockname()[1]
-        settings = {
-            "database_url": bench.url, "name": "benchmark", "http_port": port,
-            "requests_per_minute": 10**9, "tokens_per_minute": 10**9,
-        }  # fmt: skip
-        log = stack.enter_context((folder / "gateway.log").open("wb"))
-        process = subprocess.Popen(
-            [sys.executable, "-c", _GATEWAY, json.dumps(settings)],
-            stdout=log, stderr=log, env=environment,
-        )  # fmt: skip
-        stack.callback(process.wait)
-        stack.callback(process.terminate)
-        until = time.monotonic() + 20
-        while True:
-            with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port)):
-                break
-            assert time.monotonic() < until, (folder / "gateway.log").read_text()
-            time.sleep(0.05)
-        time.sleep(1)  # it reads its table
-        yield f"http://127.0.0.1:{port}/v1/chat/completions"
+    def work(number: int) -> None:
+        with psycopg.connect(other, autocommit=True) as connection:
+            while time.perf_counter() < until:
+                available, pending, revenue = made[next(turn) % accounts]
+                connection.execute(
+                    "SELECT id FROM pgledger_create_transfer(%s, %s, 460)", [available, pending]
+                )
+                connection.execute(
+                    "SELECT id FROM pgledger_create_transfers((%s, %s, 208)::transfer_request,"
+                    " (%s, %s, 252)::transfer_request)",
+                    [pending, revenue, pending, available],
+                )
+                done[number] += 1
 
-
-def measure_spool(bench: Bench, callers: int) -> None:
-    spool = Spool(bench.url, name="benchmark", clock=SystemClock())
-    spool.start(wait_seconds=5)
-    hot = bench.tenants[0]
-
-    async def go() -> None:
-        both = [
-            await bench.callers(callers, lambda: bench.pair(spool)) for _ in range(bench.rounds)
-        ]
-        bench.found["pairs_per_s_spool"] = statistics.median(both)
-        holds = [
-            await bench.callers(callers, lambda: spool.open(new_id(), hot, bench.need()))
-            for _ in range(bench.rounds)
-        ]
-        bench.found["hot_tenant_holds_per_s"] = statistics.median(holds)
-        paced = [await bench.paced(spool) for _ in range(bench.rounds)]
-        for name, part in (("added_ms_p50", 0.5), ("added_ms_p99", 0.99)):
-            bench.found[name] = statistics.median(percentile(took, part) for took in paced)
-
-    try:
-        asyncio.run(go())
-    finally:
-        spool.stop()
+    began = time.perf_counter()
+    running = [threading.Thread(target=work, args=[number]) for number in range(threads)]
+    for thread in running:
+        thread.start()
+    for thread in running:
+        thread.join()
+    return sum(done) / (time.perf_counter() - began)
 
 
 def audit(db: Database) -> tuple[int, int]:
@@ -370,66 +377,77 @@ def audit(db: Database) -> tuple[int, int]:
     return findings.counts["money"]["transfers"], len(findings.differences)
 
 
-def measure(given: argparse.Namespace, folder: Path, url: str) -> dict[str, float]:
+def measure(
+    given: argparse.Namespace, folder: Path, url: str, *, requests: int
+) -> dict[str, float]:
+    """Measure everything on a database as it stands, then audit it."""
+    found: dict[str, float] = {}
     with Database(url, connections=12, wait_seconds=30) as db:
-        migrate(db, clock=SystemClock())
-        made, keys, tariff = stock(db, given.tenants)
         bench = Bench(
-            db=db, url=url, seconds=given.seconds, rounds=given.rounds, tenants=made, tariff=tariff
-        )
-        subprocess.run(
-            [find_binaries() / "pgbench", "-i", "-q", "-s", "10", url],
-            check=True, capture_output=True,
+            db=db, url=url, folder=folder, stock=stock(db, given.tenants),
+            seconds=given.seconds, rounds=given.rounds,
         )  # fmt: skip
-        bench.note("pgbench_tps", lambda: pgbench(url, bench.seconds))
-        bench.note("pairs_per_s_one_by_one", lambda: bench.rate(bench.one_pair, threads=8))
-        tills = threading.local()
-
-        def batch() -> int:
-            if not hasattr(tills, "till"):
-                tills.till = Till(db, holder="benchmark", clock=SystemClock())
-            return bench.batch(tills.till, given.batch)
-
-        bench.note("pairs_per_s_library", lambda: bench.rate(batch, threads=2))
-        measure_spool(bench, given.callers)
-        with gateway(bench, folder) as http_url:
-            went = [
-                asyncio.run(bench.http(http_url, keys, given.connections))
-                for _ in range(bench.rounds)
-            ]
-        bench.found["pairs_per_s_http"] = statistics.median(rate for rate, _ in went)
-        for name, part in (("http_ms_p50", 0.5), ("http_ms_p99", 0.99)):
-            bench.found[name] = statistics.median(percentile(took, part) for _, took in went)
+        steps: dict[str, Callable[[], float]] = {
+            "pairs_per_s_library": lambda: bench.pairs(given.callers),
+            "hot_tenant_holds_per_s": lambda: bench.hot_holds(given.callers),
+            "events_per_s": bench.events,
+        }
+        for name, step in steps.items():
+            found[name] = statistics.median(step() for _ in range(given.rounds))
+        bench.http(found, requests, given.connections)
         transfers, differences = audit(db)
-        return bench.found | {"audited_transfers": transfers, "audited_differences": differences}
+    return found | {"audited_transfers": transfers, "audited_differences": differences}
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--json", action="store_true", help="print one flat object")
-    parser.add_argument("--seconds", type=float, default=2.0, help="of one round")
+    parser.add_argument("--seconds", type=float, default=4.0, help="of one round")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--tenants", type=int, default=1000)
-    parser.add_argument("--batch", type=int, default=200, help="size, without the spool")
-    parser.add_argument("--callers", type=int, default=500, help="at once, through the spool")
-    parser.add_argument("--connections", type=int, default=32, help="at once, over HTTP")
+    parser.add_argument("--callers", type=int, default=500, help="at once, in the library")
+    parser.add_argument("--connections", type=int, default=16, help="at once, over HTTP")
+    parser.add_argument("--requests", type=int, default=100_000, help="for the memory's growth")
+    parser.add_argument(
+        "--loaded",
+        type=int,
+        default=10_000_000,
+        metavar="N",
+        help="transfers to fill up to; 0: not",
+    )
+    parser.add_argument("--pgledger", type=Path, metavar="FOLDER", help="a checkout of it")
     given = parser.parse_args()
-    folder = Path(tempfile.mkdtemp(prefix="sublet-bench-"))
-    server = Postgres(folder / "postgres")
-    load = os.getloadavg()[0]
-    try:
-        server.start()
-        found = measure(given, folder, server.url)
-    finally:
-        server.stop()
-        shutil.rmtree(folder, ignore_errors=True)
-    found |= {"processors": os.cpu_count() or 0, "load_before": load}
+    found: dict[str, float] = {}
+    with server() as (postgres, folder):
+        subprocess.run(
+            [find_binaries() / "pgbench", "-i", "-q", "-s", "10", postgres.url],
+            check=True, capture_output=True,
+        )  # fmt: skip
+        found["pgbench_tps"] = statistics.median(
+            pgbench(postgres.url, given.seconds) for _ in range(given.rounds)
+        )
+        if given.pgledger is None:
+            print("without pgledger: give a checkout of it by --pgledger FOLDER", file=sys.stderr)
+        else:
+            found["pgledger_per_s"] = pgledger(
+                postgres.url, given.pgledger, given.seconds, accounts=given.tenants
+            )
+        found |= measure(given, folder, postgres.url, requests=given.requests)
+        if given.loaded:
+            from ledger_of import fill  # noqa: PLC0415 - only where it is used
+
+            fill(postgres.url, given.loaded)
+            loaded = measure(given, folder, postgres.url, requests=0)
+            found |= {f"loaded_{name}": value for name, value in loaded.items()}
+    found |= machine()
     if given.json:
         print(json.dumps({name: round(value, 3) for name, value in found.items()}))
     else:
         for name, value in found.items():
-            print(f"{_WHAT.get(name, name):<70} {value:>12,.1f}")
-    return 1 if found["audited_differences"] else 0
+            what = _WHAT.get(name.removeprefix("loaded_"), name)
+            print(f"{'full: ' if name.startswith('loaded_') else ''}{what:<75} {value:>12,.3f}")
+    wrong = [name for name in found if name.endswith("audited_differences") and found[name]]
+    return 1 if wrong else 0
 
 
 if __name__ == "__main__":

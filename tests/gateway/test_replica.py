@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sublet.gateway.failures import Kind
-from sublet.gateway.replica import Broken, Gone, Piece, _pieces, _refused
+from sublet.gateway.replica import Broken, Gone, Piece, _read_events, _refused
 from sublet.gateway.request import Api, Ask
 from sublet.gateway.tariff import Counts
 
@@ -35,16 +35,18 @@ DONE = b"data: [DONE]\n\n"
 
 
 def read(parts: list[bytes]) -> list[Piece]:
-    async def iter_any() -> Any:
-        for part in parts:
-            yield part
+    left = [part for part in parts if part]
+    found: list[Piece] = []
 
-    async def gather() -> list[Piece]:
-        response: Any = SimpleNamespace(content=SimpleNamespace(iter_any=iter_any))
-        pieces = _pieces(response, ASK)
-        return [piece async for batch in pieces for piece in batch]
+    async def come() -> bytes:
+        return left.pop(0) if left else b""
 
-    return asyncio.run(gather())
+    async def take(pieces: list[Piece]) -> None:
+        found.extend(pieces)
+
+    answer: Any = SimpleNamespace(read=come)
+    asyncio.run(_read_events(answer, ASK, take))
+    return found
 
 
 @given(st.lists(st.integers(0, len(TWO + DONE)), max_size=8))

@@ -41,5 +41,6 @@ class Bounds:
     def learn(self, ask: Ask, prompt_tokens: int) -> None:
         """Note how many tokens a prompt had."""
         over = prompt_tokens - ask.prompt_bytes - _EACH_MESSAGE * ask.messages + _SPARE
-        if over > self._template.get(ask.model, -1):
+        known = self._template.get(ask.model)
+        if known is None or over > known:
             self._template[ask.model] = max(over, _SPARE)

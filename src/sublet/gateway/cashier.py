@@ -158,7 +158,13 @@ class Cashier:
             task.cancel()
         left = len(self._unwritten) + len(self._unhanded)
         if left or self._purses:
-            log.error("gateway.left_open", extra={"reports": left, "purses": len(self._purses)})
+            committed = sum(purse.committed for purse in self._purses.values())
+            log.error(
+                "gateway.left_open",
+                extra={
+                    "reports": left, "purses": len(self._purses), "committed_nanos": committed,
+                },
+            )  # fmt: skip
         return left
 
     def stop(self) -> None:

@@ -244,24 +244,26 @@ class Serving:
 
     async def _generate_on(self, replica: Replica, reply: Reply) -> None:
         self._asked = replica
-        stream = self._service.replicas.generate(
+        await self._service.replicas.generate(
             replica,
             self._ask,
             max_tokens=reply.grant.max_tokens,
             request_id=self._exchange.request_id,
+            take=lambda pieces: self._take(pieces, reply),
         )
-        async with stream as batches:
-            async for pieces in batches:
-                await self._take(pieces, reply)
         if self._finish_reason is None:
             raise Broken(Failure(Kind.MODEL_FAILED, f"model {self._ask.model!r} broke off; retry"))
 
     async def _take(self, pieces: list[Piece], reply: Reply) -> None:
         """Note what came, and hand its text on before the next is read."""
-        for piece in pieces:
-            self._seen = piece.counts or self._seen
-            self._finish_reason = piece.finish_reason or self._finish_reason
-        texts = [piece.text for piece in pieces if piece.text]
+        texts = []
+        for text, finish_reason, counts in pieces:
+            if counts is not None:
+                self._seen = counts
+            if finish_reason is not None:
+                self._finish_reason = finish_reason
+            if text:
+                texts.append(text)
         if not self._ask.stream:
             self._texts += texts
         elif texts:

@@ -1,38 +1,40 @@
 """The client of a replica: counting a prompt, generating, and what it used in the end.
 
     POST /count               {"messages" | "prompt"}  →  {"input_tokens"}
-    POST /v1/chat/completions, /v1/completions         →  server-sent events
+    POST /v1/chat/completions, /v1/completions         →  server-sent events, or one body
     GET  /usage/{request id}?wait_ms=                  →  the counts, once they are final
 
-Answers are always streamed to us, also for clients that want one body: so tokens are counted
-as they come, and whatever happens we know how far it got. Nothing of a replica's own words,
-address or secret goes on to clients.
+A streamed answer counts its tokens as they come, so whatever happens we know how far it got; a
+whole one has its count in it, and when it is broken off the replica is asked. Nothing of a
+replica's own words, address or secret goes on to clients.
 """
 
 import asyncio
 from collections import Counter
-from collections.abc import AsyncGenerator, AsyncIterator, Sequence
-from contextlib import aclosing, asynccontextmanager
-from dataclasses import dataclass
-from typing import Annotated, Final, Self
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Annotated, Final, NamedTuple
+from urllib.parse import urlsplit
 from uuid import UUID
 
-import aiohttp
 import msgspec
 from msgspec import Meta, Struct
 
 from sublet.gateway.failures import Failure, Kind
 from sublet.gateway.request import Api, Ask
 from sublet.gateway.tariff import Counts
+from sublet.gateway.wire import Answer, Lost, Wire
 from sublet.models.deployment import Replica
 
 _PATHS: Final = {Api.CHAT: "/v1/chat/completions", Api.COMPLETION: "/v1/completions"}
 _LONGEST_EVENT: Final = 1 << 20
+_LONGEST_ANSWER: Final = 64 << 20
 _SILENCE_SECONDS: Final = 300.0  # a queue before the first token may be long
+_WHOLE_SECONDS: Final = 600.0  # an answer that is not streamed says nothing until its end
+_INCLUDE_USAGE: Final = {"include_usage": True}
+_MOST_DOORS: Final = 10_000
 _COUNT_SECONDS: Final = 15.0
 _USAGE_WAIT_MS: Final = 2000
 
-_Count = Annotated[int, Meta(ge=0, le=2**53)]
 _FINISHED: Final = frozenset({"stop", "length", "content_filter"})
 
 
@@ -49,8 +51,7 @@ class Broken(Exception):
         self.counts = counts
 
 
-@dataclass(frozen=True, slots=True)
-class Piece:
+class Piece(NamedTuple):
     """Some text, with what the whole request had used when it was made."""
 
     text: str
@@ -58,24 +59,7 @@ class Piece:
     counts: Counts | None
 
 
-class _Counts(Struct):
-    input_tokens: _Count
-    cache_read_tokens: _Count
-    output_tokens: _Count
-    cache_write_tokens: _Count = 0
-    reasoning_tokens: _Count = 0
-
-    def value(self) -> Counts:
-        return Counts(
-            input_tokens=self.input_tokens,
-            cache_read_tokens=self.cache_read_tokens,
-            cache_write_tokens=self.cache_write_tokens,
-            output_tokens=self.output_tokens,
-            reasoning_tokens=self.reasoning_tokens,
-        )
-
-
-class _Usage(_Counts):
+class _Usage(Counts, frozen=True, kw_only=True):
     state: str | None = None
 
 
@@ -97,7 +81,7 @@ class _Error(Struct):
 
 class _Chunk(Struct):
     choices: list[_Choice] = []
-    sublet: _Counts | None = None
+    sublet: Counts | None = None
     error: _Error | None = None
 
 
@@ -105,36 +89,44 @@ class _Refusal(Struct):
     error: _Error
 
 
+class _Message(Struct):
+    content: str | None = None
+
+
+class _WholeChoice(Struct):
+    message: _Message | None = None  # of a chat
+    text: str | None = None  # of a completion
+    finish_reason: str | None = None
+
+
+class _Whole(Struct):
+    choices: list[_WholeChoice]
+    sublet: Counts | None = None
+
+
 class _Prompt(Struct):
-    input_tokens: _Count
+    input_tokens: Annotated[int, Meta(ge=0, le=2**53)]
 
 
 _CHUNK: Final = msgspec.json.Decoder(_Chunk)
+_WHOLE: Final = msgspec.json.Decoder(_Whole)
 
 
 class Replicas:
-    """One pool of connections to all of them."""
+    """All of them, by one pool of connections."""
 
     def __init__(self) -> None:
-        self._session: aiohttp.ClientSession | None = None
+        self._wire = Wire()
         self._load = Counter[UUID]()  # requests of ours, by replica
+        self._doors: dict[UUID, _Door] = {}
 
-    async def __aenter__(self) -> Self:
-        self._session = aiohttp.ClientSession(
-            connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=3),
-            timeout=aiohttp.ClientTimeout(total=None, sock_connect=2, sock_read=_SILENCE_SECONDS),
-            cookie_jar=aiohttp.DummyCookieJar(),
-            auto_decompress=False,
-            read_bufsize=1 << 16,
-        )
-        return self
-
-    async def __aexit__(self, *_: object) -> None:
-        assert self._session is not None
-        await self._session.close()
+    def close(self) -> None:
+        self._wire.close()
 
     def pick(self, ready: Sequence[Replica], *, tried: Sequence[Replica] = ()) -> Replica | None:
         """Return the one with the fewest requests of ours that was not tried; None if none is."""
+        if len(ready) == 1 and not tried:
+            return ready[0]
         ids = {replica.id for replica in tried}
         left = [replica for replica in ready if replica.id not in ids]
         return min(left, key=lambda replica: self._load[replica.id], default=None)
@@ -148,58 +140,57 @@ class Replicas:
         """
         field = "messages" if ask.api is Api.CHAT else "prompt"
         body = msgspec.json.encode({"model": ask.model, field: ask.payload[field]})
-        try:
-            async with (
-                asyncio.timeout(_COUNT_SECONDS),
-                self._client.post(
-                    replica.url + "/count", data=body, headers=_headers(replica)
-                ) as response,
-            ):
-                answer = await response.read()
-        except (aiohttp.ClientError, OSError) as error:  # a TimeoutError is an OSError
-            raise Gone(type(error).__name__) from error
-        if response.status != 200:
-            raise _refused(response.status, answer, ask)
+        status, answer = await self._exchange(replica, "POST", "/count", body, _COUNT_SECONDS)
+        if status != 200:
+            raise _refused(status, answer, ask)
         try:
             return msgspec.json.decode(answer, type=_Prompt).input_tokens
         except msgspec.DecodeError as error:
             raise Broken(_failed(ask)) from error
 
-    @asynccontextmanager
     async def generate(
-        self, replica: Replica, ask: Ask, *, max_tokens: int | None, request_id: str
-    ) -> AsyncIterator[AsyncIterator[list[Piece]]]:
-        """Start generating; yields what came, as it comes. Leaving early stops the engine.
+        self,
+        replica: Replica,
+        ask: Ask,
+        *,
+        max_tokens: int | None,
+        request_id: str,
+        take: Callable[[list[Piece]], Awaitable[None]],
+    ) -> None:
+        """Generate, and give what came to `take`, as it comes. Cancelling it stops the engine.
 
         Raises:
             Gone: nobody listens there.
-            Broken: it refused, now; or, of the iterator, it broke off before a finish reason.
+            Broken: it refused, or broke off before it was done.
         """
-        asked = ask.payload | {
-            "model": ask.model,
-            "stream": True,
-            "stream_options": {"include_usage": True},
-        }
+        asked = ask.payload | {"model": ask.model, "stream": ask.stream}
+        if ask.stream:
+            asked["stream_options"] = _INCLUDE_USAGE
         if max_tokens is not None:
             asked["max_tokens"] = max_tokens
-        body = msgspec.json.encode(asked)
-        headers = _headers(replica) | {"x-request-id": request_id}
+        door = self._door(replica)
+        request = door.request(
+            "POST", _PATHS[ask.api], msgspec.json.encode(asked), request_id=request_id
+        )
+        silence = _SILENCE_SECONDS if ask.stream else _WHOLE_SECONDS
         self._load[replica.id] += 1
         try:
             try:
-                response = await self._client.post(
-                    replica.url + _PATHS[ask.api], data=body, headers=headers
-                )
-            except (aiohttp.ClientError, OSError) as error:
-                raise Gone(type(error).__name__) from error
+                answer = await self._wire.send(door.address, request, silence_seconds=silence)
+            except Lost as error:
+                raise Gone(str(error)) from error
+            said_all = False
             try:
-                if response.status != 200:
-                    raise await _read_refusal(response, ask)
-                async with aclosing(_pieces(response, ask)) as pieces:
-                    yield pieces
+                if answer.status != 200:
+                    raise await _read_refusal(answer, ask)
+                if ask.stream:
+                    await _read_events(answer, ask, take)
+                else:
+                    await take([await _read_whole(answer, ask)])
+                said_all = True
             finally:
-                # Not release(): a connection that is closed is what stops the engine.
-                response.close()
+                # Read to its end, the connection is kept. Closing it is what stops the engine.
+                answer.close(said_all=said_all)
         finally:
             self._load[replica.id] -= 1
             if not self._load[replica.id]:
@@ -211,71 +202,120 @@ class Replicas:
         Raises:
             Gone: nobody is there to say.
         """
-        url = f"{replica.url}/usage/{request_id}?wait_ms={_USAGE_WAIT_MS}"
+        path = f"/usage/{request_id}?wait_ms={_USAGE_WAIT_MS}"
         for _ in range(5):
-            try:
-                async with (
-                    asyncio.timeout(_USAGE_WAIT_MS / 1000 + 3),
-                    self._client.get(url, headers=_headers(replica)) as response,
-                ):
-                    answer = await response.read()
-            except (aiohttp.ClientError, OSError) as error:
-                raise Gone(type(error).__name__) from error
-            if response.status == 404:
+            status, answer = await self._exchange(
+                replica, "GET", path, b"", _USAGE_WAIT_MS / 1000 + 3
+            )
+            if status == 404:
                 return None
-            if response.status == 200:
+            if status == 200:
                 try:
                     read = msgspec.json.decode(answer, type=_Usage)
                 except msgspec.DecodeError as error:
                     raise Gone("it answers with nonsense") from error
                 if read.state != "running":
-                    return read.value()
+                    return read
             else:
                 await asyncio.sleep(0.2)
         raise Gone("it does not say")
 
-    @property
-    def _client(self) -> aiohttp.ClientSession:
-        assert self._session is not None, "used outside `async with`"
-        return self._session
+    async def _exchange(
+        self, replica: Replica, method: str, path: str, body: bytes, seconds: float
+    ) -> tuple[int, bytes]:
+        """Return (status, body) of a small answer.
+
+        Raises:
+            Gone: nobody listens there.
+        """
+        door = self._door(replica)
+        request = door.request(method, path, body)
+        try:
+            async with asyncio.timeout(seconds):
+                answer = await self._wire.send(door.address, request, silence_seconds=seconds)
+                try:
+                    return answer.status, await answer.read_all(most=_LONGEST_EVENT)
+                finally:
+                    answer.close()
+        except (Lost, TimeoutError) as error:
+            raise Gone(type(error).__name__) from error
+
+    def _door(self, replica: Replica) -> "_Door":
+        door = self._doors.get(replica.id)
+        if door is None or door.url != replica.url:
+            if len(self._doors) > _MOST_DOORS:
+                self._doors.clear()
+            door = self._doors[replica.id] = _Door(replica)
+        return door
 
 
-def _headers(replica: Replica) -> dict[str, str]:
-    return {
-        "authorization": f"Bearer {replica.secret}",
-        "content-type": "application/json",
-        "accept-encoding": "identity",
-    }
+class _Door:
+    """Where a replica listens, and what every request to it begins with."""
+
+    __slots__ = ("_head", "address", "url")
+
+    def __init__(self, replica: Replica) -> None:
+        parts = urlsplit(replica.url)
+        assert parts.scheme == "http", replica.url
+        assert parts.hostname, replica.url
+        self.url = replica.url
+        self.address = parts.hostname, parts.port or 80
+        self._head = (
+            f" HTTP/1.1\r\nhost: {parts.netloc}\r\nauthorization: Bearer {replica.secret}\r\n"
+            "content-type: application/json\r\naccept-encoding: identity\r\ncontent-length: "
+        )
+
+    def request(self, method: str, path: str, body: bytes, *, request_id: str = "") -> bytes:
+        named = f"\r\nx-request-id: {request_id}" if request_id else ""
+        return f"{method} {path}{self._head}{len(body)}{named}\r\n\r\n".encode() + body
 
 
-async def _pieces(response: aiohttp.ClientResponse, ask: Ask) -> AsyncGenerator[list[Piece]]:
-    """Yield what each read brought. Ends after [DONE]; every other end is `Broken`."""
-    buffer = b""
+async def _read_events(
+    answer: Answer, ask: Ask, take: Callable[[list[Piece]], Awaitable[None]]
+) -> None:
+    """Give what each read brought. Ends after [DONE]; every other end is `Broken`."""
+    buffer, done = b"", False
     try:
-        async for read in response.content.iter_any():
+        while read := await answer.read():
             *lines, buffer = (buffer + read).split(b"\n")
             pieces: list[Piece] = []
+            broken: Broken | None = None
             for line in lines:
-                if not line.startswith(b"data:"):
+                if not line.startswith(b"data:") or done:
                     continue  # a comment, or the empty line between events
                 data = line[5:].strip()
                 if data == b"[DONE]":
-                    if pieces:
-                        yield pieces
-                    return
+                    done = True
+                    continue
                 try:
                     pieces.append(_piece(data, ask))
-                except Broken:
-                    if pieces:  # came before it, so goes on before it
-                        yield pieces
-                    raise
-            if pieces:
-                yield pieces
+                except Broken as error:
+                    broken = error
+                    break
+            if pieces:  # what came before an error goes on before it
+                await take(pieces)
+            if broken is not None:
+                raise broken
             if len(buffer) > _LONGEST_EVENT:
                 raise Broken(_failed(ask))
-    except (aiohttp.ClientError, OSError) as error:
+            if done:
+                return
+    except Lost as error:
         raise Broken(_failed(ask)) from error
     raise Broken(_failed(ask))
+
+
+async def _read_whole(answer: Answer, ask: Ask) -> Piece:
+    try:
+        body = await answer.read_all(most=_LONGEST_ANSWER)
+        whole = _WHOLE.decode(body)
+    except (Lost, ValueError) as error:
+        raise Broken(_failed(ask)) from error
+    if not whole.choices:
+        raise Broken(_failed(ask))
+    choice = whole.choices[0]
+    text = choice.text if choice.message is None else choice.message.content
+    return Piece(text or "", _reason(choice.finish_reason), whole.sublet)
 
 
 def _piece(data: bytes, ask: Ask) -> Piece:
@@ -283,26 +323,27 @@ def _piece(data: bytes, ask: Ask) -> Piece:
         chunk = _CHUNK.decode(data)
     except ValueError as error:
         raise Broken(_failed(ask)) from error
-    counts = None if chunk.sublet is None else chunk.sublet.value()
+    counts = chunk.sublet
     if chunk.error is not None:
         raise Broken(_told(chunk.error, ask) or _failed(ask), counts=counts)
     if not chunk.choices:
         return Piece("", None, counts)
     choice = chunk.choices[0]
     text = choice.text if choice.delta is None else choice.delta.content
-    reason = choice.finish_reason
-    if reason is not None and reason not in _FINISHED:
-        reason = "stop"
-    return Piece(text or "", reason, counts)
+    return Piece(text or "", _reason(choice.finish_reason), counts)
 
 
-async def _read_refusal(response: aiohttp.ClientResponse, ask: Ask) -> Gone | Broken:
+def _reason(reason: str | None) -> str | None:
+    return "stop" if reason is not None and reason not in _FINISHED else reason
+
+
+async def _read_refusal(answer: Answer, ask: Ask) -> Gone | Broken:
     try:
         async with asyncio.timeout(5):
-            answer = await response.content.read(1 << 16)
-    except (aiohttp.ClientError, OSError):
-        answer = b""
-    return _refused(response.status, answer, ask)
+            body = await answer.read_all(most=_LONGEST_EVENT)
+    except (Lost, TimeoutError):
+        body = b""
+    return _refused(answer.status, body, ask)
 
 
 def _refused(status: int, answer: bytes, ask: Ask) -> Gone | Broken:

@@ -155,7 +155,7 @@ async def _serve(
     asked_to_stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, asked_to_stop.set)
-    async with Replicas() as replicas:
+    with contextlib.closing(Replicas()) as replicas:
         service = Service(
             source=f"gateway:{instance.id}",
             directory=directory,

@@ -4,7 +4,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import cached_property
-from typing import Self
+from typing import Annotated, Self
+
+from msgspec import Meta, Struct
 
 from sublet.core.money import Money
 from sublet.market.price import (
@@ -18,16 +20,20 @@ from sublet.market.price import (
 from sublet.metering.store import most_of
 from sublet.metering.usage import Line
 
+_Count = Annotated[int, Meta(ge=0, le=2**53)]
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Counts:
-    """Tokens of one request, as the engine counted them. Disjoint: they add up."""
 
-    input_tokens: int  # worked on, and not kept
-    cache_read_tokens: int  # their work was kept from an earlier request
-    cache_write_tokens: int = 0  # worked on, and kept because the caller asked
-    output_tokens: int  # of the answer
-    reasoning_tokens: int = 0  # of what came before the answer
+class Counts(Struct, frozen=True, kw_only=True):
+    """Tokens of one request, as the engine counted them. Disjoint: they add up.
+
+    Read as they are out of every event of a stream, so decoding them must cost nothing.
+    """
+
+    input_tokens: _Count  # worked on, and not kept
+    cache_read_tokens: _Count  # their work was kept from an earlier request
+    cache_write_tokens: _Count = 0  # worked on, and kept because the caller asked
+    output_tokens: _Count  # of the answer
+    reasoning_tokens: _Count = 0  # of what came before the answer
 
     @property
     def prompt_tokens(self) -> int:
