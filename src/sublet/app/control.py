@@ -2,6 +2,7 @@
 
 import fcntl
 import logging
+import os
 import signal
 import sys
 from collections.abc import Iterator
@@ -23,6 +24,7 @@ from sublet.app.services import Services
 from sublet.app.signals import DRAIN
 from sublet.config import Config, load
 from sublet.console import pages
+from sublet.core import failpoint
 from sublet.core.clock import SystemClock
 from sublet.core.db import Database
 from sublet.core.errors import Misconfigured, SubletError
@@ -208,6 +210,8 @@ class _Server(uvicorn.Server):
 def main() -> int:
     """Run from the environment; say in one line what is wrong with it."""
     log_to_stderr()
+    if failpoint.arm(os.environ):
+        log.warning("failpoints.armed")
     try:
         return run(load())
     except SubletError as error:

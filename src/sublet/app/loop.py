@@ -18,6 +18,7 @@ from sublet.app import bootstrap
 from sublet.core.clock import Clock
 from sublet.core.db import Database
 from sublet.core.errors import Conflict, SubletError, Unavailable
+from sublet.core.failpoint import failpoint
 from sublet.core.seal import seal_all
 from sublet.engine.port import Engine, InternalJob, Phase
 from sublet.fleet import store as fleet
@@ -124,7 +125,7 @@ class Control:
             )
         )
         for lease_id, reason in leaving.items():
-            with self._db.transaction() as tx:
+            with self._db.transaction("control.reclaim") as tx:
                 asked = lease_store.ask_release(tx, lease_id, reason)
             if asked:
                 log.info("lease.release_asked", extra={"lease": lease_id, "reason": reason})
@@ -181,7 +182,9 @@ class Control:
             )
             fence = leases.fence_of(lease)
             if fence is not None and self._fences.get(lease.id) != fence:
+                failpoint("lease.fence.before_engine")
                 self._engine.extend(lease.id, deadline=fence)
+                failpoint("lease.fence.after_engine")
                 self._fences[lease.id] = fence
             if lease.state is State.ENDED:
                 self._fences.pop(lease.id, None)
@@ -201,7 +204,7 @@ class Control:
     def _sweep_holds(self, now: datetime) -> None:
         if self._swept_at is not None and now < self._swept_at + _SWEEP_EVERY:
             return
-        with self._db.transaction() as tx:
+        with self._db.transaction("control.sweep_holds") as tx:
             expired = ledger.expire(tx, now=now)
         for hold_id in expired:
             log.warning("hold.expired", extra={"hold": hold_id})

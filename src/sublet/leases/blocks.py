@@ -12,6 +12,7 @@ from typing import Final
 from uuid import UUID
 
 from sublet.core.db import Tx, one
+from sublet.core.failpoint import failpoint
 from sublet.core.ids import derived_id
 from sublet.core.money import Rate
 from sublet.leases.lease import Lease
@@ -63,6 +64,7 @@ def hold_block(tx: Tx, lease: Lease, block: int, *, rate: Rate, now: datetime) -
         happened_at=now,
     )
     ledger.hold(tx, transfer, holder=f"lease:{lease.id}", expires_at=now + _HOLD_FOR, now=now)
+    failpoint("lease.block.held")
     row = {"lease_id": lease.id, "block": block, "hold_id": transfer.id}
     tx.execute(QUERIES["insert_block"], row)
 

@@ -7,6 +7,7 @@ from uuid import UUID
 
 from sublet.core.db import Tx, load_queries, one
 from sublet.core.errors import Conflict, Invalid, NotFound, Unpaid
+from sublet.core.failpoint import failpoint
 from sublet.core.ids import sibling_id
 from sublet.core.money import MAX_NANOS, Money
 from sublet.ledger.transfer import Account, Kind, Movement, OpenHold, Transfer
@@ -56,6 +57,7 @@ def post(tx: Tx, transfer: Transfer, *, now: datetime) -> bool:
     accounts = _lock(tx, row)
     if not _insert(tx, row):
         return False
+    failpoint("ledger.post.inserted")
     _move(tx, transfer, accounts, posted_nanos=transfer.amount.nanos)
     return True
 
@@ -73,7 +75,9 @@ def hold(tx: Tx, transfer: Transfer, *, holder: str, expires_at: datetime, now: 
     accounts = _lock(tx, row)
     if not _insert(tx, row):
         return False
+    failpoint("ledger.hold.inserted")
     _move(tx, transfer, accounts, pending_nanos=transfer.amount.nanos)
+    failpoint("ledger.hold.moved")
     tx.execute(QUERIES["open_hold"], row)
     return True
 
@@ -114,6 +118,7 @@ def expire(tx: Tx, *, now: datetime, limit: int = 1000) -> list[UUID]:
     tx.execute(QUERIES["lock_accounts_of_transfers"], {"ids": expired})
     for hold_id in expired:
         _resolve(tx, hold_id, Kind.EXPIRE, 0, happened_at=now, now=now)
+        failpoint("ledger.expire.one_of_several")
     return expired
 
 
@@ -200,8 +205,10 @@ def _resolve(
         "recorded_at": now,
     }
     _lock(tx, held)
+    failpoint(f"ledger.{kind}.closed")
     inserted = one(tx, QUERIES["insert_transfer"], resolution)
     assert inserted is not None, hold_id
+    failpoint(f"ledger.{kind}.inserted")
     tx.execute(
         QUERIES["move_balances"],
         {**resolution, "pending_nanos": -held["amount_nanos"], "posted_nanos": nanos},

@@ -4,6 +4,7 @@ from datetime import datetime, timedelta
 from typing import Final
 
 from sublet.core.db import Database, Tx
+from sublet.core.failpoint import failpoint
 from sublet.core.ids import derived_id
 from sublet.core.money import Money
 from sublet.leases import blocks
@@ -53,7 +54,7 @@ def settle_blocks(lease: Lease, *, db: Database, seen_until: datetime, now: date
             end = lease.running_at + timedelta(seconds=(block.number + 1) * BLOCK_SECONDS)
             if seen_until < end:
                 continue
-        with db.transaction() as tx:
+        with db.transaction("lease.settle") as tx:
             _settle(tx, lease, block, now=now)
 
 
@@ -75,6 +76,7 @@ def _settle(tx: Tx, lease: Lease, block: Block, *, now: datetime) -> None:
         )
         line = Line(price=price, quantity=usage.gpu_seconds)
         store.settle(tx, usage, [line], hold_id=block.hold_id, now=now)
+    failpoint("lease.settle.before_close")
     blocks.close(tx, lease, block)
 
 
