@@ -25,6 +25,7 @@ class Config:
     slots: int | None = None  # SUBLET_SLOTS: CPU slots where there is no GPU; default: one a core
     notice_seconds: int = 10  # SUBLET_NOTICE_SECONDS: first policy of a new pool
     model: bool = True  # SUBLET_MODEL: host the demo model
+    keep_logs_days: int = 30  # SUBLET_KEEP_LOGS_DAYS: of workloads that ended
     unsafe_no_sandbox: bool = False  # SUBLET_UNSAFE_NO_SANDBOX: run tenants' code unguarded
     database_url: str | None = None  # DATABASE_URL: a PostgreSQL of yours, 15 or newer
 
@@ -98,6 +99,8 @@ def load(environment: Mapping[str, str] | None = None, **overrides: Any) -> Conf
         raise Misconfigured("SUBLET_SLOTS must lie in 1…4096")
     if not 0 <= config.notice_seconds <= 86_400:
         raise Misconfigured("SUBLET_NOTICE_SECONDS must lie in 0…86400")
+    if not 1 <= config.keep_logs_days <= 36_500:
+        raise Misconfigured("SUBLET_KEEP_LOGS_DAYS must lie in 1…36500")
     return replace(config, data=Path(config.data).expanduser().absolute())
 
 

@@ -7,6 +7,7 @@ import signal
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import timedelta
 from pathlib import Path
 from typing import Final
 
@@ -113,6 +114,7 @@ def run(config: Config) -> int:
             clock=clock,
             sandbox=sandbox,
             unsafe_no_sandbox=config.unsafe_no_sandbox,
+            kept=timedelta(days=config.keep_logs_days),
         )
         replicas = (
             Replicas(

@@ -6,7 +6,7 @@ process, goes on. One control plane leads at a time: it holds an advisory lock.
 
 import logging
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Final
@@ -17,7 +17,7 @@ import psycopg
 from sublet.app import bootstrap
 from sublet.core.clock import Clock
 from sublet.core.db import Database
-from sublet.core.errors import Conflict, SubletError, Unavailable
+from sublet.core.errors import Conflict, SubletError, Unavailable, Unpaid
 from sublet.core.failpoint import failpoint
 from sublet.core.seal import seal_all
 from sublet.engine.port import Engine, InternalJob, Phase
@@ -37,6 +37,8 @@ _LEADER_LOCK: Final = 7_355_608_002
 _SWEEP_EVERY: Final = timedelta(seconds=1)
 _SEAL_EVERY: Final = timedelta(minutes=1)
 _LOOK_AT_NODES_EVERY: Final = timedelta(seconds=5)
+_ASK_AGAIN: Final = timedelta(minutes=1)
+_AWAY: Final = 3  # so many leases in a row that cannot be moved
 
 
 class Leadership:
@@ -96,6 +98,7 @@ class Control:
         self._notice_url = notice_url
         self._recorded: dict[UUID, InternalJob] = {}
         self._fences: dict[UUID, datetime] = {}
+        self._unpaid: dict[UUID, datetime] = {}  # not asked for again before then
         self._swept_at: datetime | None = None
         self._sealed_at: datetime | None = None
         self._looked_at: datetime | None = None
@@ -132,10 +135,8 @@ class Control:
         if leaving:
             with self._db.transaction() as tx:
                 live = lease_store.list_live(tx)
-        for lease in live:
-            self._take_on(lease)
-        for lease in unsettled:
-            self._settle(lease, seen_until=now)
+        self._each(live, self._take_on)
+        self._each(unsettled, lambda lease: self._settle(lease, seen_until=now))
         self._record_starts(jobs)
         if self._replicas is not None and not self.stopping:
             with self._db.transaction() as tx:
@@ -168,38 +169,59 @@ class Control:
                 fleet.record_internal_jobs(tx, news, now=self._clock.now())
         self._recorded = {job.id: job for job in jobs}
 
+    def _each(self, those: Sequence[Lease], step: Callable[[Lease], None]) -> None:
+        """Take each one step on: one lease's trouble must not stop the others.
+
+        Raises:
+            Unavailable: of several in a row, so it is not their trouble but ours.
+        """
+        away = 0
+        for lease in those:
+            try:
+                step(lease)
+                away = 0
+            except Conflict as error:
+                log.info("lease.conflict", extra={"lease": lease.id, "detail": str(error)})
+            except Unavailable as error:
+                away += 1
+                if away == _AWAY:
+                    raise
+                log.warning("lease.unavailable", extra={"lease": lease.id, "detail": str(error)})
+            except SubletError:
+                log.exception("lease.failed", extra={"lease": lease.id})
+
     def _take_on(self, lease: Lease) -> None:
-        """One lease's trouble must not stop the others."""
-        try:
-            url = None if self._notice_url is None else self._notice_url(lease.id)
-            if self._engine.observe(lease.id).phase is Phase.RUNNING:
-                # Before anything is decided: when we were away at the end of the paid time,
-                # a wallet that can pay must not lose its lease for it.
-                lease = leases.pay_ahead(lease, db=self._db, now=self._clock.now())
-            asked_at = self._clock.now()
-            lease, seen = leases.advance(
-                lease, db=self._db, engine=self._engine, clock=self._clock, notice_url=url
-            )
-            fence = leases.fence_of(lease)
-            if fence is not None and self._fences.get(lease.id) != fence:
-                failpoint("lease.fence.before_engine")
-                self._engine.extend(lease.id, deadline=fence)
-                failpoint("lease.fence.after_engine")
-                self._fences[lease.id] = fence
-            if lease.state is State.ENDED:
-                self._fences.pop(lease.id, None)
-            running = seen.phase is Phase.RUNNING
-            self._settle(lease, seen_until=asked_at if running else lease.since)
-        except Conflict as error:
-            log.info("lease.conflict", extra={"lease": lease.id, "detail": str(error)})
-        except Unavailable:
-            raise
-        except SubletError:
-            log.exception("lease.failed", extra={"lease": lease.id})
+        url = None if self._notice_url is None else self._notice_url(lease.id)
+        if self._engine.observe(lease.id).phase is Phase.RUNNING:
+            # Before anything is decided: when we were away at the end of the paid time,
+            # a wallet that can pay must not lose its lease for it.
+            lease = leases.pay_ahead(lease, db=self._db, now=self._clock.now())
+        asked_at = self._clock.now()
+        lease, seen = leases.advance(
+            lease, db=self._db, engine=self._engine, clock=self._clock, notice_url=url
+        )
+        fence = leases.fence_of(lease)
+        if fence is not None and self._fences.get(lease.id) != fence:
+            failpoint("lease.fence.before_engine")
+            self._engine.extend(lease.id, deadline=fence)
+            failpoint("lease.fence.after_engine")
+            self._fences[lease.id] = fence
+        if lease.state is State.ENDED:
+            self._fences.pop(lease.id, None)
+        running = seen.phase is Phase.RUNNING
+        self._settle(lease, seen_until=asked_at if running else lease.since)
 
     def _settle(self, lease: Lease, *, seen_until: datetime) -> None:
         now = self._clock.now()
-        lease_meter.settle_blocks(lease, db=self._db, seen_until=seen_until, now=now)
+        if now < self._unpaid.get(lease.id, now):
+            return
+        try:
+            lease_meter.settle_blocks(lease, db=self._db, seen_until=seen_until, now=now)
+            self._unpaid.pop(lease.id, None)
+        except Unpaid as error:
+            # Only where somebody resolved its hold by hand. It stays owed, and is asked for again.
+            self._unpaid[lease.id] = now + _ASK_AGAIN
+            log.warning("lease.owes", extra={"lease": lease.id, "detail": str(error)})
 
     def _sweep_holds(self, now: datetime) -> None:
         if self._swept_at is not None and now < self._swept_at + _SWEEP_EVERY:

@@ -28,6 +28,8 @@ from sublet.engine.shim import try_lock, write_durably
 
 LOG_BYTES: Final = 64 << 20
 LISTED: Final = timedelta(days=1)  # how long what has ended is still listed
+KEPT: Final = timedelta(days=30)  # how long its log is kept
+_PRUNE_EVERY: Final = timedelta(hours=1)
 CANCEL_GRACE: Final = timedelta(seconds=5)
 TRIES: Final = 3  # of a shim that dies before it launches anything
 
@@ -64,6 +66,7 @@ class LocalEngine:
         unsafe_no_sandbox: bool,
         gpus: Sequence[Gpu] = (),
         log_bytes: int = LOG_BYTES,
+        kept: timedelta = KEPT,
         parent_environment: Mapping[str, str] | None = None,
     ) -> None:
         """Find again whatever runs below `root`, and start nothing.
@@ -76,6 +79,7 @@ class LocalEngine:
             unsafe_no_sandbox: run a tenant's command unprotected where there is no sandbox.
             gpus: the devices behind `nodes`, as `find_gpus` found them.
             log_bytes: how much of one workload's output is kept.
+            kept: for how long the folder of what has ended stays, its log in it.
             parent_environment: what the operator's own workloads inherit; None for ours.
 
         Raises:
@@ -95,6 +99,8 @@ class LocalEngine:
             log_bytes=log_bytes,
             parent=dict(os.environ if parent_environment is None else parent_environment),
         )
+        self._kept = max(kept, LISTED)
+        self._pruned_at: datetime | None = None
         self._lock = threading.RLock()
         self._jobs: dict[UUID, _Job] = {}
         with self._world():
@@ -189,6 +195,7 @@ class LocalEngine:
                     del self._jobs[job.record.workload.id]  # on disk it stays
             for model in {node.gpu_model for node in self._nodes}:
                 self._start_internal(model)
+            self._prune()
 
     # ---- the internal queue
 
@@ -245,12 +252,11 @@ class LocalEngine:
         self._root.chmod(0o700)
         for folder in self._root.iterdir():
             if folder.name.startswith(".new-"):
-                shutil.rmtree(folder)  # we died before it was whole, so nobody was told of it
-            elif (id_ := _uuid(folder.name)) is not None:
+                shutil.rmtree(folder)  # half made or half removed: nobody is to be told of it
+            elif (id_ := records.id_of(folder.name)) is not None:
                 self._jobs[id_] = _Job(records.read(folder), folder)
-        since = (self._clock.now() - LISTED).timestamp()
-        for entry in os.scandir(self._root / "ended"):
-            if (id_ := _uuid(entry.name)) is not None and entry.stat().st_mtime >= since:
+        for id_, archived_at in records.list_ended(self._root):
+            if archived_at >= self._clock.now() - LISTED:
                 self._find(id_)
 
     def _find(self, id_: UUID) -> _Job | None:
@@ -313,6 +319,17 @@ class LocalEngine:
             job.folder = job.folder.rename(self._root / "ended" / job.folder.name)
         finally:
             os.close(lock)
+
+    def _prune(self) -> None:
+        """Remove what ended long ago, now and then. Its lease or job stays on record elsewhere."""
+        now = self._clock.now()
+        if self._pruned_at is not None and now < self._pruned_at + _PRUNE_EVERY:
+            return
+        self._pruned_at = now
+        for id_, archived_at in records.list_ended(self._root):
+            if archived_at < now - self._kept:
+                self._jobs.pop(id_, None)
+                records.remove_ended(self._root, id_)
 
     # ---- what runs
 
@@ -473,13 +490,6 @@ def _internal_job(record: Record, seen: Observation) -> InternalJob:
         exit_code=seen.exit_code,
         cancelled=record.cancelled_at is not None,
     )
-
-
-def _uuid(name: str) -> UUID | None:
-    try:
-        return UUID(name)
-    except ValueError:
-        return None
 
 
 def _utc(instant: datetime) -> str:

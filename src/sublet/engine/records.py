@@ -1,9 +1,11 @@
 """One workload's folder: what is written there, and read back after a crash."""
 
 import json
+import os
+import shutil
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
-from datetime import datetime
+from datetime import UTC, datetime
 from enum import StrEnum
 from pathlib import Path
 from typing import Any
@@ -102,6 +104,29 @@ def read(folder: Path) -> Record:
         cancelled_at=_instant(row["cancelled_at"]),
         archived_at=_instant(row["archived_at"]),
     )
+
+
+def list_ended(root: Path) -> list[tuple[UUID, datetime]]:
+    """Return what was archived below `root`, and when."""
+    return [
+        (id_, datetime.fromtimestamp(entry.stat().st_mtime, UTC))
+        for entry in os.scandir(root / "ended")
+        if (id_ := id_of(entry.name)) is not None
+    ]
+
+
+def remove_ended(root: Path, id_: UUID) -> None:
+    """Remove an archived workload's folder; dying half way leaves nothing that is read."""
+    doomed = (root / "ended" / str(id_)).rename(root / f".new-{id_}")
+    shutil.rmtree(doomed)
+
+
+def id_of(name: str) -> UUID | None:
+    """Return the workload whose folder has this name, or None."""
+    try:
+        return UUID(name)
+    except ValueError:
+        return None
 
 
 def write_status(folder: Path, status: Status) -> None:

@@ -23,8 +23,9 @@ from sublet.ledger.transfer import Transfer
 BLOCK_SECONDS: Final = 60
 # How long before the held minutes end the next one is held.
 AHEAD: Final = timedelta(seconds=20)
-# A hold outlives its minute by this much, for a control plane that was away to settle it.
-_HOLD_FOR: Final = timedelta(days=7)
+# Never, in effect: the row of the block leads us back to its hold, however long we were away. An
+# earlier end would let a wallet be emptied of money that was set aside for minutes already served.
+_HOLD_FOR: Final = timedelta(days=36_525)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

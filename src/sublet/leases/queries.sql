@@ -95,3 +95,6 @@ SELECT l.id, l.pool, l.gpus, t.kind AS tenant_kind,
        (SELECT min(e.happened_at) FROM lease_event e WHERE e.lease_id = l.id AND e.state = 'ended')   AS ended_at
   FROM lease l
   JOIN tenant t ON t.id = l.tenant_id;
+
+-- name: list_reclaimed
+SELECT * FROM lease WHERE end_reason = 'reclaimed' AND tier = %(tier)s;

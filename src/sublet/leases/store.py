@@ -86,6 +86,11 @@ def list_of(
     return [_lease(found) for found in tx.execute(QUERIES["list_of_tenant"], row).fetchall()]
 
 
+def list_reclaimed(tx: Tx, tier: Tier) -> list[Lease]:
+    """Return every lease of a tier that gave way to internal jobs."""
+    return [_lease(row) for row in tx.execute(QUERIES["list_reclaimed"], {"tier": tier}).fetchall()]
+
+
 def list_events(tx: Tx, lease_id: LeaseId) -> list[dict[str, Any]]:
     return tx.execute(QUERIES["list_events"], {"id": lease_id}).fetchall()
 

@@ -5,6 +5,11 @@ from typing import Final
 
 from sublet.core.audit import Findings
 from sublet.core.db import Tx
+from sublet.leases import store as leases
+from sublet.leases.lease import State
+from sublet.market import store as market
+from sublet.market.price import Tier
+from sublet.metering.lease_meter import credit_id, credit_of
 from sublet.metering.store import QUERIES
 
 LAW: Final = "charged_once"
@@ -47,9 +52,9 @@ def audit(tx: Tx, findings: Findings, *, now: datetime) -> None:
         )
     for row in tx.execute(QUERIES["find_twice_charged_requests"]).fetchall():
         findings.check(False, LAW, f"request {row['request_id']} was charged {row['times']} times")
-    leases = tx.execute(QUERIES["check_lease_seconds"], {"settled_by": now - _SETTLING}).fetchall()
-    findings.count(LAW, "ended_leases", len(leases))
-    for row in leases:
+    ended = tx.execute(QUERIES["check_lease_seconds"], {"settled_by": now - _SETTLING}).fetchall()
+    findings.count(LAW, "ended_leases", len(ended))
+    for row in ended:
         findings.check(
             row["billed_gpu_seconds"] == row["usable_gpu_seconds"],
             LAW,
@@ -60,4 +65,37 @@ def audit(tx: Tx, findings: Findings, *, now: datetime) -> None:
             row["open_holds"] == 0,
             "no_overspend",
             f"lease {row['id']} has ended and still holds money",
+        )
+    _audit_credits(tx, findings, settled_by=now - _SETTLING)
+
+
+def _audit_credits(tx: Tx, findings: Findings, *, settled_by: datetime) -> None:
+    """Each firm lease that was reclaimed got its last minutes back, once; and nothing else was."""
+    given = {row["id"]: row for row in tx.execute(QUERIES["list_credits"]).fetchall()}
+    findings.count(LAW, "credits", len(given))
+    for lease in leases.list_reclaimed(tx, Tier.ON_DEMAND):
+        due = credit_of(lease, market.get_price(tx, lease.price_id).rate)
+        credit = given.pop(credit_id(lease.id), None)
+        if credit is None:
+            over = lease.state is State.ENDED and lease.since < settled_by
+            findings.check(
+                not (over and due.nanos),
+                LAW,
+                f"lease {lease.id} was reclaimed and did not get {due.nanos} nanos back",
+            )
+            continue
+        owner = f"tenant:{lease.tenant_id}"
+        findings.check(
+            (credit["amount_nanos"], credit["from_code"], credit["to_code"])
+            == (due.nanos, f"{owner}:revenue", f"{owner}:wallet"),
+            LAW,
+            f"lease {lease.id} was reclaimed and {due.nanos} nanos were due to {owner}:"
+            f" {credit['amount_nanos']} went to {credit['to_code']}",
+        )
+    for id_, credit in given.items():
+        findings.check(
+            False,
+            LAW,
+            f"credit {id_} gave {credit['amount_nanos']} nanos to {credit['to_code']}"
+            " and no reclaimed lease explains it",
         )

@@ -183,3 +183,11 @@ SELECT coalesce(sum(missing), 0)::bigint AS missing, count(*) FILTER (WHERE miss
   FROM (SELECT max(sequence) + CASE WHEN source LIKE 'lease:%%' THEN 1 ELSE 0 END - count(*) AS missing
           FROM usage
          GROUP BY source) AS of_source;
+
+-- name: list_credits
+-- Money that was given back, and whose accounts it moved between.
+SELECT t.id, t.amount_nanos, paid.code AS from_code, got.code AS to_code
+  FROM transfer t
+  JOIN account paid ON paid.id = t.debit_account
+  JOIN account got ON got.id = t.credit_account
+ WHERE t.reason = 'credit';
