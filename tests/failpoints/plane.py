@@ -76,6 +76,7 @@ class Plane:
     folder: Path
     points: Path = field(init=False)
     deaths: list[str] = field(default_factory=list)  # what had been fired when it died
+    others: dict[int, str] = field(default_factory=dict)
     pid: int = 0
     _client: httpx.Client = field(default_factory=lambda: httpx.Client(timeout=20))
     _url: str = ""
@@ -119,6 +120,25 @@ class Plane:
             "control", environment=self._environment, log=self.folder / "control.log"
         )
 
+    def start_another(self, **variables: str) -> int:
+        """Start a second control plane on the same, at an address of its own; return its pid."""
+        port = str(free_port())
+        more = {"SUBLET_API_PORT": port, "SUBLET_FAILPOINTS": ""} | variables
+        pid = self.zygote.start(
+            "control", environment=self._environment | more, log=self.folder / "control.log"
+        )
+        self.others[pid] = f"http://127.0.0.1:{more['SUBLET_API_PORT']}"
+        return pid
+
+    def follow(self, pid: int) -> None:
+        """Look at another one from now on."""
+        self.pid, self._url = pid, self.others[pid]
+
+    def said(self, event: str) -> list[dict[str, Any]]:
+        """Return what all of them logged by this name."""
+        events = [json.loads(line) for line in self.log().splitlines() if line.startswith("{")]
+        return [found for found in events if found["event"] == event]
+
     def kill(self) -> None:
         os.kill(self.pid, signal.SIGKILL)
 
@@ -148,7 +168,8 @@ class Plane:
     def check(self, *, later: timedelta = timedelta(0)) -> None:
         """The auditor finds no difference; `later` lets it look at what ended just now, too."""
         clock = ManualClock(SystemClock().now() + later)
-        assert audit(self.db, clock=clock).differences == [], self.fired()
+        differences = audit(self.db, clock=clock).differences
+        assert not differences, (differences, self.fired())
 
     def log(self) -> str:
         return (self.folder / "control.log").read_text()
@@ -188,8 +209,9 @@ class Plane:
             time.sleep(0.02)
 
     def stop(self) -> None:
-        if self.pid and runs(self.pid):
-            os.kill(self.pid, signal.SIGKILL)
+        for pid in {self.pid, *self.others} - {0}:
+            if runs(pid):
+                os.kill(pid, signal.SIGKILL)
         self._client.close()
 
 

@@ -16,7 +16,9 @@ from sublet.leases import blocks
 blocks.BLOCK_SECONDS = 2  # type: ignore[misc] -- before whoever copies it is loaded
 blocks.AHEAD = timedelta(seconds=1.5)  # type: ignore[misc]
 
-from sublet.app import control  # noqa: E402 -- see above
+from sublet.app import control, leadership  # noqa: E402 -- see above
+
+leadership.STALE_SECONDS = 2.0  # type: ignore[misc]
 
 PARTS: dict[str, ModuleType] = {"control": control}
 

@@ -1,14 +1,13 @@
 """The control plane's process: API, console and the reconcile loop. `sublet control`."""
 
-import fcntl
 import logging
 import os
 import signal
+import socket
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from datetime import timedelta
-from pathlib import Path
 from typing import Final
 
 import uvicorn
@@ -17,8 +16,9 @@ from fastapi import FastAPI
 from sublet import __version__
 from sublet.app.bootstrap import bootstrap, get_house
 from sublet.app.http import BodyGuard, install_errors
+from sublet.app.leadership import Leadership, id_of_engine, wait_for_engine, wait_to_lead
 from sublet.app.logs import log_to_stderr
-from sublet.app.loop import Control, Leadership, Loop
+from sublet.app.loop import Control, Loop
 from sublet.app.routes import internal, leases, ledger, operations, tenants
 from sublet.app.secrets import load_or_make
 from sublet.app.services import Services
@@ -99,11 +99,26 @@ def run(config: Config) -> int:
     clock = SystemClock()
     secrets = load_or_make(config.data / "secrets.json")
     wait_until_durable(config.database_url, wait_seconds=_DATABASE_WAIT_SECONDS)
-    with _alone(config.data / "engine"), Database(config.database_url, connections=12) as db:
+    for sign in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(sign, lambda *_: sys.exit(0))  # as long as we wait
+    leadership = Leadership(
+        config.database_url,
+        engine=id_of_engine(config.data / "engine"),
+        place=f"{socket.gethostname()}:{config.data / 'engine'}",
+        clock=clock,
+    )
+    with (
+        Database(config.database_url, connections=12, name=leadership.name) as db,
+        closing(leadership),
+    ):
         migrate(db, clock=clock)
         with db.transaction() as tx:
             bootstrap(tx, secrets, model=config.model, now=clock.now())
             house = get_house(tx)
+        lock = wait_for_engine(config.data / "engine", leadership)
+        wait_to_lead(leadership)
+        # What the loop does is accepted only as long as we lead.
+        ours = db.checked(leadership.check)
         sandbox, why_not = find_sandbox()
         if sandbox is None:
             log.warning("sandbox.missing", extra={"reason": why_not})
@@ -118,7 +133,7 @@ def run(config: Config) -> int:
         )
         replicas = (
             Replicas(
-                db=db, clock=clock, hosting=Hosting(house=house, weights=config.data / "models")
+                db=ours, clock=clock, hosting=Hosting(house=house, weights=config.data / "models")
             )
             if config.model
             else None
@@ -136,7 +151,7 @@ def run(config: Config) -> int:
             wake=lambda: loop.wake(),  # noqa: PLW0108 -- it is made below
         )
         control = Control(
-            db=db,
+            db=ours,
             engine=engine,
             clock=clock,
             first_notice_seconds=config.notice_seconds,
@@ -160,7 +175,7 @@ def run(config: Config) -> int:
 
         loop = Loop(
             control,
-            leadership=Leadership(config.database_url),
+            leadership=leadership,
             drained=lambda: not engine.alive(),
             when_done=finished,
         )
@@ -179,26 +194,8 @@ def run(config: Config) -> int:
         loop.start()
         server.run(sockets=[listener])
         loop.join(timeout=5)
+        lock.close()
     return 0
-
-
-@contextmanager
-def _alone(folder: Path) -> Iterator[None]:
-    """Keep this machine's engine to one control plane: it must know all that runs.
-
-    Raises:
-        Misconfigured: another control plane has it.
-    """
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder / "control.lock").open("a") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            raise Misconfigured(
-                f"another control plane runs the engine in {folder}: stop it, or give this one"
-                " another data folder (SUBLET_DATA)"
-            ) from None
-        yield
 
 
 class _Server(uvicorn.Server):

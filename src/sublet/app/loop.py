@@ -12,12 +12,11 @@ from datetime import datetime, timedelta
 from typing import Final
 from uuid import UUID
 
-import psycopg
-
 from sublet.app import bootstrap
+from sublet.app.leadership import Leadership
 from sublet.core.clock import Clock
 from sublet.core.db import Database
-from sublet.core.errors import Conflict, SubletError, Unavailable, Unpaid
+from sublet.core.errors import Conflict, Misconfigured, SubletError, Unavailable, Unpaid
 from sublet.core.failpoint import failpoint
 from sublet.core.seal import seal_all
 from sublet.engine.port import Engine, InternalJob, Phase
@@ -33,48 +32,11 @@ from sublet.models.service import Replicas
 log = logging.getLogger(__name__)
 
 EVERY_SECONDS: Final = 0.1
-_LEADER_LOCK: Final = 7_355_608_002
 _SWEEP_EVERY: Final = timedelta(seconds=1)
 _SEAL_EVERY: Final = timedelta(minutes=1)
 _LOOK_AT_NODES_EVERY: Final = timedelta(seconds=5)
 _ASK_AGAIN: Final = timedelta(minutes=1)
 _AWAY: Final = 3  # so many leases in a row that cannot be moved
-
-
-class Leadership:
-    """The advisory lock by which one control plane leads. Lost with its connection."""
-
-    def __init__(self, url: str) -> None:
-        self._url = url
-        self._connection: psycopg.Connection[tuple[bool]] | None = None
-
-    def hold(self) -> bool:
-        """Return whether we lead, trying to if we do not.
-
-        Raises:
-            Unavailable: the database did not answer; somebody else may lead by now.
-        """
-        try:
-            if self._connection is not None:
-                self._connection.execute("SELECT 1")
-                return True
-            connection: psycopg.Connection[tuple[bool]] = psycopg.connect(
-                self._url, autocommit=True, connect_timeout=5
-            )
-            row = connection.execute("SELECT pg_try_advisory_lock(%s)", [_LEADER_LOCK]).fetchone()
-            if row is None or not row[0]:
-                connection.close()
-                return False
-            self._connection = connection
-            return True
-        except psycopg.Error as error:
-            self.release()
-            raise Unavailable(f"the database did not answer: {error}") from error
-
-    def release(self) -> None:
-        if self._connection is not None:
-            self._connection.close()
-            self._connection = None
 
 
 class Control:
@@ -240,6 +202,12 @@ class Control:
             except Unavailable as error:  # what is not sealed now is sealed with the next
                 log.warning("records.not_sealed", extra={"detail": str(error)})
 
+    def forget(self) -> None:
+        """Take nothing for known: somebody else led meanwhile."""
+        self._recorded.clear()
+        self._fences.clear()
+        self._looked_at = None
+
     def idle(self) -> bool:
         """Return whether no lease is live."""
         with self._db.transaction() as tx:
@@ -264,6 +232,7 @@ class Loop(threading.Thread):
         self._when_done = when_done
         self._wake = threading.Event()
         self._told_to_stop = False
+        self._epoch = 0
 
     def run(self) -> None:
         try:
@@ -295,10 +264,17 @@ class Loop(threading.Thread):
                 return True
             if not self._leadership.hold():
                 return self._control.stopping
+            if self._leadership.epoch != self._epoch:
+                self._epoch = self._leadership.epoch
+                self._control.forget()
             self._control.tick()
             return self._control.stopping and self._control.idle() and self._drained()
         except Unavailable as error:
             log.warning("control.unavailable", extra={"detail": str(error)})
+        except Misconfigured as error:
+            # Another control plane led meanwhile, on an engine of its own: we must not go on.
+            log.error("control.must_end", extra={"detail": str(error)})  # noqa: TRY400 -- no bug
+            return True
         except Exception:
             # A bug must not end the loop: leases would run on unwatched. The fences hold.
             log.exception("control.failed")

@@ -20,3 +20,33 @@ SELECT method, path, body_digest, status, response
 -- name: insert_answer
 INSERT INTO idempotency_key (caller, key, method, path, body_digest, status, response, created_at)
 VALUES (%(caller)s, %(key)s, %(method)s, %(path)s, %(body_digest)s, %(status)s, %(response)s, %(created_at)s);
+
+-- name: try_leader_lock
+SELECT pg_try_advisory_lock(%(key)s) AS ours;
+
+-- name: get_leader
+SELECT epoch, beat, instance, engine, place, seen_at FROM leadership;
+
+-- name: get_epoch
+SELECT epoch FROM leadership;
+
+-- name: take_leadership
+INSERT INTO leadership (epoch, beat, instance, engine, place, seen_at)
+VALUES (1, 0, %(instance)s, %(engine)s, %(place)s, %(now)s)
+    ON CONFLICT (one) DO UPDATE
+   SET epoch = leadership.epoch + 1, beat = 0, instance = excluded.instance,
+       engine = excluded.engine, place = excluded.place, seen_at = excluded.seen_at
+RETURNING epoch;
+
+-- name: beat
+UPDATE leadership SET beat = beat + 1, seen_at = %(now)s WHERE epoch = %(epoch)s;
+
+-- name: depose
+-- Nothing that checks its epoch is accepted of the leader any more.
+UPDATE leadership SET epoch = epoch + 1 WHERE epoch = %(epoch)s;
+
+-- name: end_connections
+-- What a deposed leader had begun is undone. One's own role's connections one may end.
+SELECT pg_terminate_backend(pid, %(wait_ms)s) AS ended
+  FROM pg_stat_activity
+ WHERE datname = current_database() AND application_name = %(name)s AND pid <> pg_backend_pid();

@@ -1,10 +1,11 @@
 """Postgres: named queries, and one transaction at a time."""
 
+import copy
 import os
 import re
 import socket
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from importlib import resources
 from types import FrameType, TracebackType
@@ -38,11 +39,14 @@ def load_queries(package: str, file: str = "queries.sql") -> dict[str, LiteralSt
 class Database:
     """A pool that hands out transactions: commit on leaving, roll back on error."""
 
-    def __init__(self, url: str, *, connections: int = 8, wait_seconds: float = 5.0) -> None:
+    def __init__(
+        self, url: str, *, connections: int = 8, wait_seconds: float = 5.0, name: str = "sublet"
+    ) -> None:
+        self._check: Callable[[Tx], None] | None = None
         self._pool: ConnectionPool[Tx] = ConnectionPool(
             url,
             connection_class=cast("type[Tx]", Connection),
-            kwargs={"row_factory": dict_row, "connect_timeout": 5},
+            kwargs={"row_factory": dict_row, "connect_timeout": 5, "application_name": name},
             min_size=1,
             max_size=connections,
             timeout=wait_seconds,
@@ -64,6 +68,15 @@ class Database:
     ) -> None:
         self._pool.close()
 
+    def checked(self, check: Callable[[Tx], None]) -> "Database":
+        """Return this database with `check` as the first thing in every transaction.
+
+        It shares the connections, and must not be used once this one is closed.
+        """
+        other = copy.copy(self)
+        other._check = check  # noqa: SLF001 -- its own, a line old
+        return other
+
     @contextmanager
     def transaction(self, name: str | None = None) -> Iterator[Tx]:
         """Lend a connection inside one transaction.
@@ -80,6 +93,8 @@ class Database:
             name = _opener()
         try:
             with self._pool.connection() as connection:
+                if self._check is not None:
+                    self._check(connection)
                 yield connection
                 # Here, not at the end of the block, which passes over one that was cut off.
                 if failpoint.armed() and _writes(connection):

@@ -98,3 +98,11 @@ SELECT l.id, l.pool, l.gpus, t.kind AS tenant_kind,
 
 -- name: list_reclaimed
 SELECT * FROM lease WHERE end_reason = 'reclaimed' AND tier = %(tier)s;
+
+-- name: last_fence
+-- What starts is given a minute from when it starts, and may be waited for before.
+SELECT max(coalesce(stops_at,
+                    coalesce(paid_until, since + make_interval(secs => %(provisioning_seconds)s + 60))
+                    + make_interval(secs => notice_seconds))) AS fence
+  FROM lease
+ WHERE state IN ('provisioning', 'running', 'draining');
