@@ -173,7 +173,7 @@ def test_a_second_shim_of_the_same_folder_leaves_at_once(world: LocalHarness) ->
     id_ = world.start("sh", "-c", "echo once; sleep 60")
     world.wait_for_log(id_, b"once")
     job = world.engine._jobs[id_]
-    second = world.engine._launcher.launch(job.folder, job.record)
+    second = world.engine._launcher.launch(job.folder, job.record, clock_offset=0.0)
     assert os.waitstatus_to_exitcode(os.waitpid(second, 0)[1]) == 0
     assert world.engine.logs(id_) == b"once\n"
 

@@ -100,7 +100,15 @@ class Plane:
             "SUBLET_MODEL": "0",
             "SUBLET_NOTICE_SECONDS": "20",
             "SUBLET_FAILPOINTS": str(self.points),
+            "TEST_CLOCK": str(self.folder / "clock"),
         }
+        self.set_clock()
+
+    def set_clock(self, **off: float) -> None:
+        """Put its machine's clock forward or back from what is right."""
+        unfinished = self.folder / "clock.new"
+        unfinished.write_text(str(timedelta(**off).total_seconds()))
+        unfinished.rename(self.folder / "clock")
 
     # ---- what it comes past
 

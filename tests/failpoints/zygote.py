@@ -1,16 +1,19 @@
 """Starts control planes without loading their code again and again: it forks them, real and whole.
 
 Reads a line of JSON, starts what it asks for, and answers with the new process's number. A
-minute of a lease is two seconds here, so that its life fits into a test.
+minute of a lease is two seconds here, so that its life fits into a test; and the machine's
+clock is off by as many seconds as the file TEST_CLOCK says.
 """
 
 import json
 import os
 import signal
 import sys
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from types import ModuleType
 
+from sublet.core import clock
 from sublet.leases import blocks
 
 blocks.BLOCK_SECONDS = 2  # type: ignore[misc] -- before whoever copies it is loaded
@@ -20,6 +23,14 @@ from sublet.app import control, leadership  # noqa: E402 -- see above
 
 leadership.STALE_SECONDS = 2.0  # type: ignore[misc]
 
+
+def wall() -> datetime:
+    file = os.environ.get("TEST_CLOCK")
+    off = float(Path(file).read_text()) if file else 0.0
+    return datetime.now(UTC) + timedelta(seconds=off)
+
+
+clock.SystemClock.__init__.__kwdefaults__["wall"] = wall
 PARTS: dict[str, ModuleType] = {"control": control}
 
 

@@ -13,7 +13,7 @@ import os
 import signal
 import time
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import IO, Any, Final
 from uuid import UUID
@@ -22,13 +22,14 @@ import psycopg
 from psycopg import Connection
 from psycopg.rows import dict_row
 
-from sublet.core.clock import Clock
+from sublet.core.clock import Clock, SystemClock, boot_id, steady_seconds
 from sublet.core.db import Tx, load_queries
 from sublet.core.errors import Misconfigured, Unavailable
 from sublet.core.failpoint import failpoint
 from sublet.core.ids import new_id
 from sublet.engine.shim import write_durably
 from sublet.leases import store as leases
+from sublet.ledger import store as ledger
 
 log = logging.getLogger(__name__)
 
@@ -38,6 +39,8 @@ _BEAT_SECONDS: Final = 1.0
 _LOOK_SECONDS: Final = 0.25
 # Longer than any step of a leader that lives; much shorter than the fence of a lease.
 STALE_SECONDS: Final = 15.0
+# More than any correction that a clock makes by itself.
+_CLOCK_MAY_DIFFER: Final = timedelta(seconds=2)
 _END_MS: Final = 5000  # for its connections to end
 
 
@@ -50,7 +53,21 @@ class Leader:
     instance: UUID
     engine: UUID
     place: str
-    seen_at: datetime
+    seen_at: datetime  # of its last beat, by its clock
+    boot: str
+    steady_seconds: float
+
+
+def resumed(before: Leader, *, boot: str, steady: float, wall: datetime) -> datetime | None:
+    """Return what time it is where the machine's clock cannot be believed; None where it can.
+
+    For a control plane that finds leases running. Their times are those of the clock before it,
+    so that one goes on: when the machine's clock was set meanwhile, nobody is billed for it.
+    """
+    if before.boot == boot != "":
+        expected = before.seen_at + timedelta(seconds=steady - before.steady_seconds)
+        return expected if abs(wall - expected) > _CLOCK_MAY_DIFFER else None
+    return before.seen_at if wall < before.seen_at else None
 
 
 class Leadership:
@@ -162,9 +179,7 @@ class Leadership:
         if now < self._next:
             return True
         self._next = now + _BEAT_SECONDS
-        row = self._connect().execute(
-            QUERIES["beat"], {"epoch": self.epoch, "now": self._clock.now()}
-        )
+        row = self._connect().execute(QUERIES["beat"], {"epoch": self.epoch} | self._times())
         if row.rowcount:
             return True
         log.warning("control.deposed", extra={"epoch": self.epoch})
@@ -178,7 +193,11 @@ class Leadership:
         if not row["ours"]:
             self._depose_if_stale(connection)
             return False
-        self._check_engine(connection)
+        before = self._leader(connection)
+        if before is not None:
+            self._check_engine(connection, before)
+            if not self.epoch:
+                self._resume_clock(connection, before)
         failpoint("control.lead.locked")
         taken = connection.execute(
             QUERIES["take_leadership"],
@@ -186,8 +205,8 @@ class Leadership:
                 "instance": self.instance,
                 "engine": self.engine,
                 "place": self._place,
-                "now": self._clock.now(),
-            },
+            }
+            | self._times(),
         ).fetchone()
         assert taken is not None
         self.epoch = taken["epoch"]
@@ -196,7 +215,26 @@ class Leadership:
         log.info("control.leads", extra={"epoch": self.epoch, "place": self._place})
         return True
 
-    def _check_engine(self, connection: Connection[dict[str, Any]]) -> None:
+    def _times(self) -> dict[str, object]:
+        now, steady = self._clock.now(), steady_seconds()
+        return {"now": now, "boot": boot_id(), "steady_seconds": steady}
+
+    def _resume_clock(self, connection: Connection[dict[str, Any]], before: Leader) -> None:
+        """Go by the clock of the one before us while there are leases or holds that do."""
+        if not isinstance(self._clock, SystemClock):
+            return
+        if not leases.list_live(connection) and not ledger.any_held(connection):
+            return
+        wall = self._clock.now()
+        instant = resumed(before, boot=boot_id(), steady=steady_seconds(), wall=wall)
+        if instant is not None:
+            self._clock.set(instant)
+            log.warning(
+                "clock.resumed",
+                extra={"machine_says": wall, "sublet_says": instant},
+            )
+
+    def _check_engine(self, connection: Connection[dict[str, Any]], before: Leader) -> None:
         """Refuse to lead over leases that run on an engine which is not ours.
 
         They would look lost to us and be settled, while they run on elsewhere. Once the fence
@@ -205,8 +243,7 @@ class Leadership:
         Raises:
             Misconfigured: says where they run.
         """
-        before = self._leader(connection)
-        if before is None or before.engine == self.engine:
+        if before.engine == self.engine:
             return
         fence = leases.last_fence(connection)
         if fence is not None and self._clock.now() < fence:

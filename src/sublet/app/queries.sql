@@ -25,21 +25,24 @@ VALUES (%(caller)s, %(key)s, %(method)s, %(path)s, %(body_digest)s, %(status)s, 
 SELECT pg_try_advisory_lock(%(key)s) AS ours;
 
 -- name: get_leader
-SELECT epoch, beat, instance, engine, place, seen_at FROM leadership;
+SELECT epoch, beat, instance, engine, place, seen_at, boot, steady_seconds FROM leadership;
 
 -- name: get_epoch
 SELECT epoch FROM leadership;
 
 -- name: take_leadership
-INSERT INTO leadership (epoch, beat, instance, engine, place, seen_at)
-VALUES (1, 0, %(instance)s, %(engine)s, %(place)s, %(now)s)
+INSERT INTO leadership (epoch, beat, instance, engine, place, seen_at, boot, steady_seconds)
+VALUES (1, 0, %(instance)s, %(engine)s, %(place)s, %(now)s, %(boot)s, %(steady_seconds)s)
     ON CONFLICT (one) DO UPDATE
    SET epoch = leadership.epoch + 1, beat = 0, instance = excluded.instance,
-       engine = excluded.engine, place = excluded.place, seen_at = excluded.seen_at
+       engine = excluded.engine, place = excluded.place, seen_at = excluded.seen_at,
+       boot = excluded.boot, steady_seconds = excluded.steady_seconds
 RETURNING epoch;
 
 -- name: beat
-UPDATE leadership SET beat = beat + 1, seen_at = %(now)s WHERE epoch = %(epoch)s;
+UPDATE leadership
+   SET beat = beat + 1, seen_at = %(now)s, boot = %(boot)s, steady_seconds = %(steady_seconds)s
+ WHERE epoch = %(epoch)s;
 
 -- name: depose
 -- Nothing that checks its epoch is accepted of the leader any more.

@@ -10,7 +10,7 @@ import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Final
 from uuid import UUID
@@ -22,9 +22,9 @@ from sublet.engine.checks import check, slots_of
 from sublet.engine.hardware import Gpu, usable_cores
 from sublet.engine.launching import Launcher
 from sublet.engine.port import InternalJob, Node, Notice, Observation, Phase, Workload
-from sublet.engine.records import Kind, Record, Status
+from sublet.engine.records import Due, Kind, Record, Status
 from sublet.engine.sandbox import Sandbox
-from sublet.engine.shim import try_lock, write_durably
+from sublet.engine.shim import steady_seconds, try_lock
 
 LOG_BYTES: Final = 64 << 20
 LISTED: Final = timedelta(days=1)  # how long what has ended is still listed
@@ -74,7 +74,7 @@ class LocalEngine:
         Args:
             root: a folder of this engine's own, made if it is missing.
             nodes: what this machine lends, as `find_nodes` found it.
-            clock: the machine's own time, by which the shims go too.
+            clock: the shims are told what it says.
             sandbox: what `find_sandbox` found.
             unsafe_no_sandbox: run a tenant's command unprotected where there is no sandbox.
             gpus: the devices behind `nodes`, as `find_gpus` found them.
@@ -157,7 +157,7 @@ class LocalEngine:
         with self._world():
             job = self._find(workload)
             if job is not None and self._look(job).phase in {Phase.STARTING, Phase.RUNNING}:
-                write_durably(job.folder / "deadline", _utc(deadline).encode())
+                records.write_deadline(job.folder, self._due(deadline))
 
     def stop(self, workload: UUID, *, notice: Notice) -> None:
         """See the port. What is unknown or has ended need not be told."""
@@ -296,9 +296,9 @@ class LocalEngine:
         self, workload: Workload, record: Record, *, deadline: datetime | None = None
     ) -> _Job:
         folder = self._root / str(workload.id)
-        text = None if deadline is None else _utc(deadline)
+        due = None if deadline is None else self._due(deadline)
         shutil.rmtree(folder.with_name(f".new-{folder.name}"), ignore_errors=True)  # a failed try
-        records.create(folder, record, workload.files, text)
+        records.create(folder, record, workload.files, due)
         job = self._jobs[workload.id] = _Job(record, folder)
         return job
 
@@ -405,7 +405,8 @@ class LocalEngine:
 
     def _launch(self, job: _Job) -> None:
         job.tries += 1
-        job.shim = self._launcher.launch(job.folder, job.record)
+        offset = self._clock.now().timestamp() - steady_seconds()
+        job.shim = self._launcher.launch(job.folder, job.record, clock_offset=offset)
         processes.SHIMS.add(job.shim)
 
     def _notify(self, job: _Job, notice: Notice) -> None:
@@ -413,7 +414,11 @@ class LocalEngine:
             if notice.stops_at >= first.stops_at:
                 return
             notice = replace(first, stops_at=notice.stops_at)
-        records.write_notice(job.folder, notice)
+        records.write_notice(job.folder, notice, due=self._due(notice.stops_at))
+
+    def _due(self, instant: datetime) -> Due:
+        left = instant - self._clock.now()
+        return Due(instant=instant, steady_seconds=steady_seconds() + left.total_seconds())
 
     # ---- who runs
 
@@ -490,7 +495,3 @@ def _internal_job(record: Record, seen: Observation) -> InternalJob:
         exit_code=seen.exit_code,
         cancelled=record.cancelled_at is not None,
     )
-
-
-def _utc(instant: datetime) -> str:
-    return instant.astimezone(UTC).isoformat()

@@ -21,6 +21,14 @@ class Kind(StrEnum):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Due:
+    """An instant to come: by our clock, and in seconds since this machine started."""
+
+    instant: datetime
+    steady_seconds: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Record:
     """What was asked for, and which slots it was given. `workload.files` is empty here."""
 
@@ -50,7 +58,7 @@ class Status:
     lost: bool = False
 
 
-def create(folder: Path, record: Record, files: Mapping[str, bytes], deadline: str | None) -> None:
+def create(folder: Path, record: Record, files: Mapping[str, bytes], deadline: Due | None) -> None:
     """Make the workload's folder, whole or not at all.
 
     Raises:
@@ -65,7 +73,7 @@ def create(folder: Path, record: Record, files: Mapping[str, bytes], deadline: s
     for name, content in files.items():
         _place(place, name, content)
     if deadline is not None:
-        write_durably(draft / "deadline", deadline.encode())
+        write_deadline(draft, deadline)
     write(draft, record)
     draft.rename(folder)
     sync_folder(folder.parent)
@@ -148,11 +156,21 @@ def read_status(folder: Path) -> Status:
     )
 
 
-def write_notice(folder: Path, notice: Notice) -> None:
-    """Put the notice where the workload sees it, then tell the shim, which sends SIGTERM."""
-    text = json.dumps(asdict(notice), default=_plain).encode()
+def write_deadline(folder: Path, deadline: Due) -> None:
+    row = {"instant": deadline.instant, "steady_seconds": deadline.steady_seconds}
+    write_durably(folder / "deadline", json.dumps(row, default=_plain).encode())
+
+
+def write_notice(folder: Path, notice: Notice, *, due: Due) -> None:
+    """Put the notice where the workload sees it, then tell the shim, which sends SIGTERM.
+
+    `due` is its `stops_at`, as the shim counts.
+    """
+    row = asdict(notice)
+    text = json.dumps(row, default=_plain).encode()
     write_durably(folder / "box" / "notice.json", text, mode=0o644)
-    write_durably(folder / "stop.json", text)
+    row["stops_at_steady_seconds"] = due.steady_seconds
+    write_durably(folder / "stop.json", json.dumps(row, default=_plain).encode())
 
 
 def read_notice(folder: Path) -> Notice | None:

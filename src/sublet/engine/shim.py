@@ -4,6 +4,9 @@ Run as `python -I -S shim.py DIRECTORY`, detached, with nothing but the standard
 The shim outlives the control plane: with Sublet dead, a workload still stops when its notice
 is over and never outlives its deadline, which is what was paid for.
 
+It goes by the seconds since the machine started, which nobody can set: a clock that is put
+forward must not end what was paid for, nor one that is put back let it run on.
+
 It reads what the engine writes into DIRECTORY (`launch.json`, `deadline`, `stop.json`) and
 writes what the engine reads (`launched`, `status.json`, `log`). README.md has the layout.
 """
@@ -62,8 +65,10 @@ def try_lock(path: Path) -> int | None:
     return descriptor
 
 
-def _now() -> datetime:
-    return datetime.now(UTC)
+def steady_seconds() -> float:
+    """Return the seconds since this machine started. Whoever sets its clock does not set these."""
+    boottime: int | None = getattr(time, "CLOCK_BOOTTIME", None)
+    return time.monotonic() if boottime is None else time.clock_gettime(boottime)
 
 
 def _prctl(option: int, value: int) -> None:
@@ -143,15 +148,15 @@ class Shim:
         self.info = b""
         self.exit_code: int | None = None
         self.told = False  # SIGTERM was delivered
-        self.kill_at: datetime | None = None
-        self.deadline: datetime | None = None
+        self.kill_at: float | None = None  # in steady seconds, as is the deadline
+        self.deadline: float | None = None
         self.detail: str | None = None
         self._deadline_file = _Watched(folder / "deadline")
         self._stop_file = _Watched(folder / "stop.json")
 
     def run(self) -> None:
         self.read_orders()
-        if (why := self.overdue(_now())) is not None or self.kill_at is not None:
+        if (why := self.overdue()) is not None or self.kill_at is not None:
             self.record(None, why or "it was stopped before it started")
             return
 
@@ -163,7 +168,7 @@ class Shim:
             self.detail = failure
             started_at = None
         else:
-            started_at = _now()
+            started_at = self.now()
             self.record(started_at, None)
         self.watch(output, info)
 
@@ -175,7 +180,7 @@ class Shim:
 
     def record(self, started_at: datetime | None, detail: str | None) -> None:
         """Write status.json: a first time when it is up, a last time when nothing is left."""
-        exited_at = None if started_at and self.exit_code is None else _now()
+        exited_at = None if started_at and self.exit_code is None else self.now()
         status = {
             "started_at": started_at and started_at.isoformat(),
             "exited_at": exited_at and exited_at.isoformat(),
@@ -186,14 +191,19 @@ class Shim:
 
     # ---- what the engine asked for
 
+    def now(self) -> datetime:
+        """Return the time by the engine's clock, which need not be what this machine's says."""
+        return datetime.fromtimestamp(steady_seconds() + self.launch["clock_offset"], UTC)
+
     def read_orders(self) -> None:
         if (news := self._deadline_file.news()) is not None:
-            self.deadline = datetime.fromisoformat(news.decode())
+            self.deadline = json.loads(news)["steady_seconds"]
         if (news := self._stop_file.news()) is not None:
-            self.kill_at = datetime.fromisoformat(json.loads(news)["stops_at"])
+            self.kill_at = json.loads(news)["stops_at_steady_seconds"]
 
-    def overdue(self, now: datetime) -> str | None:
+    def overdue(self) -> str | None:
         """Say why it must be dead by now, if it must."""
+        now = steady_seconds()
         if self.deadline is not None and now >= self.deadline:
             return "it reached its deadline and was killed"
         if self.kill_at is not None and now >= self.kill_at:
@@ -295,7 +305,7 @@ class Shim:
                     poll.unregister(descriptor)
             self.read_info(info)
             self.read_orders()
-            if (why := self.overdue(_now())) is not None:
+            if (why := self.overdue()) is not None:
                 self.detail = why
                 self.kill()
             elif self.kill_at is not None and not self.told:

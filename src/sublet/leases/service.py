@@ -269,6 +269,9 @@ def _runs_out(lease: Lease, now: datetime) -> bool:
         and lease.ends_at is not None
         and lease.paid_until < lease.ends_at
         and now >= lease.paid_until - blocks.AHEAD
+        # Past its fence the engine has ended it, or its clock and ours do not agree: nothing
+        # is sold of time that nobody can have had.
+        and now < lease.paid_until + lease.notice
     )
 
 

@@ -282,3 +282,6 @@ SELECT id, sequence, pending_id, debit_account, credit_account, amount_nanos, re
   FROM transfer
  WHERE kind IN ('posted', 'post')
  ORDER BY sequence;
+
+-- name: any_held
+SELECT transfer_id FROM open_hold LIMIT 1;

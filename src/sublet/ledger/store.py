@@ -137,6 +137,11 @@ def holds_of(tx: Tx, holder_prefix: str) -> list[OpenHold]:
     ]
 
 
+def any_held(tx: Tx) -> bool:
+    """Say whether any hold is open."""
+    return one(tx, QUERIES["any_held"], {}) is not None
+
+
 def list_movements(
     tx: Tx, code: str, *, limit: int, before: int | None = None
 ) -> list[dict[str, Any]]:

@@ -10,5 +10,7 @@ CREATE TABLE leadership (
     instance uuid        NOT NULL,  -- one run of one control plane
     engine   uuid        NOT NULL,  -- what its leases run on
     place    text        NOT NULL,  -- where that is, for people
-    seen_at  timestamptz NOT NULL   -- by the leader's own clock
+    seen_at  timestamptz NOT NULL,  -- of the last beat, by the leader's own clock …
+    boot     text        NOT NULL,  -- … and by what nobody can set: which start of its machine …
+    steady_seconds double precision NOT NULL  -- … and how long it was running
 );
