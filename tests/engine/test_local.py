@@ -127,9 +127,9 @@ def test_a_shim_that_cannot_start_is_reported_and_holds_nothing(
 ) -> None:
     real = Launcher.launch
 
-    def spoilt(self: Launcher, folder: Path, record: Record) -> int:
+    def spoilt(self: Launcher, folder: Path, record: Record, *, clock_offset: float) -> int:
         (folder / "deadline").write_text("nonsense")
-        return real(self, folder, record)
+        return real(self, folder, record, clock_offset=clock_offset)
 
     monkeypatch.setattr(Launcher, "launch", spoilt)
     id_ = world.start("true")

@@ -1,4 +1,4 @@
-"""A control plane that dies again and again, and whoever starts it again and looks at the books."""
+"""A process that dies again and again, and whoever starts it again and looks at the books."""
 
 import contextlib
 import json
@@ -68,18 +68,19 @@ def runs(pid: int) -> bool:
 
 @dataclass(slots=True)
 class Plane:
-    """One data folder and database, and the control plane on them, started again when it dies."""
+    """One data folder and database, and a control plane or gateway on them, started when it dies."""
 
     zygote: Zygote
     db: Database
     database_url: str
     folder: Path
+    part: str = "control"
     points: Path = field(init=False)
     deaths: list[str] = field(default_factory=list)  # what had been fired when it died
     others: dict[int, str] = field(default_factory=dict)
     pid: int = 0
     _client: httpx.Client = field(default_factory=lambda: httpx.Client(timeout=20))
-    _url: str = ""
+    url: str = ""
     _operator: str = ""
     _looked_at: int = 0
     _environment: dict[str, str] = field(default_factory=dict)
@@ -89,13 +90,15 @@ class Plane:
         for name in ("reached", "fired"):
             (self.points / name).mkdir(parents=True)
         port = free_port()
-        self._url = f"http://127.0.0.1:{port}"
+        self.url = f"http://127.0.0.1:{port}"
         self._operator = load_or_make(self.folder / "secrets.json").operator_key
         self._environment = {
             "PATH": os.environ["PATH"],
             "DATABASE_URL": self.database_url,
             "SUBLET_DATA": str(self.folder),
-            "SUBLET_API_PORT": str(port),
+            "SUBLET_API_PORT": str(port) if self.part == "control" else "0",
+            "SUBLET_GATEWAY_HTTP_PORT": str(port) if self.part == "gateway" else "0",
+            "SUBLET_GATEWAY_PORT": str(free_port()),
             "SUBLET_SLOTS": str(SLOTS),
             "SUBLET_MODEL": "0",
             "SUBLET_NOTICE_SECONDS": "20",
@@ -125,7 +128,7 @@ class Plane:
 
     def start(self) -> None:
         self.pid = self.zygote.start(
-            "control", environment=self._environment, log=self.folder / "control.log"
+            self.part, environment=self._environment, log=self.folder / "log"
         )
 
     def start_another(self, **variables: str) -> int:
@@ -133,14 +136,14 @@ class Plane:
         port = str(free_port())
         more = {"SUBLET_API_PORT": port, "SUBLET_FAILPOINTS": ""} | variables
         pid = self.zygote.start(
-            "control", environment=self._environment | more, log=self.folder / "control.log"
+            "control", environment=self._environment | more, log=self.folder / "log"
         )
         self.others[pid] = f"http://127.0.0.1:{more['SUBLET_API_PORT']}"
         return pid
 
     def follow(self, pid: int) -> None:
         """Look at another one from now on."""
-        self.pid, self._url = pid, self.others[pid]
+        self.pid, self.url = pid, self.others[pid]
 
     def said(self, event: str) -> list[dict[str, Any]]:
         """Return what all of them logged by this name."""
@@ -166,9 +169,10 @@ class Plane:
     def _until_answers(self) -> None:
         """Wait until it serves, or is dead again."""
         until = time.monotonic() + SECONDS
+        url = self.url + {"control": "/v1/status", "gateway": "/healthz"}[self.part]
         while runs(self.pid):
             with contextlib.suppress(httpx.TransportError):
-                if self._client.get(f"{self._url}/v1/status").status_code == 200:
+                if self._client.get(url).status_code == 200:
                     return
             assert time.monotonic() < until, self.log()[-3000:]
             time.sleep(0.01)
@@ -180,7 +184,7 @@ class Plane:
         assert not differences, (differences, self.fired())
 
     def log(self) -> str:
-        return (self.folder / "control.log").read_text()
+        return (self.folder / "log").read_text()
 
     def until(self, what: Callable[[], Any], *, seconds: float = SECONDS) -> Any:
         end = time.monotonic() + seconds
@@ -205,7 +209,7 @@ class Plane:
         while True:
             self.tend()
             with contextlib.suppress(httpx.TransportError):
-                answer = self._client.request(method, self._url + path, json=body, headers=headers)
+                answer = self._client.request(method, self.url + path, json=body, headers=headers)
                 if answer.is_success:
                     return dict(answer.json()) if answer.content else {}
                 error = answer.json()["error"]
@@ -224,11 +228,14 @@ class Plane:
 
 
 @contextmanager
-def plane(zygote: Zygote, database_url: str, folder: Path) -> Iterator[Plane]:
+def plane(
+    zygote: Zygote, database_url: str, folder: Path, *, part: str = "control"
+) -> Iterator[Plane]:
     with Database(database_url) as db:
-        made = Plane(zygote, db, database_url, folder)
+        made = Plane(zygote, db, database_url, folder, part)
         try:
             made.start()
+            made._until_answers()
             yield made
         finally:
             made.stop()

@@ -140,7 +140,7 @@ def test_whichever_step_is_the_last_the_books_add_up(control: Plane, steps: set[
     killed = {mark.removesuffix(" kill") for mark in control.fired()}
     print(len(killed), "steps, at each of which it died")
     assert killed >= steps
-    assert len(control.deaths) == len(killed)
+    control.until(lambda: len(control.deaths) == len(killed))
 
 
 def test_a_connection_lost_around_any_commit_costs_nothing(control: Plane, steps: set[str]) -> None:

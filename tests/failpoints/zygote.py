@@ -19,7 +19,7 @@ from sublet.leases import blocks
 blocks.BLOCK_SECONDS = 2  # type: ignore[misc] -- before whoever copies it is loaded
 blocks.AHEAD = timedelta(seconds=1.5)  # type: ignore[misc]
 
-from sublet.app import control, leadership  # noqa: E402 -- see above
+from sublet.app import control, gateway, leadership  # noqa: E402 -- see above
 
 leadership.STALE_SECONDS = 2.0  # type: ignore[misc]
 
@@ -31,7 +31,7 @@ def wall() -> datetime:
 
 
 clock.SystemClock.__init__.__kwdefaults__["wall"] = wall
-PARTS: dict[str, ModuleType] = {"control": control}
+PARTS: dict[str, ModuleType] = {"control": control, "gateway": gateway}
 
 
 def start(order: dict[str, object]) -> int:
