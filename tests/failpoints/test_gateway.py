@@ -121,7 +121,7 @@ class Asked:
         return self.plane.url
 
     def until(self, what: Any) -> None:
-        assert wait_for(what, wait_seconds=30)
+        assert wait_for(what, wait_seconds=90)
 
 
 @contextmanager

@@ -73,7 +73,10 @@ class Control:
             Unavailable: the engine or the database did not answer; try again later.
         """
         if not self.stopping:  # freed slots are for nobody then
-            self._engine.tick()
+            try:
+                self._engine.tick()
+            except Unavailable as error:  # what runs must be looked after all the same
+                log.warning("engine.unavailable", extra={"detail": str(error)})
         jobs = list(self._engine.internal_jobs())
         self._observe_fleet(jobs)
         with self._db.transaction() as tx:

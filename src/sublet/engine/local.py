@@ -414,7 +414,14 @@ class LocalEngine:
             if notice.stops_at >= first.stops_at:
                 return
             notice = replace(first, stops_at=notice.stops_at)
-        records.write_notice(job.folder, notice, due=self._due(notice.stops_at))
+        due = self._due(notice.stops_at)
+        try:
+            records.write_notice(job.folder, notice, due=due)
+        except OSError:
+            # It cannot be told, on a full disk; but it must be gone by then.
+            if (job.folder / "deadline").exists():
+                records.write_deadline(job.folder, due)
+            raise
 
     def _due(self, instant: datetime) -> Due:
         left = instant - self._clock.now()

@@ -12,7 +12,10 @@ from typing import Any
 from uuid import UUID
 
 from sublet.engine.port import Notice, Workload
-from sublet.engine.shim import sync_folder, write_durably
+from sublet.engine.shim import overwrite_durably, sync_folder, write_durably
+
+# Always as long, so that one can be written over another.
+_DEADLINE_BYTES = 128
 
 
 class Kind(StrEnum):
@@ -158,7 +161,14 @@ def read_status(folder: Path) -> Status:
 
 def write_deadline(folder: Path, deadline: Due) -> None:
     row = {"instant": deadline.instant, "steady_seconds": deadline.steady_seconds}
-    write_durably(folder / "deadline", json.dumps(row, default=_plain).encode())
+    text = json.dumps(row, default=_plain).encode().ljust(_DEADLINE_BYTES)
+    try:
+        write_durably(folder / "deadline", text)
+    except OSError:
+        if not (folder / "deadline").exists():
+            raise
+        # On a full disk: what is paid for must run on, and what must go must go.
+        overwrite_durably(folder / "deadline", text)
 
 
 def write_notice(folder: Path, notice: Notice, *, due: Due) -> None:

@@ -29,6 +29,7 @@ from typing import Any, Final
 
 POLL_MS: Final = 100
 LINUX: Final = sys.platform == "linux"
+_BLOCK: Final = 1024  # longer than any of our small files
 _SUBREAPER: Final = 36  # PR_SET_CHILD_SUBREAPER, linux/prctl.h
 _DEATH_SIGNAL: Final = 1  # PR_SET_PDEATHSIG
 
@@ -44,6 +45,29 @@ def write_durably(path: Path, data: bytes, mode: int = 0o600) -> None:
         os.fsync(descriptor)
     temporary.rename(path)
     sync_folder(path.parent)
+
+
+def overwrite_durably(path: Path, data: bytes) -> None:
+    """Write over the beginning of a file that is there, of at most one disk block.
+
+    It takes no room, so it succeeds on a full disk. A reader may find it half written.
+    """
+    descriptor = os.open(path, os.O_WRONLY)
+    try:
+        os.pwrite(descriptor, data.ljust(os.fstat(descriptor).st_size), 0)
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def reserve(path: Path) -> None:
+    """Make a file that has its room on the disk, for `overwrite_durably`."""
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT, 0o600)
+    try:
+        os.pwrite(descriptor, b" " * _BLOCK, 0)
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def sync_folder(folder: Path) -> None:
@@ -116,6 +140,10 @@ class _Watched:
         except FileNotFoundError:
             return None
 
+    def forget(self) -> None:
+        """Read it again, though it be the same."""
+        self._seen = None
+
 
 class _Log:
     """What the workload printed, up to a limit; what follows is drained and dropped."""
@@ -161,6 +189,8 @@ class Shim:
             return
 
         self.make_cgroups()
+        # Room for its last word is taken before its first: a full disk must not lose it.
+        reserve(self.folder / ".status.last")
         write_durably(self.folder / "launched", b"")
         output, error, info = self.spawn()
         # Read until exec closes it: then the child is up, or has said why it is not.
@@ -187,7 +217,14 @@ class Shim:
             "exit_code": self.exit_code,
             "detail": detail,
         }
-        write_durably(self.folder / "status.json", json.dumps(status).encode())
+        text = json.dumps(status).encode()
+        try:
+            write_durably(self.folder / "status.json", text)
+        except OSError:
+            if exited_at is None:
+                return  # it runs all the same, and its last word says when it started
+            overwrite_durably(self.folder / ".status.last", text)
+            (self.folder / ".status.last").rename(self.folder / "status.json")
 
     # ---- what the engine asked for
 
@@ -197,7 +234,12 @@ class Shim:
 
     def read_orders(self) -> None:
         if (news := self._deadline_file.news()) is not None:
-            self.deadline = json.loads(news)["steady_seconds"]
+            try:
+                self.deadline = json.loads(news)["steady_seconds"]
+            except ValueError:
+                if self.deadline is None:
+                    raise  # nothing runs without a fence
+                self._deadline_file.forget()  # half written over the one before
         if (news := self._stop_file.news()) is not None:
             self.kill_at = json.loads(news)["stops_at_steady_seconds"]
 
