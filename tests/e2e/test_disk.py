@@ -7,6 +7,7 @@ from decimal import Decimal
 from pathlib import Path
 
 import httpx
+import psycopg
 import pytest
 from tests.e2e.instance import SUBLET, Instance, until
 from tests.faults.disk import Disk, small_disk
@@ -42,20 +43,38 @@ def pay_in(instance: Instance, tenant_id: str) -> int:
         return 0
 
 
+def use_up_the_log(instance: Instance) -> None:
+    with instance.database() as connection:
+        connection.autocommit = True
+        while True:
+            connection.execute("SELECT pg_logical_emit_message(false, 'x', 'x')")
+            connection.execute("SELECT pg_switch_wal()")
+
+
 def test_a_full_disk_is_waited_for_and_nothing_is_lost(disk: Disk, instance: Instance) -> None:
     tenant_id, key = instance.tenant("full", usd="1")
     lease = instance.lease(key, command=LOOP, max_seconds=600)
     instance.await_lease(lease["id"], "running")
     disk.fill()
     paid: list[int] = []
-    # Until PostgreSQL has no room for its log, payments go on; then they are refused.
+    # Until PostgreSQL has no room for its tables, payments go on; then they are refused.
     until(lambda: paid.append(pay_in(instance, tenant_id)) or paid.count(503) >= 5, seconds=90)
     assert set(paid) <= {200, 503, 0}, paid
+    refused = instance.api("POST", f"/v1/tenants/{tenant_id}/credits", {"amount_usd": str(CENT)})
+    assert "No space left on device" in refused.json()["error"]["message"]
+    # Then it has none for its log either, gives up, and cannot be started again.
+    before = instance.pid_of("postgres")
+    with pytest.raises(psycopg.Error):
+        use_up_the_log(instance)
+    until(lambda: "trying again" in instance.output(), seconds=60)
+    said = instance.output()
+    assert "PostgreSQL did not start" in said and str(instance.data / "postgres") in said
+    paid.append(pay_in(instance, tenant_id))
     assert instance.process is not None and instance.process.poll() is None
     disk.empty()
     until(lambda: pay_in(instance, tenant_id) == 200, seconds=60, what="the database")
     paid.append(200)
-    assert instance.process.poll() is None
+    assert instance.process.poll() is None and instance.pid_of("postgres") != before
 
     instance.api("DELETE", f"/v1/leases/{lease['id']}", key=key)
     ended = instance.await_lease(lease["id"], "ended")

@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,9 @@ from tests.core.databases import fresh_url
 from tests.failpoints.plane import Plane, Zygote, plane
 from tests.gateway.stage import INPUT, MODEL, OUTPUT, Stage, raised, says
 
+from sublet.app.leadership import Leadership
+from sublet.core.clock import SystemClock
+from sublet.core.ids import new_id
 from sublet.core.process import wait_for
 
 TOKENS = 6
@@ -137,6 +141,26 @@ def town(zygote: Zygote, database_url: str, folder: Path) -> Iterator[Town]:
 def own(zygote: Zygote, database_url: str, folder: Path) -> Iterator[Town]:
     with town(zygote, database_url, folder) as made:
         yield made
+
+
+def test_a_gateway_goes_by_the_clock_of_the_control_plane_beside_it(own: Town) -> None:
+    """Started after the machine's clock was put back, its holds would be overdue when made."""
+    leadership = Leadership(
+        own.plane.database_url, engine=new_id(), place="here", clock=SystemClock()
+    )
+    assert leadership.hold()
+    own.plane.set_clock(hours=-3)
+    own.plane.kill()
+    _, key = own.stage.tenant(10**12)
+    assert Customer(own.plane, key).ask() == 200
+    with own.stage.db.transaction() as tx:
+        rows = tx.execute("SELECT expires_at FROM transfer WHERE kind = 'pending'").fetchall()
+    leadership.close()
+    now = datetime.now(UTC)
+    assert rows
+    for row in rows:
+        assert timedelta(minutes=13) < row["expires_at"] - now < timedelta(minutes=16)
+    assert len(own.plane.said("clock.resumed")) == 1
 
 
 def declared() -> set[str]:

@@ -13,7 +13,7 @@ import os
 import signal
 import time
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import datetime
 from pathlib import Path
 from typing import IO, Any, Final
 from uuid import UUID
@@ -22,7 +22,7 @@ import psycopg
 from psycopg import Connection
 from psycopg.rows import dict_row
 
-from sublet.core.clock import Clock, SystemClock, boot_id, steady_seconds
+from sublet.core.clock import Beat, Clock, SystemClock, beat_of
 from sublet.core.db import Tx, load_queries
 from sublet.core.errors import Misconfigured, Unavailable
 from sublet.core.failpoint import failpoint
@@ -39,8 +39,6 @@ _BEAT_SECONDS: Final = 1.0
 _LOOK_SECONDS: Final = 0.25
 # Longer than any step of a leader that lives; much shorter than the fence of a lease.
 STALE_SECONDS: Final = 15.0
-# More than any correction that a clock makes by itself.
-_CLOCK_MAY_DIFFER: Final = timedelta(seconds=2)
 _END_MS: Final = 5000  # for its connections to end
 
 
@@ -57,17 +55,10 @@ class Leader:
     boot: str
     steady_seconds: float
 
-
-def resumed(before: Leader, *, boot: str, steady: float, wall: datetime) -> datetime | None:
-    """Return what time it is where the machine's clock cannot be believed; None where it can.
-
-    For a control plane that finds leases running. Their times are those of the clock before it,
-    so that one goes on: when the machine's clock was set meanwhile, nobody is billed for it.
-    """
-    if before.boot == boot != "":
-        expected = before.seen_at + timedelta(seconds=steady - before.steady_seconds)
-        return expected if abs(wall - expected) > _CLOCK_MAY_DIFFER else None
-    return before.seen_at if wall < before.seen_at else None
+    def clock_now(self) -> datetime | None:
+        """Return what its clock says now, if that can be known here."""
+        beat = Beat(instant=self.seen_at, boot=self.boot, steady_seconds=self.steady_seconds)
+        return beat.now()
 
 
 class Leadership:
@@ -216,8 +207,10 @@ class Leadership:
         return True
 
     def _times(self) -> dict[str, object]:
-        now, steady = self._clock.now(), steady_seconds()
-        return {"now": now, "boot": boot_id(), "steady_seconds": steady}
+        beat = beat_of(self._clock)
+        return {
+            "now": beat.instant, "boot": beat.boot, "steady_seconds": beat.steady_seconds
+        }  # fmt: skip
 
     def _resume_clock(self, connection: Connection[dict[str, Any]], before: Leader) -> None:
         """Go by the clock of the one before us while there are leases or holds that do."""
@@ -225,14 +218,9 @@ class Leadership:
             return
         if not leases.list_live(connection) and not ledger.any_held(connection):
             return
-        wall = self._clock.now()
-        instant = resumed(before, boot=boot_id(), steady=steady_seconds(), wall=wall)
-        if instant is not None:
-            self._clock.set(instant)
-            log.warning(
-                "clock.resumed",
-                extra={"machine_says": wall, "sublet_says": instant},
-            )
+        # Where that cannot be known, at least nothing goes back.
+        instant = before.clock_now() or max(before.seen_at, self._clock.now())
+        self._clock.set(instant)
 
     def _check_engine(self, connection: Connection[dict[str, Any]], before: Leader) -> None:
         """Refuse to lead over leases that run on an engine which is not ours.

@@ -4,6 +4,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Final, Protocol
@@ -38,6 +39,25 @@ def boot_id() -> str:
         return _BOOT_ID.read_text(encoding="ascii").strip()
     except OSError:
         return ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Beat:
+    """What a process's clock said once, and where and when that was by what nobody can set."""
+
+    instant: datetime
+    boot: str
+    steady_seconds: float
+
+    def now(self) -> datetime | None:
+        """Return what that clock says now; None when this is another machine, or it restarted."""
+        if not self.boot or self.boot != boot_id():
+            return None
+        return self.instant + timedelta(seconds=steady_seconds() - self.steady_seconds)
+
+
+def beat_of(clock: Clock) -> Beat:
+    return Beat(instant=clock.now(), boot=boot_id(), steady_seconds=steady_seconds())
 
 
 class SystemClock:
@@ -84,11 +104,16 @@ class SystemClock:
             )
         return self._last
 
-    def set(self, instant: datetime) -> None:
-        """Go on from `instant`, whatever the machine's clock says."""
+    def set(self, instant: datetime) -> bool:
+        """Go on from `instant`, whatever the machine's clock says; False when we are there."""
+        before = self.now()
+        if abs(instant - before) <= 2 * _FOLLOWED:
+            return False
         with self._turns:
             self._from, self._at = instant, self._steady()
             self._last = instant
+        log.warning("clock.resumed", extra={"was": before, "is": instant})
+        return True
 
 
 class ManualClock:
