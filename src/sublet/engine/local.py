@@ -124,7 +124,7 @@ class LocalEngine:
     def internal_jobs(self) -> Sequence[InternalJob]:
         with self._world():
             return [
-                _internal_job(job.record, self._look(job))
+                records.internal_job(job.record, self._look(job))
                 for job in sorted(self._jobs.values(), key=lambda job: job.order)
                 if job.record.kind is Kind.INTERNAL
             ]
@@ -487,18 +487,4 @@ def _end(record: Record, status: Status) -> Observation | None:
         exited_at=status.exited_at,
         exit_code=status.exit_code,
         detail=status.detail,
-    )
-
-
-def _internal_job(record: Record, seen: Observation) -> InternalJob:
-    return InternalJob(
-        id=record.workload.id,
-        name=record.name,
-        gpu_model=record.workload.gpu_model,
-        gpus=record.workload.gpus,
-        submitted_at=record.submitted_at,
-        started_at=record.slots_at,  # it holds GPUs from there on, whatever its process does
-        exited_at=seen.exited_at,
-        exit_code=seen.exit_code,
-        cancelled=record.cancelled_at is not None,
     )

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 from uuid import UUID
 
-from sublet.engine.port import Notice, Workload
+from sublet.engine.port import InternalJob, Notice, Observation, Workload
 from sublet.engine.shim import overwrite_durably, sync_folder, write_durably
 
 # Always as long, so that one can be written over another.
@@ -138,6 +138,21 @@ def id_of(name: str) -> UUID | None:
         return UUID(name)
     except ValueError:
         return None
+
+
+def internal_job(record: Record, seen: Observation) -> InternalJob:
+    """Return a job of the queue as the port shows it."""
+    return InternalJob(
+        id=record.workload.id,
+        name=record.name,
+        gpu_model=record.workload.gpu_model,
+        gpus=record.workload.gpus,
+        submitted_at=record.submitted_at,
+        started_at=record.slots_at,  # it holds GPUs from there on, whatever its process does
+        exited_at=seen.exited_at,
+        exit_code=seen.exit_code,
+        cancelled=record.cancelled_at is not None,
+    )
 
 
 def write_status(folder: Path, status: Status) -> None:
