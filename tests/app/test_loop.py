@@ -74,6 +74,7 @@ class World:
 def test_a_lease_that_cannot_be_reached_holds_up_no_other(
     db: Database, caplog: pytest.LogCaptureFixture
 ) -> None:
+    caplog.set_level(logging.WARNING, "sublet")
     world = World(db)
     ids = [world.lease(number) for number in range(5)]
     world.engine.silent = frozenset({ids[0], ids[3]})
