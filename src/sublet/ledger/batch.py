@@ -157,7 +157,7 @@ def settle_many(
     plain: dict[UUID, Settlement] = {}  # the first of each hold, if it is open and holds enough
     for one in settlements:
         row = held.get(one.hold_id)
-        if row is not None and one.amount.nanos <= row["amount_nanos"]:
+        if row is not None and 0 <= one.amount.nanos <= row["amount_nanos"]:
             plain.setdefault(one.hold_id, one)
     moved = resolve(
         tx, list(plain.values()), held, beside=[one.hold_id for one in settlements], now=now
