@@ -98,3 +98,8 @@ def test_whatever_is_written_is_an_amount_or_refused(text: str) -> None:
 def test_two_currencies_are_not_added() -> None:
     with pytest.raises(AssertionError):
         Money(1) + Money(1, "EUR")
+
+
+def test_amounts_of_one_currency_are_added_and_turned_round_in_it() -> None:
+    assert Money(5, "EUR") + Money(7, "EUR") == Money(12, "EUR")
+    assert -Money(5, "EUR") == Money(-5, "EUR")

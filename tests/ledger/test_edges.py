@@ -15,6 +15,7 @@ from tests.core.databases import fresh, undone
 from sublet.core.audit import Findings
 from sublet.core.db import Database, Tx
 from sublet.core.errors import Conflict, Invalid, SubletError, Unpaid
+from sublet.core.ids import derived_id
 from sublet.core.money import MAX_NANOS, Money
 from sublet.core.process import wait_for
 from sublet.ledger import audit, store
@@ -180,6 +181,18 @@ def test_a_wallet_pays_its_last_nano_and_not_one_more(book: Database, way: str) 
             hold(tx, way, transfer(tx, "wallet", "revenue", 41), until=NOON)
         hold(tx, way, transfer(tx, "wallet", "revenue", 40), until=NOON)
         assert store.get_account(tx, "wallet").available == Money(0)
+
+
+@EVERY_WAY
+@pytest.mark.parametrize("nanos", [0, 1, 100])
+def test_the_id_of_a_resolution_stays_as_it_is(book: Database, way: str, nanos: int) -> None:
+    """A repeat after an update of Sublet must find what the version before it recorded."""
+    with undone(book) as tx:
+        wanted = transfer(tx, "bank", "revenue", 100)
+        hold(tx, way, wanted, until=NOON)
+        settle(tx, way, wanted.id, nanos)
+        rows = tx.execute("SELECT id FROM transfer WHERE pending_id = %s", [wanted.id]).fetchall()
+        assert rows == [{"id": derived_id(wanted.id, "resolution")}]
 
 
 @EVERY_WAY
