@@ -262,6 +262,60 @@ def test_a_chain_spends_what_it_has_just_received_and_settles_what_it_has_just_h
         audited(tx)
 
 
+def test_a_chain_spends_no_more_than_is_left_by_the_steps_ahead_of_it(book: Database) -> None:
+    with undone(book) as tx:
+        revenue, payer, payee, _ = accounts(tx)
+        too_much: list[list[Step]] = [
+            [hold(1, payer, revenue, 60), hold(2, payer, revenue, 41)],
+            [post(1, payer, revenue, 60), post(2, payer, revenue, 41)],
+            [hold(1, payer, revenue, 100), settle(1, 60), post(2, payer, revenue, 41)],
+            [post(1, payer, payee, 60), post(2, payee, revenue, 161)],
+            [hold(1, payer, payee, 60), post(2, payee, revenue, 101)],  # held is not had
+        ]
+        for chain in too_much:
+            with pytest.raises(Unpaid, match=f"^step {len(chain)} "):
+                link(tx, chain, now=NOON)
+        enough: list[list[Step]] = [
+            [hold(1, payer, revenue, 100), settle(1, 60), hold(2, payer, revenue, 40), void(2)],
+            [post(3, payer, payee, 40), hold(4, payee, revenue, 140)],
+        ]
+        assert link_many(tx, enough, now=NOON) == [True, True]
+        for code, nanos in (("wallet:0", 0), ("wallet:1", 0)):
+            assert store.get_account(tx, code).available == Money(nanos)
+        audited(tx)
+
+
+def test_chains_of_one_call_spend_what_the_chains_ahead_of_them_left(book: Database) -> None:
+    with undone(book) as tx:
+        revenue, payer, _, _ = accounts(tx)
+        outcomes = link_many(
+            tx,
+            [
+                [hold(1, payer, revenue, 60)],
+                [hold(2, payer, revenue, 60)],
+                [settle(1, 50), hold(3, payer, revenue, 50)],
+                [hold(1, payer, revenue, 60)],
+                [settle(1, 50)],
+                [settle(3, 51)],
+                [settle(2, 1)],
+            ],
+            now=NOON,
+        )
+        kinds = [type(one.error) if isinstance(one, Broken) else one for one in outcomes]
+        assert kinds == [True, Unpaid, True, False, False, Invalid, NotFound]
+        audited(tx)
+
+
+def test_what_has_expired_has_expired_also_when_the_clock_was_set_back(book: Database) -> None:
+    with undone(book) as tx:
+        revenue, payer, _, _ = accounts(tx)
+        assert link(tx, [hold(1, payer, revenue, 60), hold(2, payer, revenue, 1)], now=NOON)
+        assert link(tx, [expire(1)], now=LATER) is True
+        assert link(tx, [expire(1)], now=NOON) is False
+        with pytest.raises(Conflict, match=r"runs until 2026-01-01T13:00:00"):
+            link(tx, [expire(2)], now=LATER - timedelta(microseconds=1))
+
+
 def test_a_repeat_of_a_whole_chain_has_no_effect_and_of_a_part_is_invalid(book: Database) -> None:
     with undone(book) as tx:
         revenue, payer, payee, _ = accounts(tx)

@@ -35,7 +35,7 @@ pytestmark = pytest.mark.real
 
 # What threads do is not what they did when it is shrunk: look again at what failed, and no more.
 QUICK = settings(
-    max_examples=5, stateful_step_count=18, deadline=None, phases=[Phase.explicit, Phase.generate]
+    max_examples=4, stateful_step_count=16, deadline=None, phases=[Phase.explicit, Phase.generate]
 )
 
 

@@ -209,17 +209,14 @@ class _Books:
         return True
 
     def _record(self, row: Row, pending: int, posted: int) -> None:
+        # As far as what is available depends on it.
         payer, payee = self.accounts[row["debit_account"]], self.accounts[row["credit_account"]]
         self.accounts[payer.id] = replace(
             payer,
             debits_pending=payer.debits_pending + pending,
             debits_posted=payer.debits_posted + posted,
         )
-        self.accounts[payee.id] = replace(
-            payee,
-            credits_pending=payee.credits_pending + pending,
-            credits_posted=payee.credits_posted + posted,
-        )
+        self.accounts[payee.id] = replace(payee, credits_posted=payee.credits_posted + posted)
         self.transfers[row["id"]] = row
         self.new.append(row)
 
