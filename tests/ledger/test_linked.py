@@ -542,6 +542,18 @@ def test_a_hold_that_somebody_makes_at_this_moment_is_found_or_not_but_never_hal
         assert rows == [{"id": derived_id(UUID(int=1), "resolution")}]
 
 
+def test_an_id_that_is_never_free_is_a_conflict_and_no_endless_search(book: Database) -> None:
+    with undone(book) as tx:
+        revenue, payer, payee, _ = accounts(tx)
+        assert link(tx, [hold(1, payer, revenue, 5)], now=NOON)
+        taken = derived_id(UUID(int=1), "resolution")
+        assert store.post(tx, transfer(taken.int, payee, revenue, 1), now=NOON)
+        before = written(tx)
+        with pytest.raises(Conflict, match="in a row"):
+            link(tx, [settle(1, 5)], now=NOON)
+        assert written(tx) == before
+
+
 def test_a_chain_of_another_reason_is_another_chain(book: Database) -> None:
     with undone(book) as tx:
         revenue, payer, _, _ = accounts(tx)

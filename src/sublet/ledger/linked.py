@@ -21,7 +21,7 @@ from collections import ChainMap
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
-from typing import Any
+from typing import Any, Final
 from uuid import UUID
 
 from sublet.core.db import Tx
@@ -32,6 +32,9 @@ from sublet.ledger.store import CONTENTS, QUERIES, RESOLUTION, as_account, as_ro
 from sublet.ledger.transfer import Account, Kind, Transfer
 
 Row = Mapping[str, Any]
+
+# Each time means that somebody has just recorded one of these ids, so two are rare.
+_ATTEMPTS: Final = 5
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -91,9 +94,12 @@ def link_many(tx: Tx, chains: Sequence[Sequence[Step]], *, now: datetime) -> lis
 
     Returns:
         for each what `link` would return, or how it broke.
+
+    Raises:
+        Conflict: others were quicker, again and again; nothing of any chain was done.
     """
     named = _name(chains)
-    while True:
+    for _ in range(_ATTEMPTS):
         # Ahead of the savepoint, which would otherwise be a transaction, and commit.
         open_ = tx.execute(QUERIES["lock_holds"], {"ids": named.holds}).fetchall()
         try:
@@ -104,6 +110,7 @@ def link_many(tx: Tx, chains: Sequence[Sequence[Step]], *, now: datetime) -> lis
         except _LostError:
             continue  # with what the others have done meanwhile
         return outcomes
+    raise Conflict(f"others took the ids of a chain, {_ATTEMPTS} times in a row: send it again")
 
 
 # ── inside ───────────────────────────────────────────────────────────────────────────────
