@@ -15,7 +15,7 @@ from tests.core.databases import fresh, undone
 from sublet.core.audit import Findings
 from sublet.core.db import Database, Tx
 from sublet.core.errors import Conflict, Invalid, SubletError, Unpaid
-from sublet.core.ids import derived_id
+from sublet.core.ids import sibling_id
 from sublet.core.money import MAX_NANOS, Money
 from sublet.core.process import wait_for
 from sublet.ledger import audit, store
@@ -192,7 +192,8 @@ def test_the_id_of_a_resolution_stays_as_it_is(book: Database, way: str, nanos: 
         hold(tx, way, wanted, until=NOON)
         settle(tx, way, wanted.id, nanos)
         rows = tx.execute("SELECT id FROM transfer WHERE pending_id = %s", [wanted.id]).fetchall()
-        assert rows == [{"id": derived_id(wanted.id, "resolution")}]
+        assert rows == [{"id": sibling_id(wanted.id, store.RESOLUTION)}]
+        assert rows == [{"id": UUID(int=wanted.id.int ^ 1 << 48)}]
 
 
 @EVERY_WAY

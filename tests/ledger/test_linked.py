@@ -19,7 +19,7 @@ from tests.core.databases import fresh, undone
 from sublet.core.audit import Findings
 from sublet.core.db import Database, Tx
 from sublet.core.errors import Conflict, Invalid, NotFound, SubletError, Unpaid
-from sublet.core.ids import derived_id
+from sublet.core.ids import sibling_id
 from sublet.core.money import Money
 from sublet.core.process import wait_for
 from sublet.ledger import audit, store
@@ -539,14 +539,14 @@ def test_a_hold_that_somebody_makes_at_this_moment_is_found_or_not_but_never_hal
     with pair.transaction() as tx:
         assert store.get_account(tx, "wallet:0").balance == Money(30)
         rows = tx.execute("SELECT id FROM transfer WHERE pending_id IS NOT NULL").fetchall()
-        assert rows == [{"id": derived_id(UUID(int=1), "resolution")}]
+        assert rows == [{"id": sibling_id(UUID(int=1), store.RESOLUTION)}]
 
 
 def test_an_id_that_is_never_free_is_a_conflict_and_no_endless_search(book: Database) -> None:
     with undone(book) as tx:
         revenue, payer, payee, _ = accounts(tx)
         assert link(tx, [hold(1, payer, revenue, 5)], now=NOON)
-        taken = derived_id(UUID(int=1), "resolution")
+        taken = sibling_id(UUID(int=1), store.RESOLUTION)
         assert store.post(tx, transfer(taken.int, payee, revenue, 1), now=NOON)
         before = written(tx)
         with pytest.raises(Conflict, match="in a row"):

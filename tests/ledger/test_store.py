@@ -147,7 +147,9 @@ def test_holds_are_listed_by_how_their_holder_s_name_starts_to_the_letter(db: Da
             store.hold(tx, holds[name], holder=name, expires_at=LATER, now=NOON)
         for prefix in [*names, *(name[:-1] for name in names), "", "_", "\\", "a"]:
             expected = {(holds[name].id, name) for name in names if name.startswith(prefix)}
-            assert set(store.holds_of(tx, prefix)) == expected
+            found = store.holds_of(tx, prefix)
+            assert {(one.id, one.holder) for one in found} == expected
+            assert {(one.debit_account, one.nanos) for one in found} <= {(wallet.id, 1)}
 
 
 def test_movements_are_of_the_currency_of_their_accounts(db: Database) -> None:

@@ -12,7 +12,7 @@ from tests.core.databases import fresh
 from sublet.app import bootstrap
 from sublet.core.db import Database
 from sublet.core.errors import Invalid, Unpaid
-from sublet.core.ids import derived_id, new_id
+from sublet.core.ids import derived_id, new_id, sibling_id
 from sublet.core.money import Money
 from sublet.fleet import store as fleet
 from sublet.leases import blocks, service
@@ -199,7 +199,7 @@ def test_what_is_recorded_of_a_minute_is_whole_and_its_ids_stay_as_they_are(
     lease = shop.lease
     hold_id = derived_id(lease.id, "block", 0)
     usage_id = derived_id(lease.id, "usage", 0)
-    moved = derived_id(hold_id, "resolution")
+    moved = sibling_id(hold_id, ledger.RESOLUTION)
     with db.transaction() as tx:
         [hold] = tx.execute("SELECT * FROM transfer WHERE id = %s", [hold_id]).fetchall()
         usages = tx.execute("SELECT * FROM usage WHERE lease_id = %s", [lease.id]).fetchall()
@@ -213,15 +213,16 @@ def test_what_is_recorded_of_a_minute_is_whole_and_its_ids_stay_as_they_are(
             "id": usage_id, "source": f"lease:{lease.id}", "sequence": 0,
             "tenant_id": shop.tenant.id, "api_key_id": None, "lease_id": lease.id, "model": None,
             "request_id": None, "gpu_seconds": 2 * seconds, "input_tokens": 0,
-            "cached_input_tokens": 0, "output_tokens": 0, "delivered_tokens": 0,
+            "cache_read_tokens": 0, "cache_write_tokens": 0, "output_tokens": 0,
+            "reasoning_tokens": 0, "delivered_tokens": 0,
             "outcome": outcome, "happened_at": at, "recorded_at": NOON + 100 * SECOND,
             "record": usages[0]["record"],
         }
     ]  # fmt: skip
     assert charges == [
         {
-            "id": derived_id(usage_id, "charge", lease.price_id), "usage_id": usage_id,
-            "tenant_id": shop.tenant.id, "price_id": lease.price_id, "quantity": 2 * seconds,
+            "usage_id": usage_id, "tenant_id": shop.tenant.id, "price_ids": [lease.price_id],
+            "quantities": [2 * seconds], "amounts": [2 * seconds * 200],
             "amount_nanos": 2 * seconds * 200, "transfer_id": moved, "happened_at": at,
             "recorded_at": NOON + 100 * SECOND, "record": charges[0]["record"],
         }
@@ -327,10 +328,7 @@ def test_use_that_came_after_its_hold_was_gone_is_charged_to_the_wallet(idle: Sh
     # The id stays as it is, for repeats after an update.
     moved = derived_id(held, "late")
     assert (late["id"], late["reason"], late["happened_at"]) == (moved, "tokens", NOON)
-    assert (charge["transfer_id"], charge["id"]) == (
-        moved,
-        derived_id(usage.id, "charge", idle.price.id),
-    )
+    assert (charge["transfer_id"], charge["usage_id"]) == (moved, usage.id)
 
 
 def test_seconds_that_came_after_their_hold_was_gone_are_charged_as_a_lease_s(db: Database) -> None:
