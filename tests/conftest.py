@@ -60,7 +60,9 @@ def postgres_url() -> Iterator[str]:
 
 @pytest.fixture(scope="session")
 def template(postgres_url: str) -> str:
-    """A migrated database that the others are copied from."""
+    """A migrated database that the others are copied from; TEST_DATABASE_TEMPLATE, if it is set."""
+    if (ready := os.environ.get("TEST_DATABASE_TEMPLATE")) is not None:
+        return ready
     name = f"template_{uuid4().hex}"
     with psycopg.connect(postgres_url, autocommit=True) as connection:
         connection.execute(f'CREATE DATABASE "{name}"'.encode())

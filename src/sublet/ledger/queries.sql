@@ -58,6 +58,12 @@ SELECT id, kind, pending_id, debit_account, credit_account, amount_nanos, reason
   FROM transfer
  WHERE pending_id = %(pending_id)s;
 
+-- name: get_resolutions
+SELECT id, kind, pending_id, debit_account, credit_account, amount_nanos, reason,
+       expires_at, happened_at
+  FROM transfer
+ WHERE pending_id = ANY(%(ids)s::uuid[]);
+
 -- name: move_balances
 UPDATE account
    SET debits_pending  = debits_pending  + CASE id WHEN %(debit_account)s  THEN %(pending_nanos)s ELSE 0 END,
@@ -73,7 +79,8 @@ SELECT id, kind, pending_id, debit_account, credit_account, amount_nanos, reason
  WHERE id = ANY(%(ids)s::uuid[]);
 
 -- name: insert_transfers
--- Many, each as insert_transfer would. Under the locks of their accounts, all of them.
+-- Many, each as insert_transfer would. Under the locks of their accounts, all of them; in id
+-- order, so that two who use the same ids for other accounts cannot deadlock.
 -- Arrays go in the binary format (b, not s), which costs the client half as much.
 INSERT INTO transfer (id, kind, pending_id, debit_account, credit_account, amount_nanos,
                       reason, expires_at, happened_at, recorded_at)
@@ -81,7 +88,35 @@ SELECT new.*, %(recorded_at)s::timestamptz
   FROM unnest(%(id)b::uuid[], %(kind)b::text[], %(pending_id)b::uuid[],
               %(debit_account)b::bigint[], %(credit_account)b::bigint[],
               %(amount_nanos)b::numeric[], %(reason)b::text[],
-              %(expires_at)b::timestamptz[], %(happened_at)b::timestamptz[]) AS new
+              %(expires_at)b::timestamptz[], %(happened_at)b::timestamptz[])
+       AS new(id, kind, pending_id, debit_account, credit_account, amount_nanos, reason,
+              expires_at, happened_at)
+ ORDER BY new.id
+    ON CONFLICT (id) DO NOTHING
+RETURNING id;
+
+-- name: insert_linked_transfers
+-- The same, numbered in the order given: what is replayed in that order may spend what it has
+-- just received. The numbers are given in this statement, as those of all other transfers are:
+-- whoever seals the record waits for statements that write to it.
+WITH number AS MATERIALIZED (
+    SELECT place, nextval(pg_get_serial_sequence('transfer', 'sequence')) AS sequence
+      FROM generate_series(1, cardinality(%(id)b::uuid[])) AS place
+)
+INSERT INTO transfer (id, kind, pending_id, debit_account, credit_account, amount_nanos,
+                      reason, expires_at, happened_at, recorded_at, sequence)
+OVERRIDING SYSTEM VALUE
+SELECT new.id, new.kind, new.pending_id, new.debit_account, new.credit_account,
+       new.amount_nanos, new.reason, new.expires_at, new.happened_at,
+       %(recorded_at)s::timestamptz, number.sequence
+  FROM unnest(%(id)b::uuid[], %(kind)b::text[], %(pending_id)b::uuid[],
+              %(debit_account)b::bigint[], %(credit_account)b::bigint[],
+              %(amount_nanos)b::numeric[], %(reason)b::text[],
+              %(expires_at)b::timestamptz[], %(happened_at)b::timestamptz[]) WITH ORDINALITY
+       AS new(id, kind, pending_id, debit_account, credit_account, amount_nanos, reason,
+              expires_at, happened_at, place)
+  JOIN number USING (place)
+ ORDER BY new.id
     ON CONFLICT (id) DO NOTHING
 RETURNING id;
 

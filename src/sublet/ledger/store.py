@@ -92,7 +92,8 @@ def settle(
 
     Raises:
         NotFound: there is no such hold.
-        Invalid: `amount` is more than was held, or the hold was settled for another amount.
+        Invalid: `amount` is less than nothing or more than was held, or the hold was settled
+            for another amount.
         Conflict: the hold was voided or has expired.
     """
     kind = Kind.POST if amount.nanos else Kind.VOID
@@ -188,7 +189,7 @@ def _resolve(
     held = one(tx, QUERIES["get_transfer"], {"id": hold_id})
     if held is None or held["kind"] != Kind.PENDING:
         raise NotFound(f"there is no hold {hold_id}")
-    if nanos > held["amount_nanos"]:
+    if not 0 <= nanos <= held["amount_nanos"]:
         raise Invalid(f"hold {hold_id} holds {held['amount_nanos']} nanos, not {nanos}")
     # Locks the hold; a second resolver waits here, then finds it gone.
     if one(tx, QUERIES["close_hold"], {"id": hold_id}) is None:
@@ -223,7 +224,10 @@ def _resolve(
 
 def as_row(transfer: Transfer, kind: Kind, *, now: datetime) -> dict[str, Any]:
     if not 0 < transfer.amount.nanos <= MAX_NANOS:
-        raise Invalid(f"a transfer moves more than nothing, not {transfer.amount}")
+        raise Invalid(
+            f"a transfer moves more than nothing and at most {Money(MAX_NANOS)},"
+            f" not {transfer.amount}"
+        )
     return {
         "id": transfer.id,
         "kind": kind,
