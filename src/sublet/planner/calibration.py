@@ -7,10 +7,13 @@ with two kinds of caution:
 
 - the days differ, so the excess of broken over allowed must be below zero by `_CAUTION` times
   its own standard error, computed over blocks of a day (or of a window, where that is longer);
-- a break that has not been seen yet may come: each depth is charged with a part of one window,
-  less for a deeper one. A pool without a past sells nothing until it has made good for that.
+- what was seen is mixed with what is usual elsewhere, as if `_PRIOR_WINDOWS` more windows had
+  been seen of which a hundredth broke at a depth of one spread, a quarter of that a spread
+  deeper; and a part of one window is charged as broken, for what has never been seen at all;
+- a depth that sells on a few days only has proven nothing: its sales must be spread over
+  `_FEWEST_BLOCKS` blocks and more.
 
-The past counts half as much every four weeks, because demand drifts. Where no depth of the
+The past counts half as much every two weeks, because demand drifts. Where no depth of the
 ladder is good enough, nothing is sold.
 """
 
@@ -27,11 +30,13 @@ DEPTHS: Final[Floats] = np.round(
     np.concatenate([np.arange(-1, 3, 0.1), np.arange(3, 6, 0.25), np.arange(6, 13, 1.0)]), 2
 )
 
-_HALF_LIFE_DAYS: Final = 28.0
-_OLDEST_DAYS: Final = 180
-_CAUTION: Final = 0.7
-_UNSEEN: Final = 0.3  # part of one window, at a depth of nothing
-_UNSEEN_FADES: Final = 0.5  # halved every two spreads
+_HALF_LIFE_DAYS: Final = 14.0
+_OLDEST_DAYS: Final = 90
+_CAUTION: Final = 0.5
+_PRIOR_WINDOWS: Final = 20.0
+_PRIOR_BROKEN: Final[Floats] = np.minimum(0.01 * 4.0 ** (1.0 - DEPTHS), 1.0)
+_UNSEEN: Final[Floats] = 0.05 * 2.0 ** (-0.5 * np.maximum(DEPTHS, 0.0))
+_FEWEST_BLOCKS: Final = 4.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -86,11 +91,13 @@ class Ladder:
         weight = 0.5 ** (age_days / _HALF_LIFE_DAYS)
         excess = weight[:, None] * (broken - allowed * sold)
         error = np.sqrt((excess**2).sum(axis=0))
-        usual = (weight @ sold) / (weight.sum() * self._block)
-        size = np.maximum(np.maximum(usual, self.sellable[row]), 1.0)
-        unseen = _UNSEEN * np.exp2(-_UNSEEN_FADES * np.maximum(DEPTHS, 0.0)) * self._hours * size
-        worst: Floats = excess.sum(axis=0) + _CAUTION * error + unseen
-        return worst
+        weighed = weight[:, None] * sold
+        usual = weighed.sum(axis=0) / (weight.sum() * self._block)
+        prior = _PRIOR_WINDOWS * self._hours * np.maximum(usual, 1.0) * (_PRIOR_BROKEN - allowed)
+        unseen = _UNSEEN * self._hours * np.maximum(np.maximum(usual, self.sellable[row]), 1.0)
+        spread_over = weighed.sum(axis=0) ** 2 / np.maximum((weighed**2).sum(axis=0), 1e-9)
+        worst = excess.sum(axis=0) + _CAUTION * error + prior + unseen
+        return np.where(spread_over < _FEWEST_BLOCKS, np.inf, worst)
 
 
 def _running_sums(values: Floats) -> Floats:

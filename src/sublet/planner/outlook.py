@@ -32,7 +32,7 @@ _TRUSTED_WINDOWS: Final = 7  # after which the regressions weigh as much as the 
 _RECENT_HOURS: Final = 28 * HOURS_A_DAY
 _USUAL_HOURS: Final = 14 * HOURS_A_DAY
 _LEAST_SPREAD: Final = 0.002  # of the pool
-_SHALLOW: Final = 0.5  # spreads; beyond, the usual spread counts where it is wider
+SHALLOW: Final = 0.5  # spreads; beyond, the usual spread counts where it is wider
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,8 +53,8 @@ class Outlook:
 
     def fall(self, depths: Floats) -> Floats:
         """Return the falls that windows are kept clear of at each depth, shape (slots, depths)."""
-        near = np.minimum(depths, _SHALLOW) * self.spread[:, None]
-        far = np.maximum(depths - _SHALLOW, 0.0) * self.usual[:, None]
+        near = np.minimum(depths, SHALLOW) * self.spread[:, None]
+        far = np.maximum(depths - SHALLOW, 0.0) * self.usual[:, None]
         return self.middle[:, None] + near + far
 
     def sellable(self, depths: Floats) -> Floats:
@@ -65,8 +65,29 @@ class Outlook:
     def depth(self, fall: Floats) -> Floats:
         """Return how many spreads deep each fall is: the inverse of `fall`."""
         near = (fall - self.middle) / self.spread
-        far = _SHALLOW + (fall - self.middle - _SHALLOW * self.spread) / self.usual
-        return np.where(near <= _SHALLOW, near, far)
+        far = SHALLOW + (fall - self.middle - SHALLOW * self.spread) / self.usual
+        return np.where(near <= SHALLOW, near, far)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Fit:
+    """What forecasts a window from signals: two regressions, and the plain quantiles beside them."""
+
+    basis: Basis | None  # None: too little was seen for a regression
+    weights: tuple[Floats, Floats] | None
+    plain: Floats  # shape (2,); NaN: not known
+    doubt: float  # weight of the plain quantiles, in (0, 1]
+    usual: float  # share of the pool
+
+    def predict(self, known: Signals) -> tuple[Floats, Floats, Floats]:
+        """Return middle, spread and usual spread at each of `known.slots`."""
+        both = np.full((len(known.slots), 2), np.nan)
+        if self.basis is not None and self.weights is not None:
+            columns = self.basis.columns(known, slice(None))
+            both = np.stack([columns @ weights for weights in self.weights], axis=1)
+        plain = np.broadcast_to(self.plain, both.shape)
+        middle, spread = _mixed(both, plain, np.full((len(both), 1), self.doubt), known.total)
+        return middle, spread, np.fmax(spread, self.usual)
 
 
 def hourly(curve: Curve) -> Ints:
@@ -77,41 +98,67 @@ def hourly(curve: Curve) -> Ints:
     return slots[slots > 0]
 
 
-def outlook(curve: Curve, hours: int, known: Signals) -> Outlook:
+def outlook(curve: Curve, hours: int, known: Signals, *, last: bool = False) -> Outlook:
     """Forecast windows of `hours` at all of `known.slots`, each from what was known before it.
 
     Args:
         curve: the history.
         hours: how long a window is.
-        known: the signals at whole hours, in order; see `hourly`. The last may be any slot.
+        known: the signals at whole hours, in order; see `hourly`.
+        last: forecast what is idle in the last step of the window, not throughout it.
     """
+    return _outlook(curve, hours, known, last=last)[0]
+
+
+def fitted_outlook(
+    curve: Curve, hours: int, known: Signals, *, last: bool = False
+) -> tuple[Outlook, Fit]:
+    """Return the outlook, and the fit that forecasts from the end of the history on."""
+    return _outlook(curve, hours, known, last=last)
+
+
+def _outlook(curve: Curve, hours: int, known: Signals, *, last: bool) -> tuple[Outlook, Fit]:
     slots = known.slots
     window = hours * HOUR_SECONDS // curve.step_seconds
-    kept = lowest_ahead(curve.idle, window)[slots]
+    if last:
+        at = np.minimum(slots + window - 1, len(curve) - 1)
+        kept = np.where(slots + window <= len(curve), curve.idle[at], np.nan)
+    else:
+        kept = lowest_ahead(curve.idle, window)[slots]
     fall = (known.idle - kept) / np.maximum(known.total, 1.0)
     plain = _plain_quantiles(fall, hours)
-    fitted = _fitted_quantiles(known, fall, hours)
-    age = np.arange(len(slots))[:, None]
-    doubt = _TRUSTED_WINDOWS / (_TRUSTED_WINDOWS + age / max(hours, 4))
-    mixed = np.where(
-        np.isnan(fitted),
-        plain,
-        np.where(np.isnan(plain), fitted, doubt * plain + (1 - doubt) * fitted),
+    fitted, regression = _fitted_quantiles(known, fall, hours)
+    doubt = _TRUSTED_WINDOWS / (_TRUSTED_WINDOWS + np.arange(len(slots))[:, None] / max(hours, 4))
+    middle, spread = _mixed(fitted, plain, doubt, known.total)
+    median = _running_median(spread, _USUAL_HOURS)
+    seen = len(slots) - 1
+    fit = Fit(
+        basis=None if regression is None else regression[0],
+        weights=None if regression is None else regression[1],
+        plain=plain[-1] if len(plain) else np.full(2, np.nan),
+        doubt=float(doubt[seen, 0]) if len(doubt) else 1.0,
+        usual=float(median[-1]) if len(median) else np.nan,
     )
-    spread = mixed[:, 1] - mixed[:, 0]
-    spread = np.fmax(spread, 0.2 * (plain[:, 1] - plain[:, 0]))
-    least = np.maximum(_LEAST_SPREAD, 0.5 / np.maximum(known.total, 1.0))
-    spread = np.where(np.isnan(spread), np.nan, np.maximum(spread, least))
-    return Outlook(
+    forecasts = Outlook(
         hours=hours,
         slots=slots,
         idle=known.idle,
         total=known.total,
-        middle=mixed[:, 0],
+        middle=middle,
         spread=spread,
-        usual=np.maximum(spread, _running_median(spread, _USUAL_HOURS)),
+        usual=np.maximum(spread, median),
         kept=kept,
     )
+    return forecasts, fit
+
+
+def _mixed(fitted: Floats, plain: Floats, doubt: Floats, total: Floats) -> tuple[Floats, Floats]:
+    """Return middle and spread: regressions and plain quantiles, by what each is worth."""
+    both = doubt * plain + (1 - doubt) * fitted
+    both = np.where(np.isnan(fitted), plain, np.where(np.isnan(plain), fitted, both))
+    spread = np.fmax(both[:, 1] - both[:, 0], 0.2 * (plain[:, 1] - plain[:, 0]))
+    least = np.maximum(_LEAST_SPREAD, 0.5 / np.maximum(total, 1.0))
+    return both[:, 0], np.where(np.isnan(spread), np.nan, np.maximum(spread, least))
 
 
 def outlooks(curve: Curve, lengths: tuple[int, ...]) -> dict[int, Outlook]:
@@ -132,8 +179,11 @@ def _plain_quantiles(fall: Floats, hours: int) -> Floats:
     return out
 
 
-def _fitted_quantiles(known: Signals, fall: Floats, hours: int) -> Floats:
-    """Return middle and high end by regressions fitted once a week, more often at first."""
+def _fitted_quantiles(
+    known: Signals, fall: Floats, hours: int
+) -> tuple[Floats, tuple[Basis, tuple[Floats, Floats]] | None]:
+    """Return middle and high end by regressions fitted once a week, and the newest regressions."""
+    newest = None
     out = np.full((len(fall), 2), np.nan)
     usable = ~np.isnan(fall) & ~np.isnan(known.idle)
     at = _FIRST_FIT_HOURS
@@ -148,12 +198,13 @@ def _fitted_quantiles(known: Signals, fall: Floats, hours: int) -> Floats:
             ridge = _RIDGE * (1 + 10 * hours / len(ended))
             basis = Basis.of(known, rows)
             columns, ahead = basis.columns(known, rows), basis.columns(known, slice(at, until))
-            for place, share in enumerate((MIDDLE, HIGH)):
-                weights = fit_quantile(columns, fall[rows], share, ridge=ridge)
-                out[at:until, place] = ahead @ weights
+            middle = fit_quantile(columns, fall[rows], MIDDLE, ridge=ridge)
+            high = fit_quantile(columns, fall[rows], HIGH, ridge=ridge)
+            out[at:until] = np.stack([ahead @ middle, ahead @ high], axis=1)
+            newest = (basis, (middle, high))
         at = until
     out[np.isnan(known.idle)] = np.nan
-    return out
+    return out, newest
 
 
 def _running_median(values: Floats, width: int) -> Floats:
