@@ -32,6 +32,7 @@ DEPTHS: Final[Floats] = np.round(
 
 _HALF_LIFE_DAYS: Final = 14.0
 _OLDEST_DAYS: Final = 90
+_AIM: Final = 0.9  # of what may break: half of all estimates are too low
 _CAUTION: Final = 0.5
 _PRIOR_WINDOWS: Final = 20.0
 _PRIOR_BROKEN: Final[Floats] = np.minimum(0.01 * 4.0 ** (1.0 - DEPTHS), 1.0)
@@ -66,7 +67,7 @@ class Ladder:
 
     def choose(self, rows: Ints, *, confidence: float) -> Chosen:
         """Decide at each of `rows`, which index the outlook's slots."""
-        allowed = 1 - confidence
+        allowed = _AIM * (1 - confidence)
         gpus, depth = np.zeros(len(rows)), np.full(len(rows), np.nan)
         windows = np.zeros(len(rows))
         for place, row in enumerate(rows.tolist()):

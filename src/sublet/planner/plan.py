@@ -20,19 +20,17 @@ from typing import Final
 
 import numpy as np
 
+from sublet.planner.band import BAND, depths_at
 from sublet.planner.calibration import Ladder
 from sublet.planner.curve import DAY_SECONDS, HOUR_SECONDS, Curve, Floats
-from sublet.planner.outlook import SHALLOW, Fit, Outlook, fitted_outlook, hourly
+from sublet.planner.outlook import SHALLOW, Fit, fitted_outlook, hourly
 from sublet.planner.signals import held, signals
 from sublet.planner.windows import LENGTHS
 
 HORIZON_HOURS: Final = 168
-BAND: Final = (0.50, 0.90, 0.95, 0.99)
 _ANCHORS: Final = (1, 4, 24, 72, 168)  # hours; between them depths of the band are interpolated
-_RECENT_HOURS: Final = 56 * 24
 _SIGNAL_DAYS: Final = 8  # of history that the signals of one instant look back on
 _FEWEST_HOURS: Final = 48
-_FEWEST_DEPTHS: Final = 24
 
 
 class Why(StrEnum):
@@ -94,7 +92,7 @@ def learn(history: Curve, policy: Policy) -> Model:
     ahead, band = {}, {}
     for hours in _ANCHORS:
         forecasts, ahead[hours] = fitted_outlook(history, hours, known, last=True)
-        band[hours] = _band(forecasts)
+        band[hours] = depths_at(forecasts, len(forecasts.slots) - 1)
     return Model(
         fits=fits,
         depths=depths,
@@ -179,17 +177,6 @@ def _recent(history: Curve) -> Curve:
         running=history.running[cut:],
         pending=None if history.pending is None else history.pending[cut:],
     )
-
-
-def _band(forecasts: Outlook) -> Floats:
-    """Return the depths that shares `BAND` of recent outcomes lay above; NaN: too few."""
-    ended = slice(max(len(forecasts.slots) - _RECENT_HOURS, 0), None)
-    fall = (forecasts.idle - forecasts.kept) / np.maximum(forecasts.total, 1.0)
-    depths = ((fall - forecasts.middle) / forecasts.usual)[ended]
-    depths = depths[~np.isnan(depths)]
-    if len(depths) < _FEWEST_DEPTHS:
-        return np.full(len(BAND), np.nan)
-    return np.asarray(np.quantile(depths, BAND))
 
 
 def _between(at: Floats, anchors: Floats, values: list[float]) -> Floats:
