@@ -14,8 +14,11 @@ from sublet.planner.policies import POLICIES, Decisions, Task
 from sublet.planner.portfolio import DEFAULT_PRICES
 from sublet.planner.windows import LENGTHS, span, windows
 
+# Weeks of history, decided hour by hour: not for every look away from the screen.
+pytestmark = pytest.mark.real
+
 DAY = 24
-LEARNING = 10 * DAY
+LEARNING = 8 * DAY
 QUICK = sorted(name for name in POLICIES if not name.startswith("lightgbm"))
 
 
@@ -36,7 +39,7 @@ def until(task: Task, sold: Mapping[int, Floats], slot: int) -> dict[int, list[f
 
 
 def check_that_the_future_changes_nothing(name: str, seed: int, at: int) -> None:
-    curve = wandering(seed, days=25)
+    curve = wandering(seed, days=14)
     dice = np.random.default_rng(seed + 1)
     running, total = curve.running.copy(), curve.total.copy()
     running[at:] = dice.integers(0, 400, len(curve) - at)
@@ -48,32 +51,32 @@ def check_that_the_future_changes_nothing(name: str, seed: int, at: int) -> None
     assert until(task, told.portfolio, at) == until(task, retold.portfolio, at)
 
 
-@settings(max_examples=6, deadline=None)
-@given(st.integers(0, 10**6), st.integers(LEARNING, 25 * DAY - 1))
+@settings(max_examples=3, deadline=None)
+@given(st.integers(0, 10**6), st.integers(LEARNING, 14 * DAY - 1))
 @pytest.mark.parametrize("name", QUICK)
 def test_the_future_changes_no_decision(name: str, seed: int, at: int) -> None:
     check_that_the_future_changes_nothing(name, seed, at)
 
 
 def test_the_future_changes_no_decision_of_the_boosted_trees() -> None:
-    check_that_the_future_changes_nothing("lightgbm", 3, 15 * DAY + 7)
+    check_that_the_future_changes_nothing("lightgbm", 3, 11 * DAY + 7)
 
 
 def test_decisions_do_follow_the_past() -> None:
     """Or else the tests above could not fail."""
-    curve = wandering(1, days=25)
+    curve = wandering(1, days=14)
     running = curve.running.copy()
-    running[: 15 * DAY] = np.minimum(running[: 15 * DAY] + 40, 200)
+    running[: 11 * DAY] = np.minimum(running[: 11 * DAY] + 40, 200)
     for name in sorted(set(QUICK) - {"none", "interruptible"}):
         task, told = decide(name, curve)
         _, retold = decide(name, replace(curve, running=running))
-        at = 15 * DAY - 1
+        at = 11 * DAY - 1
         assert until(task, told.promises, at) != until(task, retold.promises, at), name
 
 
-@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("seed", range(2))
 def test_a_steady_pool_is_sold_and_its_promises_are_kept(seed: int) -> None:
-    task, told = decide("default", wandering(seed, days=60))
+    task, told = decide("default", wandering(seed, days=40))
     for hours, most_broken in ((1, 0.015), (4, 0.02)):
         sold, kept = told.promises[hours], task.grids[hours].kept
         assert np.maximum(sold - kept, 0).sum() <= most_broken * sold.sum()
@@ -90,7 +93,7 @@ def test_no_more_is_sold_than_is_idle_and_only_whole_gpus() -> None:
 
 
 def test_a_pool_that_is_taken_every_day_promises_no_day() -> None:
-    running = np.full(60 * DAY, 20.0)
+    running = np.full(40 * DAY, 20.0)
     running[15::DAY] = 100  # at three in the afternoon, all of it
     task, told = decide("default", pool(running, 100))
     assert told.promises[24].sum() == 0
@@ -131,7 +134,7 @@ def test_pools_of_any_size_with_gaps_and_changing_capacity(gpus: int) -> None:
 
 
 def test_a_bolder_operator_sells_no_less() -> None:
-    curve = wandering(7, days=40)
+    curve = wandering(7, days=30)
     scored = span(curve, curve.start + LEARNING * 3_600, curve.end)
     grids = {hours: windows(curve, hours, scored) for hours in LENGTHS}
     task = Task(

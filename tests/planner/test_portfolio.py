@@ -98,7 +98,7 @@ def offers(draw: st.DrawFn) -> tuple[Curve, dict[int, Floats], Prices]:
     return curve, sold, prices
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=15, deadline=None)
 @given(offers())
 def test_nobody_earns_more_than_who_knows_the_future(
     offer: tuple[Curve, dict[int, Floats], Prices],

@@ -59,7 +59,7 @@ def falls(curve: Curve, hours: int, slots: Ints, *, share: float, train_until: i
             "bagging_fraction": 0.7,
             "bagging_freq": 1,
             "lambda_l2": 1.0,
-            "num_threads": 2,
+            "num_threads": 1,
             "seed": 1,
             "deterministic": True,
             "verbose": -1,

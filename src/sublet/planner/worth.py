@@ -1,4 +1,4 @@
-"""How deep to stay when money decides: by what each depth would have earned so far.
+"""What to promise when money decides: what would have earned most so far.
 
 A promise is worth making when what it earns, less refunds and credits for what breaks, is more
 than the same GPUs earn otherwise: promised for shorter windows one after another, or lent
@@ -17,11 +17,16 @@ from sublet.planner.calibration import DEPTHS
 from sublet.planner.curve import HOUR_SECONDS, Curve, Floats
 from sublet.planner.outlook import HOURS_A_DAY, Outlook
 from sublet.planner.portfolio import BROKEN_CREDIT, Prices
-from sublet.planner.signals import average
+from sublet.planner.signals import average, held, lowest
 from sublet.planner.windows import LENGTHS
 
 _HALF_LIFE_HOURS: Final = 28.0 * HOURS_A_DAY
 _UNSEEN: Final = 0.3
+_CLOSE: Final = 0.02  # a rule that gained this much less weighs a third
+_RECENT_HOURS: Final = 28 * HOURS_A_DAY
+_SHARES: Final = (0.70, 0.80, 0.85, 0.90, 0.92, 0.95, 0.97, 0.99)
+_BACK_HOURS: Final = (6, 24)
+_BUFFERS: Final = (0.0, 0.02, 0.05, 0.10)
 
 
 def worthwhile(curve: Curve, forecasts: Mapping[int, Outlook], prices: Prices) -> dict[int, Floats]:
@@ -44,7 +49,9 @@ def worthwhile(curve: Curve, forecasts: Mapping[int, Outlook], prices: Prices) -
     below: list[_Promised] = []
     for hours in LENGTHS:
         forecast = forecasts[hours]
-        sellable = forecast.sellable(DEPTHS)
+        sellable = np.concatenate(
+            [forecast.sellable(DEPTHS), _by_quantile(forecast), _by_lowest(curve, forecast)], axis=1
+        )
         earned = _earned(sellable, forecast.kept[:, None], hours, prices.firm[hours])
         otherwise = _otherwise(sellable, hours, below, lent, prices)
         gain = earned - otherwise
@@ -66,6 +73,31 @@ class _Promised:
 
     def ahead(self, hours: int) -> "_Promised":
         return _Promised(self.hours, _ahead(self.gpus, hours), _ahead(self.kept, hours), self.price)
+
+
+def _by_quantile(forecast: Outlook) -> Floats:
+    """Return what plain quantiles of the falls of four weeks leave, looked at once a day."""
+    fall = forecast.idle - forecast.kept
+    high = np.full((len(fall), len(_SHARES)), np.nan)
+    for day in range(HOURS_A_DAY, len(fall), HOURS_A_DAY):
+        past = fall[max(day - _RECENT_HOURS, 0) : max(day - forecast.hours + 1, 0)]
+        past = past[~np.isnan(past)]
+        if len(past) >= HOURS_A_DAY:
+            high[day : day + HOURS_A_DAY] = np.quantile(past, _SHARES)
+    return _whole(forecast.idle[:, None] - high, forecast.idle)
+
+
+def _by_lowest(curve: Curve, forecast: Outlook) -> Floats:
+    """Return what was lowest in the last hours, less buffers."""
+    per_hour = HOUR_SECONDS // curve.step_seconds
+    idle = held(curve.idle)
+    low = [lowest(idle, back * per_hour)[forecast.slots - 1] for back in _BACK_HOURS]
+    columns = [values - buffer * forecast.total for values in low for buffer in _BUFFERS]
+    return _whole(np.stack(columns, axis=1), forecast.idle)
+
+
+def _whole(gpus: Floats, idle: Floats) -> Floats:
+    return np.floor(np.nan_to_num(np.clip(gpus, 0.0, idle[:, None])) + 1e-9)
 
 
 def _earned(gpus: Floats, kept: Floats, hours: int, price: float) -> Floats:
@@ -111,14 +143,17 @@ def _ahead(values: Floats, hours: int) -> Floats:
 def _best(gain: Floats, sellable: Floats, hours: int, loss: float) -> Floats:
     """Return what to promise at each hour, by the gains of windows that had ended."""
     fade = 0.5 ** (1 / _HALF_LIFE_HOURS)
-    unseen = loss * np.exp2(-0.5 * np.maximum(DEPTHS, 0.0))
-    sum_, out = np.zeros(len(DEPTHS)), np.zeros(len(gain))
+    depths = np.zeros(sellable.shape[1])
+    depths[: len(DEPTHS)] = np.maximum(DEPTHS, 0.0)
+    unseen = loss * np.exp2(-0.5 * depths)
+    sum_, out = np.zeros(len(depths)), np.zeros(len(gain))
     for row in range(len(gain)):
         if row >= hours:
             sum_ = sum_ * fade + gain[row - hours]
         if row >= HOURS_A_DAY + hours:
             net = sum_ - unseen * np.maximum(sellable[row], 1.0)
-            best = int(np.argmax(net))
-            if net[best] > 0:
-                out[row] = sellable[row, best]
+            best = net.max()
+            if best > 0:
+                weight = np.exp((net - best) / (_CLOSE * best))
+                out[row] = np.floor(weight @ sellable[row] / weight.sum() + 0.5)
     return out
