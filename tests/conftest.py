@@ -16,6 +16,9 @@ from sublet.core.db import Database
 from sublet.core.migrations import migrate
 from sublet.core.postgres import Postgres
 
+# Workers share the processors; threads of the linear algebra would only wait for each other.
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+
 # CI looks at the same examples every time; everybody else looks at new ones.
 hypothesis.settings.register_profile("ci", derandomize=True, deadline=None)
 if os.environ.get("CI"):
