@@ -223,6 +223,7 @@ def fill(
     transfers: int = 10_000_000,
     *,
     tenants: int = TENANTS,
+    sealed: bool = True,
     show: Callable[[str], None] = lambda _: None,
 ) -> None:
     """Add a past of about so many transfers to the database, which is migrated first.
@@ -232,6 +233,7 @@ def fill(
             may hold tenants and money already, but no such past, and nobody may use it meanwhile.
         transfers: how many, within a thousandth.
         tenants: how many tenants share them.
+        sealed: whether it is sealed as well.
         show: is told what was done, every few seconds.
     """
     clock = SystemClock()
@@ -275,7 +277,8 @@ def fill(
                 connection, "SELECT max(sequence) FROM usage WHERE source = 'gateway:past'"
             )
             connection.commit()
-            seal_all(db, now=datetime.now(UTC))
+            if sealed:
+                seal_all(db, now=datetime.now(UTC))
             show(f"{(chunk + 1) / chunks:.0%} after {time.monotonic() - began:.0f} s")
         connection.execute(_MOVED, {"before": before})
         connection.execute(_BALANCES)

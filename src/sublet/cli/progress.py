@@ -69,9 +69,9 @@ class _Bar:
                 TextColumn("{task.description}"),
                 console=Console(stderr=True), transient=True,
             )  # fmt: skip
-            self._task = self._progress.add_task("")
-            self._progress.start()
+            self._task = self._progress.add_task(self._what)
             self._show()
+            self._progress.start()
 
     def _show(self) -> None:
         if self._progress is not None and self._task is not None:
