@@ -224,6 +224,7 @@ def fill(
     *,
     tenants: int = TENANTS,
     sealed: bool = True,
+    vacuum: bool = True,
     show: Callable[[str], None] = lambda _: None,
 ) -> None:
     """Add a past of about so many transfers to the database, which is migrated first.
@@ -234,6 +235,7 @@ def fill(
         transfers: how many, within a thousandth.
         tenants: how many tenants share them.
         sealed: whether it is sealed as well.
+        vacuum: whether it is then tidied up, as by autovacuum in the course of time.
         show: is told what was done, every few seconds.
     """
     clock = SystemClock()
@@ -283,9 +285,10 @@ def fill(
         connection.execute(_MOVED, {"before": before})
         connection.execute(_BALANCES)
         connection.commit()
-    with psycopg.connect(url, autocommit=True) as connection:
-        connection.execute("VACUUM ANALYZE")
-        connection.execute("CHECKPOINT")
+    if vacuum:
+        with psycopg.connect(url, autocommit=True) as connection:
+            connection.execute("VACUUM ANALYZE")
+            connection.execute("CHECKPOINT")
     show(f"done after {time.monotonic() - began:.0f} s")
 
 

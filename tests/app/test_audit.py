@@ -2,6 +2,9 @@
 
 import asyncio
 import json
+import os
+import shutil
+import subprocess
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -15,6 +18,7 @@ import pytest
 from benchmarks.ledger_of import fill
 from psycopg.conninfo import make_conninfo
 from tests.cli.fake_api import Sublet, runner
+from tests.core.databases import fresh
 
 from sublet.app import audit as auditor
 from sublet.app.audit import audit, audit_copy
@@ -24,6 +28,7 @@ from sublet.config import Config
 from sublet.core.clock import ManualClock, SystemClock
 from sublet.core.db import Database
 from sublet.core.errors import Misconfigured, Unavailable
+from sublet.core.postgres import Postgres, find_binaries
 from sublet.engine.simulated import SimulatedEngine
 from sublet.tenants import store as tenants
 
@@ -44,7 +49,7 @@ def past(postgres_url: str) -> Iterator[Past]:
     with psycopg.connect(postgres_url, autocommit=True) as connection:
         connection.execute(f'CREATE DATABASE "{name}"'.encode())
         url = make_conninfo(postgres_url, dbname=name)
-        fill(url, TRANSFERS, tenants=10)
+        fill(url, TRANSFERS, tenants=10, vacuum=False)
         reader = f"reader_{uuid4().hex}"
         with psycopg.connect(url) as inside:
             inside.execute(f"CREATE ROLE {reader} LOGIN PASSWORD 'x'".encode())
@@ -80,6 +85,50 @@ def test_a_copy_is_read_as_of_its_last_sign_of_life(past: Past) -> None:
     assert told == sorted(told)
     assert told[0] == 0
     assert told[-1] == pytest.approx(1)
+
+
+@pytest.mark.real
+def test_a_restored_dump_is_what_was_sealed(past: Past, postgres_url: str, folder: Path) -> None:
+    dump = folder / "sublet.dump"
+    tools = find_binaries()
+    subprocess.run([tools / "pg_dump", "-Fc", "-f", dump, past.url], check=True)
+    with fresh(postgres_url) as db:
+        with db.transaction() as tx:
+            url = make_conninfo(postgres_url, dbname=tx.info.dbname)
+        subprocess.run([tools / "pg_restore", "-d", url, dump], check=True)
+        findings = audit_copy(url)
+    assert findings.differences == []
+    assert findings.counts["past_stands"]["sealed_rows"] > 2 * TRANSFERS
+    assert findings.notes == audit_copy(past.url).notes
+
+
+@pytest.mark.real
+def test_a_replica_is_audited_while_it_follows(folder: Path) -> None:
+    primary = Postgres(folder / "primary")
+    replica = Postgres(folder / "replica")
+    try:
+        primary.start()
+        fill(primary.url, 1_000, tenants=2, vacuum=False)
+        replica.prepare()
+        shutil.copy(folder / "primary" / "password", folder / "replica" / "password")
+        owner = (folder / "replica").stat().st_uid
+        os.chown(folder / "replica" / "password", owner, -1)
+        subprocess.run(
+            [
+                find_binaries() / "pg_basebackup", "-D", folder / "replica" / "cluster", "-R",
+                "-c", "fast", "-d", primary.url,
+            ],
+            check=True, user=owner, extra_groups=[] if os.geteuid() == 0 else None, cwd="/",
+        )  # fmt: skip
+        replica.start()
+        with psycopg.connect(replica.url) as connection:
+            assert connection.execute("SELECT pg_is_in_recovery()").fetchone() == (True,)
+        findings = audit_copy(replica.url)
+    finally:
+        replica.stop()
+        primary.stop()
+    assert findings.differences == []
+    assert findings.counts["money"]["transfers"] > 900
 
 
 def test_no_timeout_of_its_user_ends_an_audit(past: Past) -> None:

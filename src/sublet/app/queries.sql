@@ -22,11 +22,11 @@ INSERT INTO idempotency_key (caller, key, method, path, body_digest, status, res
 VALUES (%(caller)s, %(key)s, %(method)s, %(path)s, %(body_digest)s, %(status)s, %(response)s, %(created_at)s);
 
 -- name: set_for_audit
--- Until the transaction ends. A timeout of 0 is none; 64 MB are for each sort, twice that for each
+-- Until the transaction ends. A timeout of 0 is none; 32 MB are for each sort, twice that for each
 -- hash table; and compiling statements takes memory that nobody bounds.
 SELECT set_config(name, value, true)
   FROM (VALUES ('statement_timeout', '0'), ('lock_timeout', '0'), ('transaction_timeout', '0'),
-               ('idle_in_transaction_session_timeout', '0'), ('work_mem', '64MB'),
+               ('idle_in_transaction_session_timeout', '0'), ('work_mem', '32MB'),
                ('hash_mem_multiplier', '2'), ('jit', 'off')) AS wanted(name, value)
   JOIN pg_settings USING (name);
 
