@@ -18,7 +18,7 @@ from sublet.core.clock import Clock
 from sublet.core.db import Database
 from sublet.core.errors import Conflict, Misconfigured, SubletError, Unavailable, Unpaid
 from sublet.core.failpoint import failpoint
-from sublet.core.seal import seal_all
+from sublet.core.seal import Sealer
 from sublet.engine.port import Engine, InternalJob, Phase
 from sublet.fleet import store as fleet
 from sublet.fleet.pool import gpus_by_pool
@@ -62,6 +62,7 @@ class Control:
         self._fences: dict[UUID, datetime] = {}
         self._unpaid: dict[UUID, datetime] = {}  # not asked for again before then
         self._swept_at: datetime | None = None
+        self._sealer = Sealer(db)
         self._sealed_at: datetime | None = None
         self._looked_at: datetime | None = None
         self.stopping = False  # set once everything must leave
@@ -198,12 +199,14 @@ class Control:
         self._swept_at = now
 
     def _seal(self, now: datetime) -> None:
+        """Once a minute begin to seal what is new, then go on with it a run of rows a pass."""
         if self._sealed_at is None or now >= self._sealed_at + _SEAL_EVERY:
+            if waiting := self._sealer.waiting:  # somebody has been writing for a minute
+                log.warning("records.not_sealed", extra={"tables": waiting})
+            self._sealer.look()
             self._sealed_at = now
-            try:
-                seal_all(self._db, now=now)
-            except Unavailable as error:  # what is not sealed now is sealed with the next
-                log.warning("records.not_sealed", extra={"detail": str(error)})
+        if self._sealer.waiting:
+            self._sealer.step(now=now)
 
     def forget(self) -> None:
         """Take nothing for known: somebody else led meanwhile."""

@@ -53,3 +53,24 @@ UPDATE leadership SET epoch = epoch + 1 WHERE epoch = %(epoch)s;
 SELECT pg_terminate_backend(pid, %(wait_ms)s) AS ended
   FROM pg_stat_activity
  WHERE datname = current_database() AND application_name = %(name)s AND pid <> pg_backend_pid();
+
+-- name: set_for_audit
+-- Until the transaction ends. A timeout of 0 is none; 32 MB are for each sort, twice that for each
+-- hash table; and compiling statements takes memory that nobody bounds.
+SELECT set_config(name, value, true)
+  FROM (VALUES ('statement_timeout', '0'), ('lock_timeout', '0'), ('transaction_timeout', '0'),
+               ('idle_in_transaction_session_timeout', '0'), ('work_mem', '32MB'),
+               ('hash_mem_multiplier', '2'), ('jit', 'off')) AS wanted(name, value)
+  JOIN pg_settings USING (name);
+
+-- name: get_last_sign
+-- When a Sublet last wrote something into this database.
+SELECT greatest(
+           (SELECT recorded_at FROM transfer ORDER BY sequence DESC LIMIT 1),
+           (SELECT recorded_at FROM usage ORDER BY record DESC LIMIT 1),
+           (SELECT recorded_at FROM lease_event ORDER BY record DESC LIMIT 1),
+           (SELECT recorded_at FROM internal_job_event ORDER BY record DESC LIMIT 1),
+           (SELECT recorded_at FROM pool_event ORDER BY sequence DESC LIMIT 1),
+           (SELECT recorded_at FROM price ORDER BY id DESC LIMIT 1),
+           (SELECT sealed_at FROM seal ORDER BY number DESC LIMIT 1),
+           (SELECT max(seen_at) FROM gateway)) AS at;
