@@ -19,19 +19,19 @@ from typing import Final
 
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # as the command does, before numpy is loaded
 
-import numpy as np  # noqa: E402
-from numpy.typing import NDArray  # noqa: E402
+import numpy as np
+from numpy.typing import NDArray
 
-from sublet.planner import bounds  # noqa: E402
-from sublet.planner.backtest import Setting, backtest  # noqa: E402
-from sublet.planner.band import BAND, band_scores  # noqa: E402
-from sublet.planner.curve import Columns, Curve, read_curve  # noqa: E402
-from sublet.planner.outlook import outlooks  # noqa: E402
-from sublet.planner.plan import Policy, learn, make_plan  # noqa: E402
-from sublet.planner.policies import POLICIES  # noqa: E402
-from sublet.planner.portfolio import DEFAULT_PRICES, Prices  # noqa: E402
-from sublet.planner.score import Score, Share  # noqa: E402
-from sublet.planner.windows import LENGTHS, span, windows  # noqa: E402
+from sublet.planner import bounds
+from sublet.planner.backtest import Setting, backtest
+from sublet.planner.band import BAND, band_scores
+from sublet.planner.curve import Columns, Curve, read_curve
+from sublet.planner.outlook import outlooks
+from sublet.planner.plan import Policy, learn, make_plan
+from sublet.planner.policies import POLICIES
+from sublet.planner.portfolio import DEFAULT_PRICES, Prices
+from sublet.planner.score import Score, Share
+from sublet.planner.windows import LENGTHS, span, windows
 
 DAY: Final = 86_400
 Floats = NDArray[np.float64]

@@ -20,8 +20,8 @@ FIRM = {"sold_share", "kept_share", "clairvoyant_share", "broken_share", "overso
 
 @pytest.fixture
 def curve(folder: Path) -> Path:
-    """Sixteen days by the hour, in a file that counts hours."""
-    pool = wandering(1, days=16)
+    """Twelve days by the hour, in a file that counts hours."""
+    pool = wandering(1, days=12)
     path = folder / "pool.csv"
     rows = (
         f"{hour},{have:.0f},{use:.0f}"
@@ -39,7 +39,7 @@ def test_the_document_is_what_programs_were_promised(bare: Sublet, curve: Path) 
     result = bare(
         "backtest", str(curve),
         *options("--policy", "max-6h", "--policy", "default", "--policy", "never-preempt"),
-        *("--from", "192", "--to", "1970-01-16", "--skip-day", "1970-01-03"),
+        *("--from", "192", "--to", "1970-01-12", "--skip-day", "1970-01-03"),
         *("--train-until", "180", "--notice", "10m", "--confidence", "0.95", "--json"),
     )  # fmt: skip
     assert result.code == 0, result.err
@@ -90,8 +90,8 @@ def test_it_says_what_is_wrong(bare: Sublet, curve: Path, more: tuple[str, ...],
 
 def test_lines_that_cannot_be_used_are_named_or_refused(bare: Sublet, curve: Path) -> None:
     with curve.open("a", encoding="utf-8") as file:
-        file.write("384,200\n")
+        file.write("288,200\n")
     lenient = bare("backtest", str(curve), *options("--policy", "none"))
-    assert lenient.code == 0 and "skipped line 386: 2 fields" in lenient.err
+    assert lenient.code == 0 and "skipped line 290: 2 fields" in lenient.err
     strict = bare("backtest", str(curve), *options("--policy", "none", "--strict"))
-    assert strict.code != 0 and "line 386: 2 fields" in strict.err
+    assert strict.code != 0 and "line 290: 2 fields" in strict.err

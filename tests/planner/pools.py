@@ -14,7 +14,7 @@ def pool(running: Floats, total: float | Floats, *, step_seconds: int = 3_600) -
     )
 
 
-def wandering(seed: int, *, days: int = 42, gpus: int = 200, step_seconds: int = 3_600) -> Curve:
+def wandering(seed: int, *, days: int = 24, gpus: int = 200, step_seconds: int = 3_600) -> Curve:
     """A pool whose demand wanders about its half."""
     dice = np.random.default_rng(seed)
     steps = days * 86_400 // step_seconds

@@ -31,14 +31,15 @@ def test_a_plan_promises_what_the_back_test_would() -> None:
     assert plan.firm[1][0] > 0 and plan.why[1] is Why.LEARNT
 
 
-def test_a_plan_looks_a_week_ahead_and_promises_less_the_farther_it_looks() -> None:
+def test_a_plan_looks_a_week_ahead_and_knows_less_the_farther_it_looks() -> None:
     curve = wandering(2, days=20, step_seconds=1_800)
     plan = make_plan(curve, learn(curve, POLICY))
     steps = HORIZON_HOURS * 2
     assert len(plan.interruptible) == steps
     assert all(len(values) == steps for values in (*plan.firm.values(), *plan.expected.values()))
-    assert plan.firm[1][0] >= plan.firm[4][0] >= plan.firm[24][0]
-    assert plan.firm[1][0] > plan.firm[1][2 * 48]
+    assert plan.firm[1][0] > 0
+    width = plan.expected[0.99] - plan.expected[0.5]
+    assert width[0] == 0 < width[2] < width[2 * 24]
     shares = sorted(plan.expected)
     for low, high in pairwise(shares):
         assert (plan.expected[high] >= plan.expected[low]).all()
@@ -92,9 +93,9 @@ def test_a_plan_needs_no_more_than_the_last_days() -> None:
     model = learn(curve, POLICY)
     late = replace(
         curve,
-        start=curve.start + 30 * 86_400,
-        total=curve.total[30 * 24 :],
-        running=curve.running[30 * 24 :],
+        start=curve.start + 14 * 86_400,
+        total=curve.total[14 * 24 :],
+        running=curve.running[14 * 24 :],
     )
     whole, short = make_plan(curve, model), make_plan(late, model)
     assert all((whole.firm[hours] == short.firm[hours]).all() for hours in LENGTHS)

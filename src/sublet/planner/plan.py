@@ -9,8 +9,7 @@ at any distance up to an hour. Four to six months of it are enough.
 
 A plan has one entry for each step ahead, up to a week. `firm[hours][0]` is what may be promised
 from now on for so many hours, beside nothing else: whoever sells takes off the promises that
-stand. Later entries are what could be promised then, by what is known now; they are smaller,
-because less is known. `expected` is internal demand as quantiles.
+stand. Later entries are what could be promised then, by what is known now, which is less and less. `expected` is internal demand as quantiles.
 """
 
 from collections.abc import Mapping
