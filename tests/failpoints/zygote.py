@@ -21,7 +21,7 @@ blocks.AHEAD = timedelta(seconds=2.5)  # type: ignore[misc]
 
 from sublet.app import control, gateway, leadership  # noqa: E402 -- see above
 
-leadership.STALE_SECONDS = 2.0  # type: ignore[misc]
+leadership.STALE_SECONDS = 6.0  # type: ignore[misc]
 
 
 def wall() -> datetime:
