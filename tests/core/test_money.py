@@ -120,3 +120,7 @@ def test_every_charge_is_the_exact_price_rounded_half_to_even(
     assert charged == Money(round(Fraction(nanos * quantity, per)))
     half = Rate(nanos=nanos, per=2 * per).charge(per * (2 * quantity + 1))
     assert half == Money(round(Fraction(nanos * (2 * quantity + 1), 2)))
+
+
+def test_nothing_has_no_sign() -> None:
+    assert str(Money(0)) == str(-Money(0)) == "0.00 USD"
