@@ -98,7 +98,7 @@ def settle(frame: pl.DataFrame, names: list[str], faults: Faults) -> tuple[pl.Da
 def instants(text: pl.Series) -> pl.Series:
     """Read a column of text as seconds since the epoch; null where it is no instant.
 
-    As ISO 8601 to the second or finer, with a zone or in UTC, or a number of seconds.
+    As ISO 8601, in UTC where it names no zone, or a number of seconds.
     """
     found = text.str.to_datetime("%Y-%m-%dT%H:%M:%S", strict=False).dt.epoch("s")
     others = (found.is_null() & text.is_not_null()).arg_true()
@@ -110,6 +110,7 @@ def instants(text: pl.Series) -> pl.Series:
         left.cast(pl.Int64, strict=False),
         plain.str.to_datetime("%Y-%m-%dT%H:%M:%S%.f", strict=False).dt.epoch("s"),
         plain.str.to_datetime("%Y-%m-%dT%H:%M:%S%.f%#z", strict=False).dt.epoch("s"),
+        plain.str.to_datetime("%Y-%m-%dT%H:%M", strict=False).dt.epoch("s"),
         plain.str.to_datetime("%Y-%m-%d", strict=False).dt.epoch("s"),
         left.cast(pl.Float64, strict=False).cast(pl.Int64, strict=False),
     ]

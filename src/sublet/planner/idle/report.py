@@ -64,7 +64,7 @@ def series(timelines: Sequence[Timeline], *, points: int) -> Series:
     least_step = (last - first) / max(points - 1, 1)
     unit = HOUR_S if least_step > HOUR_S else 60
     step = max(math.ceil(least_step / unit), 1) * unit
-    start = first // step * step
+    start = first // unit * unit
     edges = np.arange(start, last + step, step, dtype=np.int64)
     count = len(edges) - 1
     sums = {name: np.zeros(count) for name in ("total", "running", "pending")}
