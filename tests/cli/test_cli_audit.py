@@ -173,6 +173,19 @@ def test_people_see_what_programs_do(bare: Sublet, folder: Path) -> None:
     assert max(map(len, said.splitlines())) <= 200
 
 
+def test_the_worked_example_of_the_page_is_what_is_printed(bare: Sublet, folder: Path) -> None:
+    page = Path(__file__).parents[2] / "docs" / "operate" / "audit.md"
+    example = re.findall(r"(?m)^    (.*)$|^()$", page.read_text(encoding="utf-8"))
+    lines = [line for line, _ in example]
+    shown = lines[lines.index("$ cat sacct.txt") + 1 :]
+    table, _, rest = "\n".join(shown).partition("\n\n$ sublet audit sacct.txt ")
+    options, _, printed = rest.partition("\n")
+    said = bare("audit", write(folder, "sacct.txt", table + "\n"), *options.split()).out
+    wanted = [line for line in printed.splitlines() if line and line != "…"]
+    assert len(wanted) == 10
+    assert [line for line in wanted if line not in map(str.rstrip, said.splitlines())] == []
+
+
 class _Page(HTMLParser):
     def __init__(self, text: str) -> None:
         super().__init__()
