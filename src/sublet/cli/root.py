@@ -22,6 +22,7 @@ from sublet.cli import (
     prices,
     processes,
     status,
+    surplus,
     tenants,
     verify,
 )  # fmt: skip
@@ -46,7 +47,7 @@ def build() -> typer.Typer:
     )
     for module in (
         processes, status, leases, keys, money, models, tenants, internal, fleet, prices, ledger,
-        verify, backtest, audit,
+        verify, backtest, audit, surplus,
     ):  # fmt: skip
         module.add_to(root)
     return root
