@@ -334,7 +334,7 @@ def test_a_surplus_says_what_is_forecast_and_why_no_more_is_sold(
 ) -> None:
     now = {"gpus": 8, "internal_running": 3, "internal_pending": 0, "leased": 1, "sellable": 4}
     plan = {
-        "made_at": "2026-01-01T12:00:01Z", "as_of": "2026-01-01T12:00:00Z", "known_days": 3.5,
+        "made_at": "2026-01-01T12:00:01Z", "as_of": "2026-01-01T12:00:00Z", "known_hours": 30.0, "known_share": 0.75,
         "firm": {"1h": 4, "4h": 3, "24h": 0}, "interruptible": 4, "reserve": 1,
         "reasons": [{"reason": "short_history", "why": "little is known"}],
         "band": [

@@ -60,7 +60,9 @@ def _about(pool: Document) -> Iterator[str]:
     if plan is None:
         yield f"{one_line(pool['name'])}: not planned yet; the first plan comes within seconds"
         return
-    yield f"{one_line(pool['name'])}: {plan['known_days']:g} days known"
+    hours = plan["known_hours"]
+    known = f"{hours:.1f} hours" if hours < 72 else f"{hours / 24:.1f} days"
+    yield f"{one_line(pool['name'])}: {known} known, {plan['known_share']:.0%} of the time since the first"
     for reason in plan["reasons"]:
         yield f"  {reason['reason']}: {one_line(reason['why'])}"
     yield from _band(plan["band"])

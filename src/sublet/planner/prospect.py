@@ -242,12 +242,18 @@ def _quantile(falls: Floats, confidence: float) -> float:
 
 
 def _band(past: _Past, step_seconds: int, demand: int) -> list[Band]:
-    """Return the band: demand now, and by how much it rose within each reach of past moments."""
+    """Return the band: demand now, and by how much it rose within each reach of past moments.
+
+    Never above the most that was ever wanted in the past that is looked at: a rise that
+    started low says little of one that starts high.
+    """
+    most = int(np.ceil(np.nanmax(past.demand)))
     bands = []
     for seconds in BAND_SECONDS:
         slots = max(seconds // step_seconds, 1)
         rises = _falls(-past.demand, slots)
         if len(rises):
             found = {q: demand + int(np.ceil(_quantile(rises, q))) for q in BAND_QUANTILES}
-            bands.append(Band(ahead_seconds=seconds, demand=found))
+            wanted = {q: max(min(gpus, most), demand) for q, gpus in found.items()}
+            bands.append(Band(ahead_seconds=seconds, demand=wanted))
     return bands

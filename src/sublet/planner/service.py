@@ -117,7 +117,7 @@ _STEP: Final = int(SLOT.total_seconds())
 def document(plan: Prospect) -> dict[str, Any]:
     """Return a plan as JSON's values, as it is kept and as the API shows it."""
     return {
-        "as_of": datetime.fromtimestamp(plan.as_of, UTC).isoformat(),
+        "as_of": f"{datetime.fromtimestamp(plan.as_of, UTC):%Y-%m-%dT%H:%M:%SZ}",
         "gpus": plan.gpus,
         "demand": plan.demand,
         "firm": {f"{hours}h": count for hours, count in plan.firm.items()},
@@ -131,6 +131,6 @@ def document(plan: Prospect) -> dict[str, Any]:
             for band in plan.band
         ],
         "reasons": [{"reason": reason.value, "why": WHY[reason]} for reason in plan.reasons],
-        "known_days": round(plan.known_seconds / 86_400, 2),
+        "known_hours": round(plan.known_seconds / 3_600, 2),
         "known_share": round(plan.known_share, 4),
     }

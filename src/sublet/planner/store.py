@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Final
 
-from psycopg.types.json import Jsonb
+from psycopg.types.json import Json
 
 from sublet.core.db import Tx, load_queries
 
@@ -21,7 +21,7 @@ class StoredPlan:
 def put_plans(tx: Tx, plans: Mapping[str, Mapping[str, Any]], *, now: datetime) -> None:
     """Keep the newest plan of each pool; one that was made later stands."""
     rows = [
-        {"pool": pool, "made_at": now, "plan": Jsonb(plan)} for pool, plan in sorted(plans.items())
+        {"pool": pool, "made_at": now, "plan": Json(plan)} for pool, plan in sorted(plans.items())
     ]
     with tx.cursor() as cursor:
         cursor.executemany(QUERIES["put_plan"], rows)

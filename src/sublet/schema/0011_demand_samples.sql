@@ -18,5 +18,5 @@ CREATE INDEX demand_sample_by_slot ON demand_sample (slot);
 CREATE TABLE surplus_plan (
     pool    text        PRIMARY KEY REFERENCES pool,
     made_at timestamptz NOT NULL,
-    plan    jsonb       NOT NULL
+    plan    json        NOT NULL  -- not jsonb, which would change the order of its fields
 );
