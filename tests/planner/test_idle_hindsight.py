@@ -14,6 +14,7 @@ from sublet.planner.idle.hindsight import (
     best_mix,
     by_length,
     firm_gpu_seconds,
+    hours_of,
     idle_runs,
 )
 from sublet.planner.idle.timeline import HOUR_S, Spans, Timeline, from_spans
@@ -75,7 +76,7 @@ def test_the_kth_gpu_is_idle_as_long_as_k_are(timeline: Timeline) -> None:
 @given(timelines())
 def test_a_firm_window_is_idle_from_its_first_second_to_its_last(timeline: Timeline) -> None:
     idle = quarters(timeline)
-    for hours, gpu_seconds in firm_gpu_seconds(timeline).items():
+    for hours, gpu_seconds in firm_gpu_seconds(hours_of(timeline)).items():
         width = 4 * hours
         windows = {quarter // width for quarter in idle}
         least = [min(idle.get(w * width + i, 0) for i in range(width)) for w in windows]
@@ -86,7 +87,7 @@ def test_a_firm_window_is_idle_from_its_first_second_to_its_last(timeline: Timel
 def test_every_idle_second_is_sold_once_and_no_other_mix_of_lengths_is_dearer(
     timeline: Timeline,
 ) -> None:
-    mix = best_mix(timeline, DEFAULT_PRICES)
+    mix = best_mix(hours_of(timeline), DEFAULT_PRICES)
     sold = mix.interruptible.gpu_seconds + sum(part.gpu_seconds for part in mix.firm.values())
     assert sold == timeline.gpu_seconds(timeline.idle)
     assert mix.interruptible.gpu_seconds >= 0
@@ -96,7 +97,7 @@ def test_every_idle_second_is_sold_once_and_no_other_mix_of_lengths_is_dearer(
             firm={**DEFAULT_PRICES.firm, left_out: free},
             interruptible=DEFAULT_PRICES.interruptible,
         )
-        assert best_mix(timeline, prices).worth.nanos <= mix.worth.nanos + 4
+        assert best_mix(hours_of(timeline), prices).worth.nanos <= mix.worth.nanos + 4
 
 
 def test_a_length_that_pays_no_more_than_a_shorter_one_is_not_sold() -> None:
@@ -107,7 +108,7 @@ def test_a_length_that_pays_no_more_than_a_shorter_one_is_not_sold() -> None:
     idle = from_spans(nothing, nothing, start=0, end=day, gpus=2)
     same = Rate(nanos=500_000_000, per=HOUR_S)
     prices = Prices(firm={24: same, 4: DEFAULT_PRICES.firm[4], 1: same}, interruptible=same)
-    mix = best_mix(idle, prices)
+    mix = best_mix(hours_of(idle), prices)
     assert {hours: sold.gpu_seconds for hours, sold in mix.firm.items()} == {
         24: 0,
         4: 2 * day,

@@ -70,7 +70,7 @@ def _mixes(pool: PoolAudit) -> dict[str, dict[str, float]]:
     found = {}
     for many in range(len(WINDOW_HOURS) + 1):
         for chosen in combinations(WINDOW_HOURS, many):
-            mix = best_mix(pool.timeline, _prices_for(chosen))
+            mix = best_mix(pool.hours, _prices_for(chosen))
             parts = {f"{h}h": hours(mix.firm[h].gpu_seconds) for h in chosen}
             parts["interruptible"] = hours(mix.interruptible.gpu_seconds)
             found[" ".join(f"{h}h" for h in chosen)] = parts

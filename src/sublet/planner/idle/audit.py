@@ -10,12 +10,14 @@ import polars as pl
 from sublet.core.errors import Invalid
 from sublet.planner.idle.hindsight import (
     DEFAULT_PRICES,
+    Hours,
     Mix,
     Prices,
     Run,
     best_mix,
     by_length,
     firm_gpu_seconds,
+    hours_of,
     idle_runs,
 )
 from sublet.planner.idle.inputs import Kind, Record
@@ -62,6 +64,7 @@ class PoolAudit:
     most_over: int  # GPUs
     unknown_seconds: int
     runs: Sequence[Run]
+    hours: Hours
     firm: Mapping[int, int]  # window hours → GPU-seconds, were all sold in that length alone
     mix: Mix
     idle_by_hour_of_week: Sequence[float | None]  # mean GPUs; Monday 00 UTC first
@@ -258,6 +261,7 @@ def _pool(name: str, timeline: Timeline, capacity: Capacity, prices: Prices) -> 
     idle = timeline.idle
     over = np.where(timeline.known, np.maximum(timeline.running - timeline.total, 0), 0)
     runs = by_length(*idle_runs(timeline))
+    hours = hours_of(timeline)
     return PoolAudit(
         name=name,
         timeline=timeline,
@@ -272,8 +276,9 @@ def _pool(name: str, timeline: Timeline, capacity: Capacity, prices: Prices) -> 
         most_over=int(over.max(initial=0)),
         unknown_seconds=int(np.dot(~timeline.known, timeline.seconds)),
         runs=runs,
-        firm=firm_gpu_seconds(timeline),
-        mix=best_mix(timeline, prices),
+        hours=hours,
+        firm=firm_gpu_seconds(hours),
+        mix=best_mix(hours, prices),
         idle_by_hour_of_week=_by_hour_of_week(timeline),
     )
 

@@ -6,7 +6,7 @@ and those into a day's.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 import numpy as np
@@ -109,58 +109,67 @@ def by_length(lengths: Ints, gpus: Ints) -> list[Run]:
     ]
 
 
-def least_idle_by_hour(timeline: Timeline) -> tuple[int, Ints]:
-    """Return (first hour since the epoch, fewest idle GPUs of each hour that is wholly known)."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Hours:
+    """The fewest idle GPUs of each hour that is wholly known; 0 of others."""
+
+    first: int  # hours since the epoch
+    least: Ints
+    idle_gpu_seconds: int  # of all the time, whole hours or not
+
+    def windows(self, hours: int) -> tuple[int, Ints]:
+        """Return (the first hour of the first whole window, fewest idle GPUs of each window)."""
+        ahead = -self.first % hours
+        whole = max((len(self.least) - ahead) // hours, 0)
+        least = self.least[ahead : ahead + whole * hours].reshape(whole, hours)
+        return self.first + ahead, least.min(axis=1, initial=_ANY)
+
+    def less(self, first: int, hours: int, sold: Ints) -> "Hours":
+        """Return what is left where windows of `hours`, from the hour `first` on, were sold."""
+        left = self.least.copy()
+        left[first - self.first : first - self.first + len(sold) * hours] -= np.repeat(sold, hours)
+        return replace(self, least=left)
+
+
+_ANY: Final = np.iinfo(np.int64).max
+
+
+def hours_of(timeline: Timeline) -> Hours:
     first, end = int(timeline.times[0]) // HOUR_S, -(-int(timeline.times[-1]) // HOUR_S)
     hours = np.arange(first, end + 1, dtype=np.int64) * HOUR_S
     cut = timeline.split_at(hours)
+    idle = cut.idle
     starts = np.searchsorted(cut.times[:-1], hours[:-1])
-    least = np.minimum.reduceat(cut.idle, np.minimum(starts, len(cut.idle) - 1))
+    least = np.minimum.reduceat(idle, np.minimum(starts, len(idle) - 1))
     # The hours at both ends are known only in part.
     least[hours[:-1] < timeline.times[0]] = 0
     least[hours[1:] > timeline.times[-1]] = 0
-    return first, least
+    return Hours(first=first, least=least, idle_gpu_seconds=cut.gpu_seconds(idle))
 
 
-def least_idle(first_hour: int, least: Ints, hours: int) -> tuple[int, Ints]:
-    """Return (the first whole window, fewest idle GPUs of each window) from those of hours."""
-    ahead = -first_hour % hours
-    whole = (len(least) - ahead) // hours
-    if whole <= 0:
-        return 0, np.zeros(0, dtype=np.int64)
-    windows = least[ahead : ahead + whole * hours].reshape(whole, hours).min(axis=1)
-    return (first_hour + ahead) // hours, windows
-
-
-def firm_gpu_seconds(timeline: Timeline) -> dict[int, int]:
+def firm_gpu_seconds(of: Hours) -> dict[int, int]:
     """Return, by the window's hours, the GPU-seconds that windows of that length alone hold."""
-    first, least = least_idle_by_hour(timeline)
-    return {
-        hours: int(least_idle(first, least, hours)[1].sum()) * hours * HOUR_S
-        for hours in WINDOW_HOURS
-    }
+    return {hours: int(of.windows(hours)[1].sum()) * hours * HOUR_S for hours in WINDOW_HOURS}
 
 
-def best_mix(timeline: Timeline, prices: Prices) -> Mix:
+def best_mix(of: Hours, prices: Prices) -> Mix:
     """Sell every idle GPU-second once, the dearest way.
 
     The windows nest, so the longest whose price beats all that is shorter comes first. One
     that pays no more than what is shorter is not sold at all.
     """
-    first, left = least_idle_by_hour(timeline)
+    left = of
     firm: dict[int, Sold] = {}
     for hours in WINDOW_HOURS:
         rate = prices.firm[hours]
         shorter = [r for h, r in prices.firm.items() if h < hours] + [prices.interruptible]
         gpu_seconds = 0
         if all(rate.nanos * other.per > other.nanos * rate.per for other in shorter):
-            start, sold = least_idle(first, left, hours)
+            first, sold = left.windows(hours)
             gpu_seconds = int(sold.sum()) * hours * HOUR_S
-            from_ = start * hours - first
-            left = left.copy()
-            left[from_ : from_ + len(sold) * hours] -= np.repeat(sold, hours)
+            left = left.less(first, hours, sold)
         firm[hours] = Sold(gpu_seconds=gpu_seconds, worth=rate.charge(gpu_seconds))
-    rest = timeline.gpu_seconds(timeline.idle) - sum(sold.gpu_seconds for sold in firm.values())
+    rest = of.idle_gpu_seconds - sum(sold.gpu_seconds for sold in firm.values())
     return Mix(
         firm=firm,
         interruptible=Sold(gpu_seconds=rest, worth=prices.interruptible.charge(rest)),

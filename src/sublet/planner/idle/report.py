@@ -4,7 +4,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 
@@ -12,6 +12,8 @@ from sublet.core.money import NANOS, Money, Rate
 from sublet.planner.idle.audit import Audit, PoolAudit, QuotaAudit
 from sublet.planner.idle.hindsight import RUN_EDGES_S, WINDOW_HOURS, Prices
 from sublet.planner.idle.timeline import HOUR_S, Timeline
+
+_ANY: Final = np.iinfo(np.int64).max
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -83,9 +85,10 @@ def series(timelines: Sequence[Timeline], *, points: int) -> Series:
                 held = np.minimum(held, cut.total)
             gpu_seconds = np.bincount(column, weights=weights * held, minlength=count)
             values[known] += gpu_seconds[known] / seconds[known]
-        lowest = np.full(count, np.inf)
-        np.minimum.at(lowest, column[cut.known], cut.idle[cut.known])
-        least[known] += lowest[known]
+        starts = np.flatnonzero(np.diff(column, prepend=-1))
+        lowest = np.minimum.reduceat(np.where(cut.known, cut.idle, _ANY), starts)
+        counts = known[column[starts]]
+        least[column[starts][counts]] += lowest[counts]
 
     def shown(values: Any) -> list[float | None]:
         return [
