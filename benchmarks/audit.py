@@ -30,7 +30,7 @@ DAYS = 180
 
 
 def write(path: Path, jobs: int) -> None:
-    """Write `jobs` rows in the order in which they were submitted."""
+    """Write a row a job in the order in which they were submitted, and one for each requeue."""
     dice = random.Random(20260101)
     every = DAYS * 86_400 / jobs
     users = [f"user{n:03}" for n in range(500)]
@@ -40,6 +40,9 @@ def write(path: Path, jobs: int) -> None:
         for number in range(jobs):
             submit = FROM + timedelta(seconds=int(number * every))
             file.write(row(number + 1, submit, dice, users, accounts) + "\n")
+            if number % 100 == 0:  # requeued, and run again under its number
+                again = submit + timedelta(days=15)
+                file.write(row(number + 1, again, dice, users, accounts) + "\n")
 
 
 def row(

@@ -1,6 +1,7 @@
 """`sublet audit`, from files to what a person, a program and a manager see."""
 
 import json
+import os
 import re
 from html.parser import HTMLParser
 from pathlib import Path
@@ -142,6 +143,7 @@ def test_a_file_that_cannot_be_used_says_why(
         (["--from", "noon"], "'noon' is not a time such as 2026-07-01"),
         (["--from", "2027-01-01"], "--from must lie before --to"),
         (["--quota", "Team"], "has no column Team"),
+        (["--capacity", "7", "--capacity", "8"], "'8' is given twice"),
     ],
 )
 def test_a_wrong_option_says_what_it_may_be(
@@ -150,6 +152,23 @@ def test_a_wrong_option_says_what_it_may_be(
     result = bare("audit", write(folder, "sacct.txt", SACCT), *arguments)
     assert result.code in {1, 2}
     assert why in result.err
+
+
+def test_what_is_no_file_to_read_twice_says_so(bare: Sublet, folder: Path) -> None:
+    pipe = folder / "pipe"
+    os.mkfifo(pipe)
+    assert "is not a regular file: write it to one first" in bare("audit", str(pipe)).err
+    assert "Is a directory" in bare("audit", str(folder)).err
+    assert "No such file" in bare("audit", str(folder / "none")).err
+
+
+def test_a_period_beyond_the_record_is_said(bare: Sublet, folder: Path) -> None:
+    file = write(folder, "sacct.txt", SACCT)
+    found = read(bare, file, "--from", "2025-12-31", "--to", "2026-01-03", "--capacity", "8")
+    assert [note.partition(":")[0] for note in found["notes"]] == [
+        "the sacct record speaks of nothing before 2026-01-01 00",
+        "the sacct record speaks of nothing after 2026-01-02 00",
+    ]
 
 
 def test_faults_are_counted_and_the_first_are_named(bare: Sublet, folder: Path) -> None:
@@ -241,9 +260,22 @@ def test_a_bar_shows_only_what_takes_long(monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.setattr("sys.stderr.isatty", lambda: True)
     with waiting.Waiting(patience_seconds=3600) as patient:
         patient.told("reading", 1, 2)
-        assert patient.bar is None
+    assert patient.bar is None
     with waiting.Waiting(patience_seconds=0) as impatient:
         impatient.told("reading", 1, 2)
+        impatient.told("thinking", 0, 0)
+        impatient._timer.join(10)
         assert impatient.bar is not None
-        assert impatient.bar.tasks[0].percentage == 50
-    assert impatient.bar.finished is False and not impatient.bar.live.is_started
+        assert [task.percentage for task in impatient.bar.tasks] == [50, 0]
+        assert impatient.bar.tasks[1].total is None  # it cannot say how far it is
+        impatient.told("thinking", 3, 3)
+        assert impatient.bar.tasks[1].finished
+    assert not impatient.bar.live.is_started
+
+
+def test_where_nobody_looks_there_is_no_bar(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.stderr.isatty", lambda: False)
+    with waiting.Waiting(patience_seconds=0) as unseen:
+        unseen.told("reading", 1, 2)
+    assert unseen.bar is None
+    assert not unseen._timer.is_alive()

@@ -148,6 +148,10 @@ def test_the_pool_is_the_model_or_else_the_partition(folder: Path) -> None:
         (row("1", start="yesterday"), "Start is 'yesterday', which is not a time"),
         (row("1", end="25:00"), "End is '2026-01-01T25:00:00', which is not a time"),
         (row("1", "00:20", "00:10"), "it ends before it starts"),
+        (
+            row("1").replace("2026-01-01T00:10", "1970-01-01T00:00"),
+            "it ran for more than ten years",
+        ),
         (row("1", end="Unknown"), "it is COMPLETED, but its End is 'Unknown'"),
         (row("1", tres="gres/gpu=many"), "AllocTRES is not understood: gres/gpu=many"),
         (row(""), "there is no job's id"),

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
 from enum import StrEnum
 
 import numpy as np
@@ -174,7 +175,20 @@ def _period(kind: Kind, jobs: Jobs, scope: Scope, notes: list[str]) -> tuple[int
         assert end is not None
     if start >= end:
         raise Invalid("the period holds nothing: --from must lie before --to, and in the record")
+    first, last = jobs.first_known, jobs.last_known
+    beyond = [("before", first, first is not None and start < first)]
+    beyond += [("after", last, last is not None and end > last)]
+    notes += [
+        f"the {kind.value} record speaks of nothing {side} {_when(instant)} UTC: that part of"
+        " the period counts as idle"
+        for side, instant, is_beyond in beyond
+        if is_beyond and instant is not None
+    ]
     return start, end
+
+
+def _when(instant: int) -> str:
+    return f"{datetime.fromtimestamp(instant, UTC):%Y-%m-%d %H:%M}"
 
 
 def _of_curve(timeline: Timeline, scope: Scope, name: str) -> Timeline:

@@ -118,6 +118,7 @@ def read_all(files: Sequence[File], *, names: Names, strict: bool, progress: Pro
         def told(done: int, of: int, name: str = name) -> None:
             progress(name, done, of)
 
+        told(0, 0)
         lines: int | None
         match kind:
             case Kind.SACCT:

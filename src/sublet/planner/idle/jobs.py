@@ -44,6 +44,12 @@ class Jobs:
         return first if isinstance(first, int) else None
 
     @property
+    def first_known(self) -> int | None:
+        """The first instant that the record speaks of."""
+        earliest = self.frame.select(pl.min_horizontal(pl.col("submit", "start").min())).item()
+        return earliest if isinstance(earliest, int) else None
+
+    @property
     def last_known(self) -> int | None:
         """The latest instant that the record speaks of."""
         latest = self.frame.select(

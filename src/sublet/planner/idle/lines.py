@@ -81,6 +81,9 @@ def opened(path: Path) -> Iterator[tuple[BinaryIO, Callable[[], tuple[int, int]]
         Invalid: it cannot be read.
     """
     try:
+        if path.exists() and not path.is_file() and not path.is_dir():
+            # What kind it is shows in its first line, which a pipe tells only once.
+            raise Invalid(f"{path} is not a regular file: write it to one first")
         with path.open("rb") as raw:
             size = path.stat().st_size
             zipped = raw.read(2) == b"\x1f\x8b"

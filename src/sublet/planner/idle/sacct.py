@@ -34,6 +34,7 @@ _OVER: Final = (
 )  # fmt: skip
 _GPUS: Final = re.compile(r"(?:^|,)gres/gpu(?::([^=,]*))?=([^,]*)")
 _RANGE: Final = re.compile(r"(\d+)(?:-(\d+)(?::(\d+))?)?")
+_LONGEST_S: Final = 10 * 366 * 86_400
 # A partition whose GPUs are nearly all of one model is that model's, also where a row does
 # not say so.
 _NEARLY_ALL: Final = 0.95
@@ -165,6 +166,10 @@ class Reading:
                 pl.format("End is '{}', which is not a time", pl.col("End").str.head(40)),
             ),
             (end < start, pl.format("it ends before it starts: {} and {}", "Start", "End")),
+            (
+                end - start > _LONGEST_S,
+                pl.format("it ran for more than ten years: {} to {}", "Start", "End"),
+            ),
             (
                 start.is_not_null() & end.is_null() & state.is_in(_OVER),
                 pl.format("it is {}, but its End is '{}'", "state", "End"),
