@@ -132,3 +132,22 @@ def test_a_timeline_of_jobs_holds_their_gpu_seconds(jobs: list[tuple[int, int, i
     assert whole.total.max(initial=0) == max(at)
     part = whole.within(10, 40)
     assert part.gpu_seconds(part.pending) == sum(at[10:40])
+
+
+@given(timelines())
+def test_a_curve_holds_the_worst_of_each_slot(timeline: Timeline) -> None:
+    curve = timeline.to_curve(step_seconds=HOUR_S)
+    at = {
+        int(t): i
+        for i, (first, last) in enumerate(pairwise(timeline.times))
+        for t in range(first, last, QUARTER_S)
+    }
+    for slot in range(len(curve)):
+        start = curve.start + slot * HOUR_S
+        steps = [at.get(start + i * QUARTER_S) for i in range(4)]
+        known = [i for i in steps if i is not None and timeline.known[i]]
+        if len(known) < 4:
+            assert np.isnan(curve.total[slot])
+        else:
+            assert curve.total[slot] == min(timeline.total[i] for i in known)
+            assert curve.running[slot] == max(timeline.running[i] for i in known)

@@ -65,6 +65,29 @@ class Timeline:
             pending=cut.pending[first:last],
         )
 
+    def to_curve(self, *, step_seconds: int) -> Curve:
+        """Return the worst of each slot: fewest GPUs, most demand; NaN where a part is unknown."""
+        first = int(self.times[0]) // step_seconds
+        last = -(-int(self.times[-1]) // step_seconds)
+        edges = np.arange(first, last + 1, dtype=np.int64) * step_seconds
+        cut = self.split_at(edges)
+        starts = np.searchsorted(cut.times[:-1], edges[:-1])
+        starts[0] = 0
+        whole = np.logical_and.reduceat(cut.known, starts)
+        # At both ends the slots are known only in part.
+        whole &= (edges[:-1] >= self.times[0]) & (edges[1:] <= self.times[-1])
+
+        def worst(counts: Ints, reduce: np.ufunc) -> NDArray[np.float64]:
+            return np.where(whole, reduce.reduceat(counts, starts), np.nan)
+
+        return Curve(
+            start=first * step_seconds,
+            step_seconds=step_seconds,
+            total=worst(cut.total, np.minimum),
+            running=worst(cut.running, np.maximum),
+            pending=worst(cut.pending, np.maximum),
+        )
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Spans:
