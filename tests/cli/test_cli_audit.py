@@ -143,6 +143,7 @@ def test_a_file_that_cannot_be_used_says_why(
         (["--from", "noon"], "'noon' is not a time such as 2026-07-01"),
         (["--from", "2027-01-01"], "--from must lie before --to"),
         (["--quota", "Team"], "has no column Team"),
+        (["--policy", "wish"], "no policy is called 'wish'; there are default"),
         (["--capacity", "7", "--capacity", "8"], "'8' is given twice"),
     ],
 )
@@ -152,6 +153,26 @@ def test_a_wrong_option_says_what_it_may_be(
     result = bare("audit", write(folder, "sacct.txt", SACCT), *arguments)
     assert result.code in {1, 2}
     assert why in result.err
+
+
+def test_a_policy_is_replayed_from_the_past_alone_and_hindsight_is_its_ceiling(
+    bare: Sublet, folder: Path
+) -> None:
+    start = 1_767_225_600
+    rows = [f"{start + 600 * i},20,{8 + 4 * (i // 36 % 4 == 1)}" for i in range(144 * 10)]
+    file = write(folder, "a100.csv", "\n".join(["time,gpus_total,gpus_running", *rows]) + "\n")
+    found = read(bare, file, "--policy", "default")
+    replay = found["total"]["replay"]
+    assert replay == found["pools"][0]["replay"]
+    assert (replay["from"], replay["to"]) == ("2026-01-08T00:00:00Z", "2026-01-11T00:00:00Z")
+    assert replay["idle_gpu_hours"] == 3 * 24 * 11
+    sold = replay["firm_gpu_hours"] + replay["interruptible_gpu_hours"]
+    assert 0 < sold <= replay["idle_gpu_hours"]
+    assert 0 < float(replay["worth_usd"]) <= float(replay["hindsight_worth_usd"])
+    said = bare("audit", file, "--policy", "default").out
+    assert "What the policy default would have sold, deciding from the past alone" in said
+    short = bare("audit", write(folder, "sacct.txt", SACCT), *DAY, "--policy", "default").out
+    assert "The record is too short" in short
 
 
 def test_what_is_no_file_to_read_twice_says_so(bare: Sublet, folder: Path) -> None:

@@ -67,6 +67,13 @@ def audit(
             help="USD per GPU-hour, of firm windows and of what may be taken back.",
         ),
     ] = "24h=1.00,4h=0.85,1h=0.70,interruptible=0.50",
+    policy: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME",
+            help="Replay what a policy of `sublet backtest` would have sold; `default` is ours.",
+        ),
+    ] = None,
     pool: Annotated[
         str | None,
         typer.Option(
@@ -127,6 +134,7 @@ def audit(
         end=_instant(to, "--to"),
         capacity=_counts(capacity or [], "--capacity"),
         quotas=_counts(quota_gpus or [], "--quota-gpus"),
+        policy=policy,
     )
     with Waiting() as waiting:
         record = read_all(
@@ -135,9 +143,7 @@ def audit(
             strict=strict,
             progress=lambda name, done, of: waiting.told(f"reading {name}", done, of),
         )
-        found = work_out(
-            record, scope, progress=lambda done, of: waiting.told("working it out", done, of)
-        )
+        found = work_out(record, scope, progress=waiting.told)
     shown = document(found)
     if html is not None:
         from sublet.console.audit_page import render  # noqa: PLC0415

@@ -102,6 +102,7 @@ def print_report(audit: "Audit", document: Document) -> None:
     )
     for line in _alone(total):
         print(line)
+    _print_replay(document)
     _print_doubts(document)
 
 
@@ -202,6 +203,30 @@ def _alone(total: Mapping[str, Any]) -> Iterator[str]:
         yield f"Sold in one length alone: {parts}."
     yield "Windows start on the hour, at 0, 4, 8 … and at 0 o'clock UTC. Nobody knows beforehand how"
     yield "it goes on, so these are the most that can be had, not a forecast."
+
+
+def _print_replay(document: Document) -> None:
+    policy, found = document["policy"], document["total"]["replay"]
+    if policy is None:
+        return
+    _head(f"What the policy {one_line(policy)} would have sold, deciding from the past alone")
+    if found is None:
+        print("The record is too short: a week is learnt from before anything is scored.")
+        return
+    idle = found["idle_gpu_hours"] or 1.0
+    print(f"{found['from'][:16]} to {found['to'][:16]} UTC, after a week to learn from")
+    for name, key in (
+        ("firm, and kept", "firm_gpu_hours"),
+        ("firm, and broken", "broken_gpu_hours"),
+        ("interruptible", "interruptible_gpu_hours"),
+    ):
+        print(f"{name:>20} {found[key]:>12,.0f} GPU-h  {found[key] / idle:>6.1%} of idle")
+    print(
+        f"worth {usd(found['worth_usd'])} net of refunds and credits,"
+        f" {share(found['worth_share'])} of what hindsight would have had in that time;"
+        f" {found['evictions']:,} GPUs taken back, internal jobs waited"
+        f" {found['late_gpu_hours']:,.0f} GPU-hours beyond the notice of ten minutes"
+    )
 
 
 def _print_doubts(document: Document) -> None:

@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from enum import StrEnum
+from typing import TYPE_CHECKING
 
 import numpy as np
 import polars as pl
@@ -24,6 +25,9 @@ from sublet.planner.idle.hindsight import (
 from sublet.planner.idle.inputs import Kind, Record
 from sublet.planner.idle.jobs import Jobs
 from sublet.planner.idle.timeline import HOUR_S, Ints, Spans, Timeline, from_curves, from_spans
+
+if TYPE_CHECKING:
+    from sublet.planner.idle.replay import Replay
 
 HOURS_OF_WEEK = 168
 _MONDAY = 72  # hours from a Monday's midnight to the epoch, a Thursday's
@@ -46,6 +50,7 @@ class Scope:
     end: int | None = None
     capacity: Mapping[str, int] = field(default_factory=dict)  # GPUs by pool; "": of the only one
     quotas: Mapping[str, int] = field(default_factory=dict)  # nominal GPUs by quota
+    policy: str | None = None  # whose decisions to replay as well
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -69,6 +74,7 @@ class PoolAudit:
     firm: Mapping[int, int]  # window hours → GPU-seconds, were all sold in that length alone
     mix: Mix
     idle_by_hour_of_week: Sequence[float | None]  # mean GPUs; Monday 00 UTC first
+    replay: "Replay | None"  # None: not asked for, or the past is too short
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -102,13 +108,13 @@ class Audit:
         return max(int(pool.timeline.times[-1]) for pool in self.pools)
 
 
-def audit(record: Record, scope: Scope, *, progress: Callable[[int, int], None]) -> Audit:
+def audit(record: Record, scope: Scope, *, progress: Callable[[str, int, int], None]) -> Audit:
     """Work out what sat idle.
 
     Args:
         record: what the files say.
         scope: period, prices, capacities, quotas.
-        progress: told how many pools of how many are done.
+        progress: told what is done, and for how many pools of how many.
 
     Raises:
         Invalid: the period holds nothing, or a capacity or quota is given for what is not there.
@@ -135,9 +141,10 @@ def audit(record: Record, scope: Scope, *, progress: Callable[[int, int], None])
     _check_names(scope, timelines, quotas)
     pools = []
     for done, (name, (timeline, capacity)) in enumerate(timelines.items()):
-        progress(done, len(timelines))
+        progress("working it out", done, len(timelines))
         pools.append(_pool(name, timeline, capacity, scope.prices))
-    progress(len(timelines), len(timelines))
+    if scope.policy is not None:
+        pools = _replayed(pools, scope, scope.policy, progress)
     return Audit(
         record=record,
         scope=scope,
@@ -294,7 +301,21 @@ def _pool(name: str, timeline: Timeline, capacity: Capacity, prices: Prices) -> 
         firm=firm_gpu_seconds(hours),
         mix=best_mix(hours, prices),
         idle_by_hour_of_week=_by_hour_of_week(timeline),
+        replay=None,
     )
+
+
+def _replayed(
+    pools: Sequence[PoolAudit], scope: Scope, policy: str, progress: Callable[[str, int, int], None]
+) -> list[PoolAudit]:
+    from sublet.planner.idle.replay import replay  # noqa: PLC0415 -- its libraries are slow to load
+
+    found = []
+    for done, pool in enumerate(pools):
+        progress(f"replaying {policy}", done, len(pools))
+        came = replay(pool.timeline, scope.prices, policy=policy)
+        found.append(replace(pool, replay=came))
+    return found
 
 
 def _by_hour_of_week(timeline: Timeline) -> list[float | None]:

@@ -4,7 +4,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
@@ -12,6 +12,9 @@ from sublet.core.money import NANOS, Money, Rate
 from sublet.planner.idle.audit import Audit, PoolAudit, QuotaAudit
 from sublet.planner.idle.hindsight import RUN_EDGES_S, WINDOW_HOURS, Prices
 from sublet.planner.idle.timeline import HOUR_S, Timeline
+
+if TYPE_CHECKING:
+    from sublet.planner.idle.replay import Replay
 
 _ANY: Final = np.iinfo(np.int64).max
 
@@ -43,6 +46,7 @@ def document(audit: Audit) -> dict[str, Any]:
             for file in record.files
         ],
         "prices_usd_per_gpu_hour": prices_document(scope.prices),
+        "policy": scope.policy,
         "total": _total(audit),
         "pools": pools,
         "quotas": [_quota(quota, audit) for quota in audit.quotas],
@@ -163,6 +167,7 @@ def _total(audit: Audit) -> dict[str, Any]:
         **_use(summed),
         **_sellable(summed["idle_gpu_seconds"], runs, firm, mix, rest),
         "idle_by_hour_of_week": weeks,
+        "replay": _replays([pool.replay for pool in pools if pool.replay is not None]),
     }
 
 
@@ -195,6 +200,7 @@ def _pool(pool: PoolAudit) -> dict[str, Any]:
             (pool.mix.interruptible.gpu_seconds, pool.mix.interruptible.worth),
         ),
         "idle_by_hour_of_week": list(pool.idle_by_hour_of_week),
+        "replay": _replays([] if pool.replay is None else [pool.replay]),
     }
 
 
@@ -252,6 +258,38 @@ def _sellable(
         },
         "hindsight_firm_gpu_hours": hours(sum(sold for sold, _ in mix.values())),
         "hindsight_worth_usd": _usd(_sum([*(worth for _, worth in mix.values()), rest[1]])),
+    }
+
+
+def _replays(replays: Sequence["Replay"]) -> dict[str, Any] | None:
+    """Return what a policy would have sold of some pools together; None where of none."""
+    if not replays:
+        return None
+    summed = {
+        name: sum(getattr(one, name) for one in replays)
+        for name in (
+            "idle_hours",
+            "firm_hours",
+            "broken_hours",
+            "interruptible_hours",
+            "late_hours",
+        )
+    }
+    promised = summed["firm_hours"] + summed["broken_hours"]
+    worth, ceiling = _sum([one.worth for one in replays]), _sum([one.ceiling for one in replays])
+    return {
+        "from": iso(min(one.start for one in replays)),
+        "to": iso(max(one.end for one in replays)),
+        "idle_gpu_hours": round(summed["idle_hours"], 2),
+        "firm_gpu_hours": round(summed["firm_hours"], 2),
+        "broken_gpu_hours": round(summed["broken_hours"], 2),
+        "broken_share": round(summed["broken_hours"] / promised, 6) if promised else None,
+        "interruptible_gpu_hours": round(summed["interruptible_hours"], 2),
+        "evictions": sum(one.evictions for one in replays),
+        "late_gpu_hours": round(summed["late_hours"], 2),
+        "worth_usd": _usd(worth),
+        "hindsight_worth_usd": _usd(ceiling),
+        "worth_share": round(worth.nanos / ceiling.nanos, 6) if ceiling.nanos else None,
     }
 
 
