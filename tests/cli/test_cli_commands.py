@@ -336,7 +336,7 @@ def test_a_surplus_says_what_is_forecast_and_why_no_more_is_sold(
     plan = {
         "made_at": "2026-01-01T12:00:01Z", "as_of": "2026-01-01T12:00:00Z", "known_hours": 30.0, "known_share": 0.75,
         "firm": {"1h": 4, "4h": 3, "24h": 0}, "interruptible": 4, "reserve": 1,
-        "reasons": [{"reason": "short_history", "why": "little is known"}],
+        "reasons": [{"reason": "cold_start", "windows": ["4h", "24h"], "why": "little is known"}],
         "band": [
             {"ahead_seconds": 300, "demand": {"0.5": 3, "0.99": 4}},
             {"ahead_seconds": 86400, "demand": {"0.5": 5, "0.99": 8}},
@@ -351,6 +351,6 @@ def test_a_surplus_says_what_is_forecast_and_why_no_more_is_sold(
         "2026-01-01",
         "12:00:00Z",
     ]
-    assert ["short_history:", "little", "is", "known"] in lines
+    assert ["cold_start", "(4h,", "24h):", "little", "is", "known"] in lines
     assert ["99%", "of", "the", "time", "no", "more", "than", "4", "8"] in lines
     assert "cpu: not planned yet" in sublet("surplus").out

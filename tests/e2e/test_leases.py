@@ -208,4 +208,4 @@ def test_a_new_instance_says_what_it_may_sell_and_why_no_more(instance: Instance
     assert plan["reserve"] == 1 or plan["demand"] == 4
     shown = instance.cli("surplus")
     assert shown.returncode == 0, shown.stderr
-    assert "short_history: under two weeks are known" in shown.stdout
+    assert "cold_start (1h, 4h, 24h): too little is known" in shown.stdout

@@ -20,7 +20,7 @@ from sublet.engine.simulated import Faults, SimulatedEngine
 from sublet.fleet import store as fleet
 from sublet.fleet.demand import SLOT, Sample
 from sublet.planner import store
-from sublet.planner.prospect import Prospect, Reason
+from sublet.planner.prospect import Because, Prospect, Reason
 from sublet.planner.service import Planner, document
 
 START = datetime(2026, 1, 1, tzinfo=UTC)
@@ -54,8 +54,9 @@ def test_a_plan_is_made_of_what_was_seen_and_kept(db: Database) -> None:
     keep(db, first=START, slots=60)
     now = START + 5 * timedelta(hours=1)
     plan = Planner(db, confidence=0.99).plan(now=now)["h200"]
-    assert (plan.gpus, plan.demand, plan.firm) == (10, 4, {1: 5, 4: 0, 24: 0})
-    assert plan.reasons == (Reason.SHORT_HISTORY,)
+    assert (plan.gpus, plan.demand, plan.firm) == (10, 4, {1: 0, 4: 0, 24: 0})
+    assert (plan.interruptible, plan.reserve) == (5, 1)
+    assert plan.because == (Because(reason=Reason.COLD_START, hours=(1, 4, 24)),)
     kept = stored(db)["h200"]
     assert kept.made_at == now
     assert dict(kept.plan) == document(plan)
@@ -112,8 +113,8 @@ def test_the_loop_samples_what_it_sees_and_plans_each_slot(db: Database) -> None
         samples = fleet.list_samples(tx, since=START)["h200"]
     assert (list(samples.gpus), list(samples.running)) == ([8] * 4, [0, 6, 6, 6])
     plan = stored(db)["h200"].plan
-    assert (plan["demand"], plan["interruptible"], plan["reserve"]) == (6, 0, 2)
-    assert [reason["reason"] for reason in plan["reasons"]] == ["short_history"]
+    assert (plan["demand"], plan["interruptible"], plan["reserve"]) == (6, 1, 1)
+    assert [reason["reason"] for reason in plan["reasons"]] == ["cold_start"]
 
 
 def test_a_plan_is_never_made_twice_at_once_and_its_failure_ends_nothing(

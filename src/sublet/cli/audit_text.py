@@ -221,6 +221,10 @@ def _print_replay(document: Document) -> None:
         ("interruptible", "interruptible_gpu_hours"),
     ):
         print(f"{name:>20} {found[key]:>12,.0f} GPU-h  {found[key] / idle:>6.1%} of idle")
+    if found["broken_share"] is not None:
+        print(
+            f"{share(found['broken_share'])} of the firm GPU-hours broke, and were refunded and credited"
+        )
     print(
         f"worth {usd(found['worth_usd'])} net of refunds and credits,"
         f" {share(found['worth_share'])} of what hindsight would have had in that time;"

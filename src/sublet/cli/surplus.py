@@ -32,7 +32,7 @@ def add_to(root: typer.Typer) -> None:
 def surplus(session: Session) -> None:
     """Show what may be sold of each pool: firm for 1, 4 and 24 hours, and interruptible.
 
-    With what internal jobs will want at most, and why no more is sold. What leases hold
+    With what internal jobs will hold, and why no more is sold. What leases hold
     counts as free: internal jobs do not want it. Planned anew every five minutes.
     """
     with session.operator() as api:
@@ -64,7 +64,8 @@ def _about(pool: Document) -> Iterator[str]:
     known = f"{hours:.1f} hours" if hours < 72 else f"{hours / 24:.1f} days"
     yield f"{one_line(pool['name'])}: {known} known, {plan['known_share']:.0%} of the time since the first"
     for reason in plan["reasons"]:
-        yield f"  {reason['reason']}: {one_line(reason['why'])}"
+        about = f" ({', '.join(reason['windows'])})" if reason["windows"] else ""
+        yield f"  {reason['reason']}{about}: {one_line(reason['why'])}"
     yield from _band(plan["band"])
 
 
@@ -72,7 +73,9 @@ def _band(band: Sequence[Mapping[str, Any]]) -> Iterator[str]:
     if not band:
         return
     heads = [_ahead(reach["ahead_seconds"]) for reach in band]
-    yield f"  {'most wanted by internal jobs within':38}" + "".join(f"{head:>9}" for head in heads)
+    yield f"  {'internal jobs will hold, so far ahead':38}" + "".join(
+        f"{head:>9}" for head in heads
+    )
     for quantile in band[0]["demand"]:
         name = f"{float(quantile):.0%} of the time no more than"
         counts = "".join(f"{reach['demand'][quantile]:>9,}" for reach in band)

@@ -268,8 +268,8 @@ function replayChart() {
   const found = view().replay;
   $("replay-card").hidden = !found;
   if (!found) return;
-  $("replay-lead").textContent = `The policy “${AUDIT.policy}” decides at each boundary of the windows from what was known by then, `
-    + `at 99 % confidence and a notice of ten minutes: ${found.from.slice(0, 10)} to ${found.to.slice(0, 10)}, after a week to learn from. `
+  $("replay-lead").textContent = `The policy “${AUDIT.policy}” decides at each boundary of the windows from what was known one step before it, `
+    + `with a notice of ten minutes: ${found.from.slice(0, 10)} to ${found.to.slice(0, 10)}, after a week to learn from. `
     + "At the prices that the audit was run with.";
   const parts = [
     ["firm, and kept", found.firm_gpu_hours, "var(--firm24)"], ["firm, and broken", found.broken_gpu_hours, "var(--wait)"],
@@ -277,21 +277,22 @@ function replayChart() {
     ["not sold", Math.max(found.idle_gpu_hours - found.firm_gpu_hours - found.interruptible_gpu_hours, 0), "var(--unsold)"],
   ];
   const all = parts.reduce((sum, part) => sum + part[1], 0) || 1;
+  const idle = found.idle_gpu_hours || 1;
   const box = $("replay"), width = Math.max(box.clientWidth, 260);
   const svg = make("svg", { viewBox: `0 0 ${width} 34`, height: 34, role: "img", "aria-label": "Idle GPU-hours by what the policy would have sold them as" });
   let x = 0;
   for (const [name, hours, colour] of parts) {
     const long = (hours / all) * width;
     if (long > 0) svg.append(told(make("rect", { x, y: 2, width: Math.max(long - 1, 0.5), height: 30, fill: colour, rx: 2 }),
-      `${name}\n${count(hours)} GPU-hours, ${share(hours / all)}`));
+      `${name}\n${count(hours)} GPU-hours, ${share(hours / idle)} of idle`));
     x += long;
   }
   const legend = make("p", { class: "legend" });
-  for (const [name, hours, colour] of parts) legend.append(make("span", { class: "key", style: `background:${colour}` }), `${name} ${share(hours / all)} `);
+  for (const [name, hours, colour] of parts) legend.append(make("span", { class: "key", style: `background:${colour}` }), `${name} ${share(hours / idle)} `);
   box.replaceChildren(svg, legend);
   $("replay-worth").replaceChildren(make("b", {}, usd(Number(found.worth_usd))),
     ` net of refunds and credits, ${share(found.worth_share)} of what hindsight would have had in that time`,
-    make("span", { class: "rest" }, `${count(found.evictions)} GPUs were taken back; internal jobs waited ${count(found.late_gpu_hours)} GPU-hours beyond the notice`));
+    make("span", { class: "rest" }, `${count(found.evictions)} GPUs were taken back; internal jobs waited ${count(found.late_gpu_hours)} GPU-hours beyond the notice. Shares are of the idle GPU-hours; what was broken was not idle after all, and was refunded and credited.`));
 }
 
 function pricesTable() {
