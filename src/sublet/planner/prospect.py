@@ -11,8 +11,9 @@ from typing import Final
 
 import numpy as np
 
+from sublet.planner.band import BAND
 from sublet.planner.curve import DAY_SECONDS, HOUR_SECONDS, Curve
-from sublet.planner.plan import BAND, Model, Plan, Why, make_plan
+from sublet.planner.plan import Model, Plan, Why, make_plan
 from sublet.planner.windows import LENGTHS
 
 # How much of the past is learnt from, in seconds.
