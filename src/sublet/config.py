@@ -24,6 +24,7 @@ class Config:
     gateway_name: str = "gateway-0"  # SUBLET_GATEWAY_NAME: one process a name on one database
     slots: int | None = None  # SUBLET_SLOTS: CPU slots where there is no GPU; default: one a core
     notice_seconds: int = 10  # SUBLET_NOTICE_SECONDS: first policy of a new pool
+    confidence: float = 0.99  # SUBLET_CONFIDENCE: share of firm GPU-windows that must hold
     model: bool = True  # SUBLET_MODEL: host the demo model
     keep_logs_days: int = 30  # SUBLET_KEEP_LOGS_DAYS: of workloads that ended
     unsafe_no_sandbox: bool = False  # SUBLET_UNSAFE_NO_SANDBOX: run tenants' code unguarded
@@ -101,6 +102,8 @@ def load(environment: Mapping[str, str] | None = None, **overrides: Any) -> Conf
         raise Misconfigured("SUBLET_NOTICE_SECONDS must lie in 0…86400")
     if not 1 <= config.keep_logs_days <= 36_500:
         raise Misconfigured("SUBLET_KEEP_LOGS_DAYS must lie in 1…36500")
+    if not 0.5 <= config.confidence <= 0.9999:
+        raise Misconfigured("SUBLET_CONFIDENCE must lie in 0.5…0.9999")
     return replace(config, data=Path(config.data).expanduser().absolute())
 
 
@@ -113,4 +116,8 @@ def _parse(variable: str, text: str, kind: str) -> object:
         if not re.fullmatch("[0-9]{1,18}", text):
             raise Misconfigured(f"{variable} must be a whole number, not {text!r}")
         return int(text)
+    if "float" in kind:
+        if not re.fullmatch(r"[0-9]{1,9}(\.[0-9]{1,9})?", text):
+            raise Misconfigured(f"{variable} must be a number such as 0.99, not {text!r}")
+        return float(text)
     return Path(text) if "Path" in kind else text

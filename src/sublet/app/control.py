@@ -8,7 +8,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from datetime import timedelta
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import uvicorn
 from fastapi import FastAPI
@@ -19,7 +19,8 @@ from sublet.app.http import BodyGuard, install_errors
 from sublet.app.leadership import Leadership, id_of_engine, wait_for_engine, wait_to_lead
 from sublet.app.logs import log_to_stderr
 from sublet.app.loop import Control, Loop
-from sublet.app.routes import internal, leases, ledger, operations, tenants
+from sublet.app.planning import Planning
+from sublet.app.routes import internal, leases, ledger, operations, surplus, tenants
 from sublet.app.secrets import load_or_make
 from sublet.app.services import Services
 from sublet.app.signals import DRAIN
@@ -36,6 +37,9 @@ from sublet.engine.hardware import find_gpus, find_nodes
 from sublet.engine.local import LocalEngine
 from sublet.engine.sandbox import find_sandbox
 from sublet.models.service import Hosting, Replicas
+
+if TYPE_CHECKING:
+    from sublet.planner.service import Planner
 
 log = logging.getLogger(__name__)
 
@@ -77,7 +81,7 @@ def build_api(services: Services) -> FastAPI:
         },
     )
     app.state.services = services
-    for routes in (tenants, leases, internal, operations, ledger, pages):
+    for routes in (tenants, leases, internal, operations, surplus, ledger, pages):
         app.include_router(routes.router)
     install_errors(app)
     app.add_middleware(BodyGuard)
@@ -150,6 +154,7 @@ def run(config: Config) -> int:
             refuses_commands=why_not if sandbox is None and not config.unsafe_no_sandbox else None,
             wake=lambda: loop.wake(),  # noqa: PLW0108 -- it is made below
         )
+        planning = Planning(lambda: _planner(db, config.confidence), clock=clock)
         control = Control(
             db=ours,
             engine=engine,
@@ -157,6 +162,7 @@ def run(config: Config) -> int:
             first_notice_seconds=config.notice_seconds,
             replicas=replicas,
             notice_url=services.notice_url,
+            planning=planning,
         )
         server = _Server(
             uvicorn.Config(
@@ -194,8 +200,15 @@ def run(config: Config) -> int:
         loop.start()
         server.run(sockets=[listener])
         loop.join(timeout=5)
+        planning.join(timeout=5)
         lock.close()
     return 0
+
+
+def _planner(db: Database, confidence: float) -> "Planner":
+    from sublet.planner.service import Planner  # noqa: PLC0415 -- numpy is slow to load
+
+    return Planner(db, confidence=confidence)
 
 
 class _Server(uvicorn.Server):

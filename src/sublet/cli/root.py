@@ -10,6 +10,7 @@ from typer.main import get_command
 
 from sublet import __version__
 from sublet.cli import (
+    audit,
     backtest,
     fleet,
     internal,
@@ -21,6 +22,7 @@ from sublet.cli import (
     prices,
     processes,
     status,
+    surplus,
     tenants,
     verify,
 )  # fmt: skip
@@ -39,12 +41,13 @@ def build() -> typer.Typer:
             'sublet model chat gemma-3-270m "Once upon a time"',
             "sublet internal run --slots 2 -- make train",
             "sublet verify",
+            "sublet audit sacct.txt --html idle.html",
         ),
         version=__version__,
     )
     for module in (
         processes, status, leases, keys, money, models, tenants, internal, fleet, prices, ledger,
-        verify, backtest,
+        verify, backtest, audit, surplus,
     ):  # fmt: skip
         module.add_to(root)
     return root
