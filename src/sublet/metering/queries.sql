@@ -238,7 +238,7 @@ SELECT count(*) AS number
 
 -- name: find_wrong_lease_seconds
 -- Ended leases whose whole seconds usable by their record are not those that were billed, or that
--- still hold money.
+-- still hold money. (Without LIMIT, for which all usages would be summed again for each lease.)
 WITH billed AS (
     SELECT lease_id, sum(gpu_seconds) AS gpu_seconds
       FROM usage
@@ -262,9 +262,7 @@ WITH billed AS (
 )
 SELECT *
   FROM ended
- WHERE usable_gpu_seconds <> billed_gpu_seconds OR open_holds > 0
- ORDER BY id
- LIMIT 100;
+ WHERE usable_gpu_seconds <> billed_gpu_seconds OR open_holds > 0;
 
 -- name: sum_lease_charges
 SELECT coalesce(sum(c.amount_nanos), 0)::numeric(38,0) AS nanos
