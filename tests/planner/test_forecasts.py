@@ -1,5 +1,7 @@
 """The pieces of a forecast: moving extremes, quantile regression, calibrated depths, the band."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -62,6 +64,17 @@ def test_nothing_is_sold_where_nothing_has_kept() -> None:
     forecast = outlooks(pool(running, 100), (4,))[4]
     rows = np.arange(len(forecast.slots))
     assert Ladder(forecast).choose(rows, confidence=0.99).gpus.sum() == 0
+
+
+def test_an_outage_is_not_sold_as_if_it_were_idle() -> None:
+    curve = wandering(9)
+    running = curve.running.copy()
+    running[-30:] = 0  # the jobs are gone, and will be back
+    for hours, forecast in outlooks(replace(curve, running=running), (4, 24)).items():
+        before = forecast.kept[: -30 - hours]
+        at = len(forecast.slots) - 30  # the first hour that sees it
+        assert forecast.idle[at] == 200
+        assert forecast.sellable(DEPTHS)[at].max() <= np.nanmax(before)
 
 
 def test_the_band_covers_what_it_says() -> None:

@@ -17,7 +17,7 @@ import numpy as np
 
 from sublet.planner.curve import HOUR_SECONDS, Curve, Floats
 from sublet.planner.regression import Basis, fit_quantile
-from sublet.planner.signals import Ints, Signals, lowest_ahead, signals
+from sublet.planner.signals import Ints, Signals, lowest, lowest_ahead, signals
 
 MIDDLE: Final = 0.5
 HIGH: Final = 0.9
@@ -39,7 +39,7 @@ SHALLOW: Final = 0.5  # spreads; beyond, the usual spread counts where it is wid
 class Outlook:
     """Forecasts for windows of `hours` that start at `slots`; arrays have shape (slots,).
 
-    Falls, middles and spreads are shares of the pool; NaN is not known.
+    Falls, middles, spreads and `most` are shares of the pool; NaN is not known.
     """
 
     hours: int
@@ -49,6 +49,7 @@ class Outlook:
     middle: Floats
     spread: Floats
     usual: Floats  # the median of the spreads of the last two weeks, where that is wider
+    most: Floats  # the most that any window of the last four weeks kept; endless: too few
     kept: Floats  # GPUs idle throughout the window: what came; NaN where not over
 
     def fall(self, depths: Floats) -> Floats:
@@ -58,9 +59,13 @@ class Outlook:
         return self.middle[:, None] + near + far
 
     def sellable(self, depths: Floats) -> Floats:
-        """Return the GPUs to sell at each of `depths`, whole, shape (slots, depths)."""
+        """Return the GPUs to sell at each of `depths`, whole, shape (slots, depths).
+
+        Never more than has been kept lately: a pool that is idle as never before has an outage.
+        """
         room = self.idle[:, None] - self.fall(depths) * self.total[:, None]
-        return np.floor(np.nan_to_num(np.clip(room, 0.0, self.idle[:, None])) + 1e-9)
+        limit = np.fmin(self.idle, self.most * self.total)[:, None]
+        return np.floor(np.nan_to_num(np.clip(room, 0.0, limit)) + 1e-9)
 
     def depth(self, fall: Floats) -> Floats:
         """Return how many spreads deep each fall is: the inverse of `fall`."""
@@ -78,6 +83,7 @@ class Fit:
     plain: Floats  # shape (2,); NaN: not known
     doubt: float  # weight of the plain quantiles, in (0, 1]
     usual: float  # share of the pool
+    most: float  # share of the pool
 
     def predict(self, known: Signals) -> tuple[Floats, Floats, Floats]:
         """Return middle, spread and usual spread at each of `known.slots`."""
@@ -131,6 +137,7 @@ def _outlook(curve: Curve, hours: int, known: Signals, *, last: bool) -> tuple[O
     doubt = _TRUSTED_WINDOWS / (_TRUSTED_WINDOWS + np.arange(len(slots))[:, None] / max(hours, 4))
     middle, spread = _mixed(fitted, plain, doubt, known.total)
     median = _running_median(spread, _USUAL_HOURS)
+    most = _most_kept(kept / np.maximum(known.total, 1.0), hours)
     seen = len(slots) - 1
     fit = Fit(
         basis=None if regression is None else regression[0],
@@ -138,6 +145,7 @@ def _outlook(curve: Curve, hours: int, known: Signals, *, last: bool) -> tuple[O
         plain=plain[-1] if len(plain) else np.full(2, np.nan),
         doubt=float(doubt[seen, 0]) if len(doubt) else 1.0,
         usual=float(median[-1]) if len(median) else np.nan,
+        most=float(most[-1]) if len(most) else np.inf,
     )
     forecasts = Outlook(
         hours=hours,
@@ -147,6 +155,7 @@ def _outlook(curve: Curve, hours: int, known: Signals, *, last: bool) -> tuple[O
         middle=middle,
         spread=spread,
         usual=np.maximum(spread, median),
+        most=most,
         kept=kept,
     )
     return forecasts, fit
@@ -165,6 +174,15 @@ def outlooks(curve: Curve, lengths: tuple[int, ...]) -> dict[int, Outlook]:
     """Return the outlook for windows of each of `lengths` hours, at every whole hour."""
     known = signals(curve, hourly(curve))
     return {hours: outlook(curve, hours, known) for hours in lengths}
+
+
+def _most_kept(kept: Floats, hours: int) -> Floats:
+    """Return the most that windows of the last four weeks kept, of those that had ended."""
+    known = np.where(np.isnan(kept), np.inf, -kept)
+    most = np.full(len(kept), np.inf)
+    most[hours:] = -lowest(known, _RECENT_HOURS)[: max(len(kept) - hours, 0)]
+    most[: _FIRST_FIT_HOURS + hours] = np.inf
+    return np.where(np.isneginf(most), np.inf, most)
 
 
 def _plain_quantiles(fall: Floats, hours: int) -> Floats:

@@ -139,7 +139,8 @@ def make_plan(history: Curve, model: Model) -> Plan:
         wide = near * spread + far * usual
         # What demand may do until a window starts, and within it, is taken as unrelated.
         fall = middles + middle + np.copysign(np.hypot(wide, max(depth_of, 0.0) * spreads), wide)
-        room = np.clip(idle - fall * total, 0.0, idle)
+        limit = np.fmin(idle, model.fits[hours].most * total)
+        room = np.clip(idle - fall * total, 0.0, limit)
         firm[hours] = np.floor(np.nan_to_num(room) + 1e-9)
     return Plan(
         at=recent.end,
