@@ -39,7 +39,7 @@ class Watch:
     ended: list[InternalJob] = field(default_factory=list)
     times: dict[str, int] = field(default_factory=dict)  # how often a key came back
     elsewhere: set[str] = field(default_factory=set)  # keys that waited for something else
-    looked_at: datetime | None = None
+    order: dict[UUID, tuple[int, ...]] = field(default_factory=dict)  # of equal instants
     saved: Mapping[str, Followed] = field(default_factory=dict)
 
     def look(
@@ -54,9 +54,11 @@ class Watch:
             self.under_way[key] = self._follow(key, found, now=now)
         self.elsewhere = {job.key for job in jobs if job.waits and job.key not in wanted}
         self.ended = [job for job in self.ended if (job.exited_at or now) > now - _LISTED]
-        self.looked_at = now
+        self.order = {job.id: self.order[job.id] for job in self.ended} | {
+            followed.job.id: _numbers(key) for key, followed in self.under_way.items()
+        }
         here = [followed.job for followed in self.under_way.values()]
-        return sorted([*here, *self.ended], key=lambda job: (job.submitted_at, job.name, job.id))
+        return sorted([*here, *self.ended], key=lambda job: (job.submitted_at, self.order[job.id]))
 
     def _goes_on(self, key: str, found: Demand | None) -> bool:
         if found is None:
@@ -98,6 +100,7 @@ class Watch:
     def _end(self, key: str, now_is: SlurmJob | None, *, now: datetime) -> None:
         before = self.under_way.pop(key)
         self.times[key] = self.times.get(key, 0) + 1
+        self.order[before.job.id] = _numbers(key)
         job, ended_at, code = before.job, now, None
         if now_is is not None and now_is.ended and now_is.restarts == before.restarts:
             ended_at, code = now_is.ended_at or now, now_is.exit_code
@@ -154,6 +157,10 @@ def load(path: Path, cluster: str) -> Watch:
     watch.times = {key: int(number) for key, number in document["times"].items()}
     watch.saved = dict(watch.under_way)
     return watch
+
+
+def _numbers(key: str) -> tuple[int, ...]:
+    return tuple(int(part) for part in key.split("_") if part.isdigit())
 
 
 def internal_id(cluster: str, key: str, submitted_at: datetime, number: int) -> UUID:
