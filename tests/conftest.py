@@ -22,7 +22,7 @@ if os.environ.get("CI"):
     hypothesis.settings.load_profile("ci")
 
 # What takes longer than a look away from the screen: not part of `make check`.
-_REAL = {"engine", "contract", "gateway", "models", "races", "simulation"}
+_REAL = {"engine", "slurm", "contract", "gateway", "models", "races", "simulation"}
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

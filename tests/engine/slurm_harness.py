@@ -21,10 +21,10 @@ from sublet.engine.slurm.settings import Format, SlurmSettings
 NODE_OPTIONS = tuple(
     word
     for node in NODES
+    for gpus, cpus in [(0, node.gpus) if node.gpu_model == "cpu" else (node.gpus, 32)]
     for word in (
         "--node",
-        f"{node.name}:{node.gpu_model}:{0 if node.gpu_model == 'cpu' else node.gpus}"
-        f":{node.gpus if node.gpu_model == 'cpu' else 32}:{node.memory_bytes >> 20}",
+        f"{node.name}:{node.gpu_model}:{gpus}:{cpus}:{node.memory_bytes >> 20}",
     )
 )
 
@@ -50,7 +50,13 @@ class SubmittingEngine(SlurmEngine):
     def internal_jobs(self) -> Sequence[InternalJob]:
         return [replace(job, id=UUID(job.name)) for job in super().internal_jobs()]
 
-    def submit_internal(self, job: Workload, *, name: str, submitted_at: datetime) -> None:
+    def submit_internal(
+        self,
+        job: Workload,
+        *,
+        name: str,  # noqa: ARG002 -- the job's name is its id here
+        submitted_at: datetime,  # noqa: ARG002 -- Slurm looks at its own clock
+    ) -> None:
         kind = f"--cpus-per-task={job.gpus}" if job.gpu_model == "cpu" else f"--gres=gpu:{job.gpus}"
         self.cluster.run(
             "sbatch", "-p", "internal", f"--job-name={job.id}", kind,

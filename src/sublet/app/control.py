@@ -5,15 +5,16 @@ import logging
 import signal
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import uvicorn
 from fastapi import FastAPI
 
 from sublet import __version__
 from sublet.app.bootstrap import bootstrap, get_house
+from sublet.app.engines import build_engine
 from sublet.app.http import BodyGuard, install_errors
 from sublet.app.logs import log_to_stderr
 from sublet.app.loop import Control, Leadership, Loop
@@ -29,9 +30,6 @@ from sublet.core.errors import Misconfigured, SubletError
 from sublet.core.migrations import migrate
 from sublet.core.net import listen
 from sublet.core.postgres import wait_until_durable
-from sublet.engine.hardware import find_gpus, find_nodes
-from sublet.engine.local import LocalEngine
-from sublet.engine.sandbox import find_sandbox
 from sublet.models.service import Hosting, Replicas
 
 log = logging.getLogger(__name__)
@@ -94,24 +92,19 @@ def run(config: Config) -> int:
         )
     listener = listen(config.host, config.api_port)
     clock = SystemClock()
+    config.data.mkdir(mode=0o700, parents=True, exist_ok=True)
     secrets = load_or_make(config.data / "secrets.json")
     wait_until_durable(config.database_url, wait_seconds=_DATABASE_WAIT_SECONDS)
-    with _alone(config.data / "engine"), Database(config.database_url, connections=12) as db:
+    with (
+        _alone(config.data / "engine") if config.engine == "local" else nullcontext(),
+        Database(config.database_url, connections=12) as db,
+    ):
         migrate(db, clock=clock)
         with db.transaction() as tx:
             bootstrap(tx, secrets, model=config.model, now=clock.now())
             house = get_house(tx)
-        sandbox, why_not = find_sandbox()
-        if sandbox is None:
-            log.warning("sandbox.missing", extra={"reason": why_not})
-        engine = LocalEngine(
-            config.data / "engine",
-            nodes=find_nodes(cpu_slots=config.slots),
-            gpus=find_gpus(),
-            clock=clock,
-            sandbox=sandbox,
-            unsafe_no_sandbox=config.unsafe_no_sandbox,
-        )
+        built = build_engine(config, clock=clock)
+        engine = built.engine
         replicas = (
             Replicas(
                 db=db, clock=clock, hosting=Hosting(house=house, weights=config.data / "models")
@@ -124,11 +117,11 @@ def run(config: Config) -> int:
             config=config,
             db=db,
             engine=engine,
-            internal_queue=engine,
+            internal_queue=built.queue,
             clock=clock,
             replicas=replicas,
             signing_key=secrets.signing_key,
-            refuses_commands=why_not if sandbox is None and not config.unsafe_no_sandbox else None,
+            refuses_commands=built.refuses_commands,
             wake=lambda: loop.wake(),  # noqa: PLW0108 -- it is made below
         )
         control = Control(
@@ -157,14 +150,12 @@ def run(config: Config) -> int:
         loop = Loop(
             control,
             leadership=Leadership(config.database_url),
-            drained=lambda: not engine.alive(),
+            drained=built.drained,
             when_done=finished,
         )
 
         def drain(*_: object) -> None:
-            for job in engine.internal_jobs():
-                if job.running:
-                    engine.cancel_internal(job.id)
+            built.cancel_internal_jobs()
             loop.drain()
 
         # Stopped, we leave leases running and find them again: an upgrade costs no tenant
@@ -205,11 +196,11 @@ class _Server(uvicorn.Server):
         yield
 
 
-def main() -> int:
-    """Run from the environment; say in one line what is wrong with it."""
+def main(**overrides: Any) -> int:
+    """Run from the environment, and `overrides`; say in one line what is wrong with them."""
     log_to_stderr()
     try:
-        return run(load())
+        return run(load(**overrides))
     except SubletError as error:
         print(f"sublet: {error}", file=sys.stderr)  # noqa: T201 -- for the person who started it
         return 2 if isinstance(error, Misconfigured) else 1

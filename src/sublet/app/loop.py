@@ -6,7 +6,7 @@ process, goes on. One control plane leads at a time: it holds an advisory lock.
 
 import logging
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Final
@@ -106,9 +106,13 @@ class Control:
         Raises:
             Unavailable: the engine or the database did not answer; try again later.
         """
-        if not self.stopping:  # freed slots are for nobody then
-            self._engine.tick()
-        jobs = list(self._engine.internal_jobs())
+        try:
+            if not self.stopping:  # freed slots are for nobody then
+                self._engine.tick()
+            jobs = list(self._engine.internal_jobs())
+        except Unavailable:
+            self._carry_on()
+            raise
         self._observe_fleet(jobs)
         with self._db.transaction() as tx:
             live = lease_store.list_live(tx)
@@ -119,7 +123,7 @@ class Control:
             {lease.id: EndReason.SHUTDOWN for lease in live}
             if self.stopping
             else dict.fromkeys(
-                leases.reclaim_for_internal(live, pools=pools, jobs=jobs, now=now),
+                leases.reclaim_for_internal(self._seen(live), pools=pools, jobs=jobs, now=now),
                 EndReason.RECLAIMED,
             )
         )
@@ -144,6 +148,32 @@ class Control:
             self._replicas.reconcile(by_id, jobs)
         self._sweep_holds(now)
         self._seal(now)
+
+    def _carry_on(self) -> None:
+        """Keep paid leases going while the cluster does not answer: it runs them all the same.
+
+        Nothing else is decided without it. What is held now is settled by what it tells later.
+        """
+        with self._db.transaction() as tx:
+            live = lease_store.list_live(tx)
+        for lease in live:
+            if lease.state is State.RUNNING and lease.release_asked is None:
+                paid = leases.pay_ahead(lease, db=self._db, now=self._clock.now())
+                self._fence(paid)
+
+    def _seen(self, live: Sequence[Lease]) -> list[Lease]:
+        """Return the leases as the engine has them: what is gone holds nothing any more.
+
+        And what the cluster itself told to go is leaving, whether we have noted it or not.
+        """
+        found = []
+        for lease in live:
+            seen = self._engine.observe(lease.id)
+            if lease.state is State.RUNNING and seen.phase in {Phase.EXITED, Phase.LOST}:
+                continue
+            told = seen.reclaimed_at is not None and lease.release_asked is None
+            found.append(replace(lease, release_asked=EndReason.RECLAIMED) if told else lease)
+        return found
 
     def _observe_fleet(self, jobs: list[InternalJob]) -> None:
         now = self._clock.now()
@@ -179,10 +209,7 @@ class Control:
             lease, seen = leases.advance(
                 lease, db=self._db, engine=self._engine, clock=self._clock, notice_url=url
             )
-            fence = leases.fence_of(lease)
-            if fence is not None and self._fences.get(lease.id) != fence:
-                self._engine.extend(lease.id, deadline=fence)
-                self._fences[lease.id] = fence
+            self._fence(lease)
             if lease.state is State.ENDED:
                 self._fences.pop(lease.id, None)
             running = seen.phase is Phase.RUNNING
@@ -193,6 +220,12 @@ class Control:
             raise
         except SubletError:
             log.exception("lease.failed", extra={"lease": lease.id})
+
+    def _fence(self, lease: Lease) -> None:
+        fence = leases.fence_of(lease)
+        if fence is not None and self._fences.get(lease.id) != fence:
+            self._engine.extend(lease.id, deadline=fence)
+            self._fences[lease.id] = fence
 
     def _settle(self, lease: Lease, *, seen_until: datetime) -> None:
         now = self._clock.now()

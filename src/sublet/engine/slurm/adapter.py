@@ -4,6 +4,7 @@ Nothing is kept in this process that is not in Slurm or in the shared folder, so
 process goes on from there. One query shows all jobs; who asks in between gets that look again.
 """
 
+import json
 import logging
 import os
 import shlex
@@ -94,7 +95,9 @@ class SlurmEngine:
         self._followed: Look | None = None
         with _disk():
             (self._root / "ended").mkdir(mode=0o700, parents=True, exist_ok=True)
-            program, bwrap = shared.install(self._root, sandbox and sandbox.program)
+            program, bwrap = shared.install(
+                self._root, None if sandbox is None else sandbox.program
+            )
         self._agent = program
         if sandbox is not None:
             assert bwrap is not None
@@ -109,8 +112,8 @@ class SlurmEngine:
             parent={},
         )
         self._cluster: Cluster = self._looker.cluster()
-        with _disk():
-            self._watch = watch.load(self._root / "internal.json", self._cluster.name)
+        self._watch = watch.Watch(cluster=self._cluster.name)
+        self._leads = False
 
     # ---- the port
 
@@ -213,10 +216,18 @@ class SlurmEngine:
         return b""
 
     def tick(self) -> None:
+        with self._lock, _disk():
+            if not self._leads:
+                # Only who leads comes here: it goes on from what the last one saw.
+                self._watch = watch.load(self._root / "internal.json", self._cluster.name)
+                self._leads, self._followed = True, None
         if self._looker.due():
             self._look(fresh=True)
-        with self._lock:
+        with self._lock, _disk():
             self._poke()
+            if time.monotonic() >= self._saved_at + _SAVE_SECONDS:
+                self._watch.save(self._root / "internal.json")
+                self._saved_at = time.monotonic()
 
     def refresh(self) -> None:
         """Look now, however lately we looked."""
@@ -234,14 +245,8 @@ class SlurmEngine:
         if look is self._followed:
             return
         self._followed = look
-        demand = view.internal_demand(
-            look.jobs, look.nodes, partition=self._settings.partition
-        )
+        demand = view.internal_demand(look.jobs, look.nodes, partition=self._settings.partition)
         self._mine = self._watch.look(demand, look.jobs, now=self._clock.now())
-        if time.monotonic() >= self._saved_at + _SAVE_SECONDS:
-            with _disk():
-                self._watch.save(self._root / "internal.json")
-            self._saved_at = time.monotonic()
 
     def _observe(self, id_: UUID) -> Observation:
         here = self._root / str(id_)
@@ -293,14 +298,14 @@ class SlurmEngine:
             state, code = "COMPLETED" if status.exited_at else "NODE_FAIL", None
             started = status.started_at
             ended = status.exited_at or status.started_at or look.at
-        return self._bury(id_, lease, self._end(id_, state, started, ended, code, None))
+        return self._bury(id_, lease, self._end(id_, state, started, ended, code))
 
     def _judge(self, id_: UUID, lease: _Lease, job: SlurmJob) -> Observation:
         here = self._root / str(id_)
         if job.ended:
             ended_at = job.ended_at or self._clock.now()
             seen = self._end(
-                id_, job.state, job.started_at, ended_at, job.exit_code, job.preempted_at
+                id_, job.state, job.started_at, ended_at, job.exit_code, preempted=job.preempted
             )
             return self._bury(id_, lease, seen)
         if not lease.started and job.holds:
@@ -312,15 +317,15 @@ class SlurmEngine:
                 detail = "its job was put back into Slurm's queue"
                 status = records.read_status(here)
                 ended_at = status.exited_at or self._clock.now()
-                seen = self._end(id_, "NODE_FAIL", status.started_at, ended_at, None, None)
+                seen = self._end(id_, "NODE_FAIL", status.started_at, ended_at, None)
                 return self._bury(id_, lease, replace(seen, detail=detail))
             why = None if job.reason == "None" else f"Slurm has not started it yet: {job.reason}"
             return Observation(phase=Phase.STARTING, detail=why)
         if not lease.started:
             return Observation(phase=Phase.STARTING)
-        told_at = job.preempted_at or shared.preempted_at(here)
-        if told_at is not None:
-            told_at = min(told_at, self._clock.now())
+        told_at = shared.preempted_at(here)
+        if told_at is None and job.preempted:
+            told_at = self._clock.now()
         return Observation(
             phase=Phase.RUNNING, started_at=self._ours(job.started_at), reclaimed_at=told_at
         )
@@ -332,15 +337,16 @@ class SlurmEngine:
         started_at: datetime | None,
         ended_at: datetime,
         code: int | None,
-        preempted_at: datetime | None,
+        *,
+        preempted: bool = False,
     ) -> Observation:
         """Put together what Slurm and the agent say of an end. Instants are Slurm's."""
         here = self._root / str(id_)
         status = records.read_status(here)
         up = status.started_at is not None
-        told_at = preempted_at or shared.preempted_at(here)
-        if told_at is None and state == "PREEMPTED":
-            told_at = ended_at
+        told_at = shared.preempted_at(here)  # the agent's clock is our own kind
+        if told_at is None and (preempted or state == "PREEMPTED"):
+            told_at = self._ours(ended_at)
         detail = status.detail or _DETAILS.get(state)
         gone = status.exited_at is None and state not in {"COMPLETED", "FAILED"}
         lost = (gone and up) or state in {"NODE_FAIL", "BOOT_FAIL"}
@@ -352,7 +358,7 @@ class SlurmEngine:
             exited_at=self._ours(ended_at),
             exit_code=None if lost else exit_code,
             detail=detail,
-            reclaimed_at=self._ours(told_at),
+            reclaimed_at=told_at,
         )
 
     def _ours(self, instant: datetime | None) -> datetime | None:
@@ -389,7 +395,7 @@ class SlurmEngine:
                 yield SlurmJob(
                     key="", name=_UNSEEN, partitions=(), state="PENDING", reason="None",
                     submitted_at=now, eligible_at=None, started_at=None, ended_at=None,
-                    preempted_at=None, gpus=lease.layout_gpus, gpu_model=gpu_model,
+                    preempted=False, gpus=lease.layout_gpus, gpu_model=gpu_model,
                     cpus=lease.layout_gpus, nodes=(), exit_code=None, restarts=0,
                 )  # fmt: skip
 
@@ -425,7 +431,7 @@ class SlurmEngine:
         record = records.read(here)
         orders = self._launcher.orders(here, record)
         orders["grace_seconds"] = self._cluster.grace_seconds
-        write_durably(here / "launch.json", _json(orders))
+        write_durably(here / "launch.json", json.dumps(orders).encode())
         lock = shared.take_submit_lock(here)
         if lock is None:
             raise Unavailable("an earlier sbatch of this lease has not ended yet")
@@ -531,17 +537,11 @@ def _number(job: SlurmJob) -> int:
     return int(digits) if digits.isdigit() else 0
 
 
-def _json(orders: Mapping[str, object]) -> bytes:
-    import json  # noqa: PLC0415
-
-    return json.dumps(orders).encode()
-
-
 @contextmanager
 def _disk() -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise Unavailable(f"the folder shared with Slurm's nodes did not answer: {error}") from error
-
-
+        raise Unavailable(
+            f"the folder shared with Slurm's nodes did not answer: {error}"
+        ) from error

@@ -22,7 +22,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, Final
 
-from sublet.engine.shim import Shim, try_lock, write_durably, _prctl, _SUBREAPER, _Watched
+from sublet.engine.shim import _SUBREAPER, Shim, _prctl, _Watched, try_lock, write_durably
 
 _MESSAGE: Final = "An internal job needs these GPUs; save your work now."
 _GPU_VARIABLES: Final = ("SLURM_STEP_GPUS", "SLURM_JOB_GPUS", "GPU_DEVICE_ORDINAL")

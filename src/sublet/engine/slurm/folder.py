@@ -1,14 +1,14 @@
 """The shared folder: one folder a lease, seen by the control plane and by compute nodes alike.
 
-    shared/                 mode 0700
-    ├── bin/                agent.pyz and bwrap, of this version of Sublet
-    ├── internal.json       which internal jobs were there when we last looked
-    ├── <uuid>/             one lease; as the local engine's, see engine/README.md, and:
-    │   ├── submit.lock     held by sbatch as long as it runs, whatever becomes of us
-    │   ├── job             what sbatch printed: the job's number
-    │   ├── preempted       when Slurm itself told it to go                        agent
-    │   └── end.json        the last thing to say of it                            engine
-    └── ended/<uuid>/       what has ended, without what was secret
+shared/                 mode 0700
+├── bin/                agent.pyz and bwrap, of this version of Sublet
+├── internal.json       which internal jobs were there when we last looked
+├── <uuid>/             one lease; as the local engine's, see engine/README.md, and:
+│   ├── submit.lock     held by sbatch as long as it runs, whatever becomes of us
+│   ├── job             what sbatch printed: the job's number
+│   ├── preempted       when Slurm itself told it to go                        agent
+│   └── end.json        the last thing to say of it                            engine
+└── ended/<uuid>/       what has ended, without what was secret
 """
 
 import fcntl
@@ -150,4 +150,8 @@ def archive(root: Path, id_: UUID) -> None:
             shutil.rmtree(path, ignore_errors=True)
         else:
             path.unlink(missing_ok=True)
-    here.rename(there)
+    try:
+        here.rename(there)
+    except OSError:
+        if not there.exists():  # else another control plane of this database was faster
+            raise

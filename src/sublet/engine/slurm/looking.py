@@ -121,9 +121,7 @@ class Looker:
                     self._json = False
                 return jobs
         try:
-            text = self._slurm.run(
-                "squeue", "-h", "-a", "-t", "all", "-O", reading.job_format()
-            )
+            text = self._slurm.run("squeue", "-h", "-a", "-t", "all", "-O", reading.job_format())
             return reading.read_jobs(text)
         except Unknown as error:
             raise reading.unavailable(error) from error

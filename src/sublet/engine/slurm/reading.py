@@ -35,7 +35,7 @@ MOST_TASKS: Final = 5000
 _NEVER: Final = frozenset({"", "N/A", "NONE", "None", "Unknown", "(null)", "0", "n/a"})
 
 
-class Unknown(Exception):  # noqa: N818 -- like the other errors of this tree
+class Unknown(Exception):
     """The output is not of a form that we know."""
 
 
@@ -52,7 +52,7 @@ class SlurmJob:
     eligible_at: datetime | None  # None: it may not start yet, such as while it depends on another
     started_at: datetime | None
     ended_at: datetime | None
-    preempted_at: datetime | None  # Slurm itself told it to go
+    preempted: bool  # Slurm itself told it to go; of the instant it shows only the end of grace
     gpus: int
     gpu_model: str | None  # None: whichever its nodes have
     cpus: int
@@ -128,7 +128,7 @@ def read_jobs(text: str) -> list[SlurmJob]:
             eligible_at=_instant(eligible),
             started_at=_instant(start),
             ended_at=_instant(end),
-            preempted_at=_instant(preempt),
+            preempted=_instant(preempt) is not None,
             gpus=gpus,
             gpu_model=model,
             cpus=_tres(tres, "cpu"),
@@ -226,7 +226,7 @@ def _job(row: Mapping[str, Any]) -> SlurmJob:
         eligible_at=_epoch(row["eligible_time"]),
         started_at=_epoch(row["start_time"]),
         ended_at=_epoch(row["end_time"]),
-        preempted_at=_epoch(row.get("preempt_time")),
+        preempted=bool(_number(row.get("preempt_time"))),
         gpus=gpus,
         gpu_model=model,
         cpus=_tres(tres, "cpu") or _number(row.get("cpus")),
@@ -364,9 +364,7 @@ def gpus_of(
     if not counted:
         # Where AccountingStorageTRES does not name gres/gpu, the request itself says it.
         times = {"job": 1, "node": max(nodes, 1), "task": max(tasks, 1)}
-        counted = max(
-            sum(count for _, count in kinds) * times[per] for per, kinds in asked.items()
-        )
+        counted = max(sum(count for _, count in kinds) * times[per] for per, kinds in asked.items())
     return counted, model
 
 

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 from enum import StrEnum
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from sublet.core.errors import Misconfigured
 
@@ -72,7 +72,7 @@ _TEXTS: Final = frozenset({"partition", "reservation_users", "python"})
 _OPTIONAL_TEXTS: Final = frozenset({"account", "qos", "conf", "bin"})
 
 
-def _checked(name: str, value: object, *, where: str) -> object:
+def _checked(name: str, value: object, *, where: str) -> Any:
     if name in _TEXTS | _OPTIONAL_TEXTS and isinstance(value, str) and value:
         return value
     if name == "exclusive" and isinstance(value, bool):
