@@ -10,6 +10,7 @@ from typer.main import get_command
 
 from sublet import __version__
 from sublet.cli import (
+    engine,
     fleet,
     internal,
     keys,
@@ -43,7 +44,7 @@ def build() -> typer.Typer:
     )
     for module in (
         processes, status, leases, keys, money, models, tenants, internal, fleet, prices, ledger,
-        verify,
+        engine, verify,
     ):  # fmt: skip
         module.add_to(root)
     return root

@@ -7,7 +7,6 @@ process goes on from there. One query shows all jobs; who asks in between gets t
 import json
 import logging
 import os
-import shlex
 import shutil
 import threading
 import time
@@ -27,8 +26,8 @@ from sublet.engine.port import InternalJob, Node, Notice, Observation, Phase, Wo
 from sublet.engine.records import Kind, Record
 from sublet.engine.sandbox import Sandbox
 from sublet.engine.shim import write_durably
+from sublet.engine.slurm import ends, submitting, view, watch
 from sublet.engine.slurm import folder as shared
-from sublet.engine.slurm import view, watch
 from sublet.engine.slurm.commands import Slurm
 from sublet.engine.slurm.looking import Cluster, Look, Looker
 from sublet.engine.slurm.reading import SlurmJob
@@ -277,7 +276,7 @@ class SlurmEngine:
     def _unseen(self, id_: UUID, lease: _Lease, look: Look) -> Observation:
         """Say what of a lease is true that Slurm's queue does not show."""
         here = self._root / str(id_)
-        if look.began < lease.submitted or shared.submitting(here):
+        if look.began < lease.submitted or shared.submit_runs(here):
             return Observation(phase=Phase.STARTING)
         if lease.key is None:
             lease.key = shared.job_key(here)
@@ -323,9 +322,9 @@ class SlurmEngine:
             return Observation(phase=Phase.STARTING, detail=why)
         if not lease.started:
             return Observation(phase=Phase.STARTING)
-        told_at = shared.preempted_at(here)
-        if told_at is None and job.preempted:
-            told_at = self._clock.now()
+        told_at = None
+        if job.preempted:
+            told_at = shared.preempted_at(here) or self._clock.now()
         return Observation(
             phase=Phase.RUNNING, started_at=self._ours(job.started_at), reclaimed_at=told_at
         )
@@ -338,27 +337,15 @@ class SlurmEngine:
         ended_at: datetime,
         code: int | None,
         *,
-        preempted: bool = False,
+        preempted: bool | None = None,
     ) -> Observation:
-        """Put together what Slurm and the agent say of an end. Instants are Slurm's."""
-        here = self._root / str(id_)
-        status = records.read_status(here)
-        up = status.started_at is not None
-        told_at = shared.preempted_at(here)  # the agent's clock is our own kind
-        if told_at is None and (preempted or state == "PREEMPTED"):
-            told_at = self._ours(ended_at)
-        detail = status.detail or _DETAILS.get(state)
-        gone = status.exited_at is None and state not in {"COMPLETED", "FAILED"}
-        lost = (gone and up) or state in {"NODE_FAIL", "BOOT_FAIL"}
-        by_admin = state == "CANCELLED" and up and records.read_notice(here) is None
-        exit_code = status.exit_code if status.exited_at is not None else code
-        return Observation(
-            phase=Phase.LOST if (lost and up) or by_admin else Phase.EXITED,
-            started_at=self._ours(started_at) if up else None,
-            exited_at=self._ours(ended_at),
-            exit_code=None if lost else exit_code,
-            detail=detail,
-            reclaimed_at=told_at,
+        return ends.end_of(
+            self._root / str(id_),
+            state=state,
+            started_at=self._ours(started_at),
+            ended_at=ended_at - self._looker.ahead,
+            code=code,
+            preempted=preempted,
         )
 
     def _ours(self, instant: datetime | None) -> datetime | None:
@@ -438,11 +425,12 @@ class SlurmEngine:
         lease = self._leases.setdefault(workload.id, _Lease())
         lease.submitted = time.monotonic()
         lease.gpu_model, lease.layout_gpus = workload.gpu_model, workload.gpus
+        options = submitting.options(
+            workload, layout, settings=self._settings, here=here, agent=self._agent
+        )
         output = os.open(here / "job", os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
         try:
-            process = self._slurm.begin(
-                "sbatch", *self._options(workload, layout), keep=[lock], output=output
-            )
+            process = self._slurm.begin("sbatch", *options, keep=[lock], output=output)
             self._slurm.finish(process, "sbatch")
         except Refused as error:
             shutil.rmtree(here)
@@ -459,35 +447,6 @@ class SlurmEngine:
         lease.submitted = time.monotonic()
         lease.key = shared.job_key(here)
         log.info("slurm.submitted", extra={"lease": workload.id, "job": lease.key})
-
-    def _options(self, workload: Workload, layout: Layout) -> list[str]:
-        settings = self._settings
-        here = self._root / str(workload.id)
-        command = [settings.python, "-I", "-S", str(self._agent), str(here)]
-        if layout.nodes > 1:
-            command += ["--nodes", str(layout.nodes)]
-        options = [
-            "--parsable", "--export=ALL", "--no-requeue",
-            f"--job-name={view.job_name(workload.id)}", f"--comment=sublet lease {workload.id}",
-            f"--partition={settings.partition}",
-            f"--nodes={layout.nodes}", "--ntasks-per-node=1",
-            f"--cpus-per-task={layout.cpus_a_node}",
-            f"--mem={layout.memory_a_node_bytes >> 20}M",
-            # Slurm's own notice goes to the agent alone, and not to the tenant's processes: it
-            # tells them, and lets none be killed before the notice is over.
-            "--signal=B:TERM@60",
-            f"--output={here}/slurm.log", "--open-mode=append", f"--chdir={here}",
-        ]  # fmt: skip
-        if workload.gpu_model != "cpu":
-            model = "" if workload.gpu_model == "gpu" else f"{workload.gpu_model}:"
-            options.append(f"--gres=gpu:{model}{layout.gpus_a_node}")
-        if layout.whole and settings.exclusive:
-            options.append("--exclusive")
-        if settings.account is not None:
-            options.append(f"--account={settings.account}")
-        if settings.qos is not None:
-            options.append(f"--qos={settings.qos}")
-        return [*options, f"--wrap=exec {shlex.join(command)}"]
 
     def _insist(self, id_: UUID, lease: _Lease) -> None:
         """Have Slurm cancel what waits in its queue, or is still there after its notice."""
@@ -521,15 +480,6 @@ class SlurmEngine:
 
 
 _UNSEEN: Final = "sublet-unseen"
-_DETAILS: Final = {
-    "NODE_FAIL": "its node failed",
-    "BOOT_FAIL": "its node did not come up",
-    "CANCELLED": "its job was cancelled in Slurm",
-    "TIMEOUT": "it reached the time limit of its partition in Slurm",
-    "OUT_OF_MEMORY": "it used more memory than its limit and was killed",
-    "DEADLINE": "it reached its deadline in Slurm",
-    "PREEMPTED": "Slurm took its GPUs for an internal job",
-}
 
 
 def _number(job: SlurmJob) -> int:

@@ -80,7 +80,7 @@ def _archive() -> bytes:
     return buffer.getvalue()
 
 
-def submitting(folder: Path) -> bool:
+def submit_runs(folder: Path) -> bool:
     """Say whether an sbatch still runs that may yet submit this lease."""
     try:
         descriptor = os.open(folder / "submit.lock", os.O_RDWR)

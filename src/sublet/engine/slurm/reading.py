@@ -266,7 +266,7 @@ def _exit_json(value: Any) -> int | None:
 # ---- sacct
 
 
-ACCOUNTED: Final = ("JobID", "State", "Start", "End", "ExitCode", "ElapsedRaw", "Restarts")
+ACCOUNTED: Final = ("JobID", "State", "Start", "End", "ExitCode", "ElapsedRaw")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -292,7 +292,7 @@ def read_accounted(text: str) -> list[Accounted]:
         values = line.split("|")
         if len(values) != len(ACCOUNTED):
             raise Unknown(f"sacct printed {line[:80]!r}")
-        key, state, start, end, code, elapsed, _ = values
+        key, state, start, end, code, elapsed = values
         found.append(
             Accounted(
                 key=key,

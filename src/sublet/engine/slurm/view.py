@@ -4,7 +4,6 @@ import re
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime
 from typing import Final
 from uuid import UUID
 
@@ -127,7 +126,6 @@ class Layout:
     gpus_a_node: int
     cpus_a_node: int
     memory_a_node_bytes: int
-    whole: bool
 
 
 def free_by_node(
@@ -165,7 +163,6 @@ def lay_out(
             if workload.gpus % n == 0
         )  # fmt: skip
         each = workload.gpus // count
-    whole = exclusive or (each == largest.gpus and workload.gpu_model != "cpu")
     room = {node.name: node.gpus if exclusive else each for node in kind}
     if sum(free.get(name, 0) >= room[name] for name in room) < count:
         return None
@@ -175,10 +172,4 @@ def lay_out(
         gpus_a_node=each,
         cpus_a_node=cpus,
         memory_a_node_bytes=largest.memory_bytes * each // largest.gpus,
-        whole=whole,
     )
-
-
-def incarnation(key: str, *, submitted_at: datetime, times: int) -> tuple[str, str, int]:
-    """Return what tells one wait-and-run of a job from its others, and from other jobs."""
-    return key, submitted_at.isoformat(), times
