@@ -22,6 +22,7 @@ from sublet.core.seal import seal_all
 from sublet.engine.port import Engine, InternalJob, Phase
 from sublet.fleet import store as fleet
 from sublet.fleet.pool import gpus_by_pool
+from sublet.leases import resume
 from sublet.leases import service as leases
 from sublet.leases import store as lease_store
 from sublet.leases.lease import EndReason, Lease, State
@@ -139,6 +140,9 @@ class Control:
             self._take_on(lease)
         for lease in unsettled:
             self._settle(lease, seen_until=now)
+        if not self.stopping:
+            for lease in resume.resume(self._db, jobs=jobs, now=self._clock.now()):
+                self._take_on(lease)
         self._record_starts(jobs)
         if self._replicas is not None and not self.stopping:
             with self._db.transaction() as tx:

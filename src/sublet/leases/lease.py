@@ -81,6 +81,14 @@ class Lease:
     paid_until: datetime | None = None  # held money covers it until here
     exit_code: int | None = None
     detail: str | None = None  # a sentence for people
+    resumable: bool = False  # once reclaimed, it waits to come back
+    resumes: LeaseId | None = None  # the lease that it goes on with
+
+    @property
+    def paused(self) -> bool:
+        return (
+            self.resumable and self.state is State.ENDED and self.end_reason is EndReason.RECLAIMED
+        )
 
     def move(self, move: "Move") -> Self:
         """Return the lease one move later.

@@ -305,7 +305,7 @@ def plan(
         limit = f" GrpTRES=gres/gpu={gpus}" if gpus else ""
         lines += [
             "",
-            "# In a shell: an account and a QOS for leases, with limits.",
+            "# After that, in a shell: an account and a QOS for leases, with limits.",
             f'sacctmgr -i add qos {qos} set Priority=0{limit} Description="leases of Sublet"',
             f"sacctmgr -i add account {account} set DefaultQOS={qos} QOS={qos}",
             f"sacctmgr -i add user {user} account={account} set DefaultQOS={qos} QOS={qos}",
