@@ -234,8 +234,7 @@ def measure_observe(figures: dict[str, float]) -> None:
         jobs = JOBS * count // 5000
         text = "\n".join(_job_line(number, count) for number in range(jobs)) + "\n"
         nodes = "\n".join(
-            f"n{number:05}|mixed|gpu:h200:8|gpu:h200:4(IDX:0-3)|32/96/0/128|1048576|none"
-            for number in range(count)
+            f"n{number:05}|mixed|gpu:h200:8|32/96/0/128|1048576|none" for number in range(count)
         )
         watch = Watch(cluster="emulated")
         now = SystemClock().now()
@@ -245,7 +244,7 @@ def measure_observe(figures: dict[str, float]) -> None:
             seen = reading.read_jobs(text)
             there = reading.read_nodes(nodes)
             watch.look(view.internal_demand(seen, there, partition="sublet"), seen, now=now)
-            view.nodes_of(there)
+            view.nodes_of(there, seen)
             view.free_by_node(there, seen, "h200")
             times.append(time.monotonic() - began)
         figures[f"observe_s_{count}"] = statistics.median(times)

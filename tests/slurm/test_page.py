@@ -67,6 +67,8 @@ def test_the_page_is_true(folder: Path, database_url: str) -> None:
         "h200    16",
         "reclaimed",
         "everything adds up",
+        "submit_time,start_time,duration_s,gpus,state,job",
+        ",8,COMPLETED,",
     ):
         assert expected in text, f"{expected!r} is not in what the page printed:\n{text}"
 

@@ -8,13 +8,13 @@ import pytest
 
 from sublet.engine.port import InternalJob
 from sublet.engine.slurm.reading import SlurmJob, SlurmNode
-from sublet.engine.slurm.view import healthy_gpus, internal_demand, wants
+from sublet.engine.slurm.view import internal_demand, nodes_of, wants
 from sublet.engine.slurm.watch import Watch, load
 
 NOON = datetime(2026, 1, 1, 12, tzinfo=UTC)
 SECOND = timedelta(seconds=1)
 NODE = SlurmNode(
-    name="n1", state="mixed", gpu_model="h200", gpus=8, gpus_used=3, cpus=64, cpus_idle=10,
+    name="n1", state="mixed", gpu_model="h200", gpus=8, cpus=64,
     memory_bytes=1 << 40, reason="",
 )  # fmt: skip
 WAITS = SlurmJob(
@@ -95,18 +95,20 @@ def test_what_waits_for_anything_but_gpus_is_no_reason_to_reclaim(change: dict) 
 
 
 @pytest.mark.parametrize(
-    ("change", "gpus"),
+    ("change", "cpus", "gpus"),
     [
-        ({}, 8),
-        ({"state": "draining"}, 3),
-        ({"state": "drained", "gpus_used": 0}, 0),
-        ({"state": "down"}, 0),
-        ({"cpus_idle": 0}, 3),
+        ({}, 8, 8),
+        ({"state": "draining"}, 8, 4),
+        ({"state": "drained"}, 0, 0),
+        ({"state": "down"}, 8, 0),
+        ({}, 64, 4),  # the job has every core, so the other four GPUs are of no use to anybody
     ],
     ids=str,
 )
-def test_only_what_can_run_a_job_is_healthy(change: dict, gpus: int) -> None:
-    assert healthy_gpus(replace(NODE, **change)) == gpus
+def test_only_what_can_run_a_job_is_healthy(change: dict, cpus: int, gpus: int) -> None:
+    jobs = [replace(RUNS, cpus=cpus)] if cpus else []
+    (node,) = nodes_of([replace(NODE, **change)], jobs)
+    assert node.gpus == gpus
 
 
 def test_whoever_comes_after_a_crash_knows_what_was_under_way(tmp_path: Path) -> None:

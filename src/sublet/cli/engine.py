@@ -1,6 +1,8 @@
 """`sublet engine slurm …`: what a Slurm cluster lacks for Sublet, and what to add."""
 
+import csv
 import getpass
+import sys
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
@@ -43,6 +45,10 @@ def add_to(root: typer.Typer) -> None:
         ),
     )(check)  # fmt: skip
     command(
+        group, "history", shared=("json",),
+        examples=("sublet engine slurm history --since now-30days > jobs.csv",),
+    )(history)  # fmt: skip
+    command(
         group, "plan", shared=(),
         examples=("sublet engine slurm plan --slurm /etc/sublet/slurm.toml --notice 30",),
     )(plan)  # fmt: skip
@@ -71,6 +77,34 @@ def check(
         print(f"{len(missing)} missing" if missing else "ready")
     if missing:
         raise typer.Exit(ExitCode.FAILED)
+
+
+def history(
+    session: Session,
+    *,
+    slurm: Config = None,
+    conf: Conf = None,
+    since: Annotated[
+        str, typer.Option(metavar="TIME", help="As sacct takes it: 2026-01-31, now-30days.")
+    ] = "now-30days",
+    until: Annotated[str | None, typer.Option(metavar="TIME", help="[default: now]")] = None,
+) -> None:
+    """Print internal jobs of the past from Slurm's accounting, as CSV; no lease is among them."""
+    from sublet.engine.slurm.commands import Slurm  # noqa: PLC0415 -- slow to load
+    from sublet.engine.slurm.history import check_accounting, internal_jobs  # noqa: PLC0415
+
+    cluster = Slurm(settings=_settings(slurm, None, None, conf))
+    check_accounting(cluster)
+    jobs = internal_jobs(cluster, since=since, until=until)
+    if session.json:
+        print_json({"items": [asdict(job) for job in jobs]})
+        return
+    rows = csv.writer(sys.stdout, lineterminator="\n")
+    rows.writerow(("submit_time", "start_time", "duration_s", "gpus", "state", "job"))
+    for job in jobs:
+        rows.writerow(
+            (job.submit_time, job.start_time, job.duration_seconds, job.gpus, job.state, job.key)
+        )
 
 
 def plan(

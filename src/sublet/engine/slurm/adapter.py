@@ -117,7 +117,8 @@ class SlurmEngine:
     # ---- the port
 
     def nodes(self) -> Sequence[Node]:
-        return view.nodes_of(self._look().nodes)
+        look = self._look()
+        return view.nodes_of(look.nodes, look.jobs)
 
     def observe(self, workload: UUID) -> Observation:
         with self._lock, _disk():

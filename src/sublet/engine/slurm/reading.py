@@ -20,7 +20,7 @@ COLUMNS: Final = (
     "NumNodes", "NumTasks", "NodeList", "exit_code", "RestartCnt", "Name",
 )  # fmt: skip
 NODE_COLUMNS: Final = (
-    "NodeList", "StateLong", "Gres", "GresUsed", "CPUsState", "Memory", "Reason",
+    "NodeList", "StateLong", "Gres", "CPUsState", "Memory", "Reason",
 )  # fmt: skip
 # In these a job has its nodes, whatever else it does.
 HOLDING: Final = frozenset(
@@ -81,9 +81,7 @@ class SlurmNode:
     state: str  # without the marks that sinfo appends
     gpu_model: str
     gpus: int
-    gpus_used: int
     cpus: int
-    cpus_idle: int
     memory_bytes: int
     reason: str
 
@@ -151,24 +149,19 @@ def read_nodes(text: str) -> list[SlurmNode]:
         values = line.split("|", len(NODE_COLUMNS) - 1)
         if len(values) < len(NODE_COLUMNS):
             raise Unknown(f"sinfo printed {line[:80]!r}")
-        name, state, gres, used, cpus_state, memory, reason = values
+        name, state, gres, cpus_state, memory, reason = values
         cpus = [_int(part) for part in cpus_state.split("/")]
         if len(cpus) != 4:
             raise Unknown(f"sinfo printed {cpus_state[:40]!r} for CPUs")
-        allocated, idle, _, total = cpus
-        in_use = dict(_gres(used))
+        total = cpus[3]
         kinds = _gres(gres) or [("cpu", total)]
         for model, count in kinds:
-            if model == "cpu":
-                in_use = {"cpu": allocated}
             nodes[name, model] = SlurmNode(
                 name=name,
                 state=state.rstrip("*~#!%$@^-+").lower(),
                 gpu_model=model,
                 gpus=count,
-                gpus_used=in_use.get(model, 0),
                 cpus=total,
-                cpus_idle=idle,
                 memory_bytes=_int(memory) << 20,
                 reason="" if reason in {"none", "None"} else reason,
             )
@@ -301,6 +294,54 @@ def read_accounted(text: str) -> list[Accounted]:
                 ended_at=_instant(end),
                 exit_code=_exit_code(code),
                 elapsed_seconds=_int(elapsed),
+            )
+        )
+    return found
+
+
+PAST: Final = (
+    "JobID", "State", "Submit", "Start", "End", "ElapsedRaw", "ReqTRES", "AllocTRES", "JobName",
+)  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PastJob:
+    """One job of the past, as accounting has it; its instants as Slurm wrote them."""
+
+    key: str
+    name: str
+    state: str
+    submit_time: str
+    start_time: str  # "" if it never started
+    end_time: str  # "" if it has not ended
+    duration_seconds: int
+    gpus: int
+
+
+def read_past(text: str) -> list[PastJob]:
+    """Read `sacct -n -P -X -o` with the fields PAST.
+
+    Raises:
+        Unknown: a line does not have them.
+    """
+    found = []
+    for line in text.splitlines():
+        values = line.split("|", len(PAST) - 1)
+        if len(values) < len(PAST):
+            raise Unknown(f"sacct printed {line[:80]!r}")
+        key, state, submit, start, end, elapsed, asked, given, name = values
+        tres = given or asked
+        gpus, _ = gpus_of(tres, per_node="", per_job="", per_task="", nodes=1, tasks=1)
+        found.append(
+            PastJob(
+                key=key,
+                name=name,
+                state=state.split()[0] if state else "",
+                submit_time=submit,
+                start_time="" if start in _NEVER else start,
+                end_time="" if end in _NEVER else end,
+                duration_seconds=_int(elapsed),
+                gpus=gpus,
             )
         )
     return found

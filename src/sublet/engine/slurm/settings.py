@@ -24,7 +24,6 @@ class SlurmSettings:
     partition: str = "sublet"  # leases run here, and its nodes are what may be lent
     account: str | None = None  # leases are submitted with it
     qos: str | None = None
-    reservation_users: str = "root"  # who may use the reservations of firm windows
     python: str = "python3"  # on compute nodes: 3.11 or newer
     conf: str | None = None  # SLURM_CONF, where it is not the default
     bin: str | None = None  # folder of Slurm's commands, where they are not on PATH
@@ -68,7 +67,7 @@ def parse_settings(document: Mapping[str, object], *, where: str) -> SlurmSettin
     return settings
 
 
-_TEXTS: Final = frozenset({"partition", "reservation_users", "python"})
+_TEXTS: Final = frozenset({"partition", "python"})
 _OPTIONAL_TEXTS: Final = frozenset({"account", "qos", "conf", "bin"})
 
 

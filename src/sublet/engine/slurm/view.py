@@ -10,7 +10,7 @@ from uuid import UUID
 from sublet.engine.port import Node, Workload
 from sublet.engine.slurm.reading import WANTING, SlurmJob, SlurmNode
 
-_NAME: Final = re.compile(r"sublet-([0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12})")
+LEASE_NAME: Final = re.compile(r"sublet-([0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12})")
 # On these Slurm starts jobs, or would once something else has left.
 _HEALTHY: Final = frozenset(
     {"idle", "mixed", "allocated", "alloc", "completing", "comp", "planned", "plnd", "reserved",
@@ -26,33 +26,60 @@ def job_name(lease: UUID) -> str:
 
 def lease_of(job: SlurmJob) -> UUID | None:
     """Return whose lease a job is, by its name; None for everybody else's jobs."""
-    found = _NAME.fullmatch(job.name)
+    found = LEASE_NAME.fullmatch(job.name)
     return UUID(found[1]) if found else None
 
 
-def nodes_of(nodes: Iterable[SlurmNode]) -> list[Node]:
-    """Return what may be lent: on a node that is leaving or out of cores, only what is in use."""
-    found = []
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Use:
+    """What jobs hold on each node. From the queue alone: what sinfo says of it may be older."""
+
+    gpus: Mapping[tuple[str, str], int]  # (node, model) → GPUs
+    cpus: Mapping[str, int]
+
+
+def use_of(nodes: Iterable[SlurmNode], jobs: Iterable[SlurmJob]) -> Use:
+    models: dict[str, list[str]] = defaultdict(list)
     for node in nodes:
-        gpus = healthy_gpus(node)
-        found.append(
-            Node(
-                name=node.name,
-                gpu_model=node.gpu_model,
-                gpus=gpus,
-                memory_bytes=node.memory_bytes,
-            )
+        models[node.name].append(node.gpu_model)
+    gpus: dict[tuple[str, str], int] = defaultdict(int)
+    cpus: dict[str, int] = defaultdict(int)
+    for job in jobs:
+        if not job.holds or not job.nodes:
+            continue
+        for name in job.nodes:
+            cores = -(-job.cpus // len(job.nodes))
+            cpus[name] += cores
+            if "cpu" in models.get(name, ()):
+                gpus[name, "cpu"] += cores
+            elif job.gpus and name in models:
+                model = job.gpu_model if job.gpu_model in models[name] else models[name][0]
+                gpus[name, model] += -(-job.gpus // len(job.nodes))
+    return Use(gpus=gpus, cpus=cpus)
+
+
+def nodes_of(nodes: Sequence[SlurmNode], jobs: Sequence[SlurmJob]) -> list[Node]:
+    """Return what may be lent: on a node that is leaving or out of cores, only what is in use."""
+    use = use_of(nodes, jobs)
+    return [
+        Node(
+            name=node.name,
+            gpu_model=node.gpu_model,
+            gpus=healthy_gpus(node, use),
+            memory_bytes=node.memory_bytes,
         )
-    return found
+        for node in nodes
+    ]
 
 
-def healthy_gpus(node: SlurmNode) -> int:
+def healthy_gpus(node: SlurmNode, use: Use) -> int:
+    used = min(use.gpus.get((node.name, node.gpu_model), 0), node.gpus)
     if node.state in _LEAVING:
-        return node.gpus_used
+        return used
     if node.state not in _HEALTHY:
         return 0
     # Somebody has all the cores, though not all the GPUs: the rest cannot be given to anybody.
-    return node.gpus if node.cpus_idle > 0 else node.gpus_used
+    return node.gpus if use.cpus.get(node.name, 0) < node.cpus else used
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -129,18 +156,12 @@ class Layout:
 
 
 def free_by_node(
-    nodes: Iterable[SlurmNode], jobs: Iterable[SlurmJob], gpu_model: str
+    nodes: Sequence[SlurmNode], jobs: Sequence[SlurmJob], gpu_model: str
 ) -> dict[str, int]:
     """Return {node: GPUs of this model that nobody holds} of the nodes that take new jobs."""
-    taken: dict[str, int] = defaultdict(int)
-    for job in jobs:
-        if job.holds and job.nodes:
-            amount = job.cpus if gpu_model == "cpu" else job.gpus
-            if job.gpu_model in {None, gpu_model} or gpu_model == "cpu":
-                for name in job.nodes:
-                    taken[name] += -(-amount // len(job.nodes))
+    use = use_of(nodes, jobs)
     return {
-        node.name: max(healthy_gpus(node) - taken[node.name], 0)
+        node.name: max(healthy_gpus(node, use) - use.gpus.get((node.name, gpu_model), 0), 0)
         for node in nodes
         if node.gpu_model == gpu_model and node.state not in _LEAVING
     }
