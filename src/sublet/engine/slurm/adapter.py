@@ -311,8 +311,9 @@ class SlurmEngine:
         if not lease.started and job.holds:
             lease.started = records.read_status(here).started_at is not None
         if job.waits:
-            if job.restarts or (here / "launched").exists():
-                # It ran, and an administrator put it back into the queue: never twice.
+            if job.restarts:
+                # It ran, and an administrator put it back into the queue: never twice. Slurm says
+                # so; that it was launched may be news since we looked, and says nothing.
                 self._cancel(job.key)
                 detail = "its job was put back into Slurm's queue"
                 status = records.read_status(here)
