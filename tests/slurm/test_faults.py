@@ -154,6 +154,14 @@ def test_what_an_administrator_requeues_or_holds_runs_no_second_time(world: Slur
     assert marks.read_text() == "ran\n"
 
 
+def test_what_started_since_we_looked_is_not_taken_for_requeued(world: SlurmHarness) -> None:
+    id_ = world.start("sleep", "60")
+    world.engine.refresh()  # it waits, or runs and is not up yet
+    until((world.root / "shared" / str(id_) / "launched").exists)
+    assert world.phase(id_) in {Phase.STARTING, Phase.RUNNING}
+    world.wait_for(id_, Phase.RUNNING)
+
+
 def test_slurm_takes_its_gpus_back_with_sublet_dead(world: SlurmHarness) -> None:
     ids = [world.start(*POLITE, gpus=4) for _ in range(2)]
     for id_ in ids:
