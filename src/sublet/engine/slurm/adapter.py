@@ -51,11 +51,10 @@ class _Lease:
     key: str | None = None  # of its job
     submitted: float = 0.0  # by this process, on the monotonic clock
     gpu_model: str = ""
-    layout_gpus: int = 0
+    gpus: int = 0
     started: bool = False
     stop: Notice | None = None
     cancelled_at: datetime | None = None
-    ended: Observation | None = None
 
 
 @dataclass(slots=True)
@@ -258,10 +257,8 @@ class SlurmEngine:
             if not here.exists():
                 return Observation(phase=Phase.ABSENT)
             lease = self._leases[id_] = _Lease(key=shared.job_key(here))
-        if lease.ended is not None:
-            return lease.ended
         if (ended := shared.read_end(here)) is not None:
-            return self._bury(id_, lease, ended)
+            return self._bury(id_, ended)
         look = self._look()
         jobs = look.leases.get(id_, ())
         if not jobs:
@@ -298,7 +295,7 @@ class SlurmEngine:
             state, code = "COMPLETED" if status.exited_at else "NODE_FAIL", None
             started = status.started_at
             ended = status.exited_at or status.started_at or look.at
-        return self._bury(id_, lease, self._end(id_, state, started, ended, code))
+        return self._bury(id_, self._end(id_, state, started, ended, code))
 
     def _judge(self, id_: UUID, lease: _Lease, job: SlurmJob) -> Observation:
         here = self._root / str(id_)
@@ -307,7 +304,7 @@ class SlurmEngine:
             seen = self._end(
                 id_, job.state, job.started_at, ended_at, job.exit_code, preempted=job.preempted
             )
-            return self._bury(id_, lease, seen)
+            return self._bury(id_, seen)
         if not lease.started and job.holds:
             lease.started = records.read_status(here).started_at is not None
         if job.waits:
@@ -319,7 +316,7 @@ class SlurmEngine:
                 status = records.read_status(here)
                 ended_at = status.exited_at or self._clock.now()
                 seen = self._end(id_, "NODE_FAIL", status.started_at, ended_at, None)
-                return self._bury(id_, lease, replace(seen, detail=detail))
+                return self._bury(id_, replace(seen, detail=detail))
             why = None if job.reason == "None" else f"Slurm has not started it yet: {job.reason}"
             return Observation(phase=Phase.STARTING, detail=why)
         if not lease.started:
@@ -354,11 +351,11 @@ class SlurmEngine:
         """Return an instant of Slurm's clock on ours; they differ only where they are wrong."""
         return None if instant is None else instant - self._looker.ahead
 
-    def _bury(self, id_: UUID, lease: _Lease, seen: Observation) -> Observation:
+    def _bury(self, id_: UUID, seen: Observation) -> Observation:
         here = self._root / str(id_)
         shared.write_end(here, seen)
         shared.archive(self._root, id_)
-        lease.ended = seen
+        self._leases.pop(id_, None)
         return seen
 
     # ---- what we ask for
@@ -367,26 +364,25 @@ class SlurmEngine:
         """Return where a lease fits; None while there is no room, or internal jobs wait."""
         if any(job.pending and job.gpu_model == workload.gpu_model for job in self._mine):
             return None
-        jobs = [*look.jobs, *self._not_seen_yet(look, workload.gpu_model)]
-        free = view.free_by_node(look.nodes, jobs, workload.gpu_model)
-        unseen = sum(job.gpus for job in jobs if job.name == _UNSEEN)
-        if sum(free.values()) - unseen < workload.gpus:
+        free = view.free_by_node(look.nodes, look.jobs, workload.gpu_model)
+        if sum(free.values()) - self._unplaced(look, workload.gpu_model) < workload.gpus:
             return None
         return view.lay_out(workload, look.nodes, free, exclusive=self._settings.exclusive)
 
-    def _not_seen_yet(self, look: Look, gpu_model: str) -> Iterator[SlurmJob]:
-        """Yield stand-ins for our own jobs that hold no node yet: submitted, or waiting."""
-        for id_, lease in self._leases.items():
-            jobs = look.leases.get(id_, ())
-            waits = any(job.waits for job in jobs)
-            if lease.ended is None and lease.gpu_model == gpu_model and (not jobs or waits):
-                now = self._clock.now()
-                yield SlurmJob(
-                    key="", name=_UNSEEN, partitions=(), state="PENDING", reason="None",
-                    submitted_at=now, eligible_at=None, started_at=None, ended_at=None,
-                    preempted=False, gpus=lease.layout_gpus, gpu_model=gpu_model,
-                    cpus=lease.layout_gpus, nodes=(), exit_code=None, restarts=0,
-                )  # fmt: skip
+    def _unplaced(self, look: Look, gpu_model: str) -> int:
+        """Return how many GPUs are for jobs of ours that hold no node yet, or were not seen."""
+        waiting = sum(
+            view.amount_of(job, gpu_model)
+            for jobs in look.leases.values()
+            for job in jobs
+            if job.waits
+        )
+        unseen = sum(
+            lease.gpus
+            for id_, lease in self._leases.items()
+            if lease.gpu_model == gpu_model and id_ not in look.leases
+        )
+        return waiting + unseen
 
     def _create(self, workload: Workload, deadline: datetime) -> None:
         confined = workload.sandboxed and self._launcher.sandbox is not None
@@ -426,7 +422,7 @@ class SlurmEngine:
             raise Unavailable("an earlier sbatch of this lease has not ended yet")
         lease = self._leases.setdefault(workload.id, _Lease())
         lease.submitted = time.monotonic()
-        lease.gpu_model, lease.layout_gpus = workload.gpu_model, workload.gpus
+        lease.gpu_model, lease.gpus = workload.gpu_model, workload.gpus
         options = submitting.options(
             workload, layout, settings=self._settings, here=here, agent=self._agent
         )
@@ -479,9 +475,6 @@ class SlurmEngine:
                 self._slurm.run("scancel", "--batch", "--signal=USR1", *keys[at : at + 100])
             except Refused as error:
                 log.info("slurm.not_poked", extra={"jobs": len(keys), "detail": str(error)})
-
-
-_UNSEEN: Final = "sublet-unseen"
 
 
 def _number(job: SlurmJob) -> int:

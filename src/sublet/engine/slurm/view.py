@@ -155,6 +155,13 @@ class Layout:
     memory_a_node_bytes: int
 
 
+def amount_of(job: SlurmJob, gpu_model: str) -> int:
+    """Return how many slots of this model a job has or asks for."""
+    if gpu_model == "cpu":
+        return 0 if job.gpus else job.cpus
+    return job.gpus if job.gpu_model in {None, gpu_model} else 0
+
+
 def free_by_node(
     nodes: Sequence[SlurmNode], jobs: Sequence[SlurmJob], gpu_model: str
 ) -> dict[str, int]:
