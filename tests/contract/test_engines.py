@@ -112,7 +112,7 @@ def test_no_slot_is_given_twice_and_all_come_back(world: Harness) -> None:
 
 
 def test_the_deadline_ends_it_whatever_it_does(world: Harness) -> None:
-    deadline = world.in_(1)
+    deadline = world.in_(1 + world.start_seconds)
     workload = world.workload(*DEAF)
     assert world.engine.start(workload, deadline=deadline) is True
     world.wait_for(workload.id, Phase.EXITED)

@@ -78,6 +78,7 @@ class SlurmHarness(Harness):
     engine: SubmittingEngine
     # Slurm's instants are whole seconds, rounded up: they may lie this far ahead.
     grain = timedelta(seconds=1)
+    start_seconds = 6.0
     feeds_queue = False
 
     def __init__(self, cluster: Cluster, root: Path, *, sandboxed: bool, form: Format) -> None:

@@ -256,9 +256,9 @@ class SlurmEngine:
                 return ended
             if not here.exists():
                 return Observation(phase=Phase.ABSENT)
+            if (ended := shared.read_end(here)) is not None:
+                return self._bury(id_, ended)  # we died before it was moved aside
             lease = self._leases[id_] = _Lease(key=shared.job_key(here))
-        if (ended := shared.read_end(here)) is not None:
-            return self._bury(id_, ended)
         look = self._look()
         jobs = look.leases.get(id_, ())
         if not jobs:
@@ -353,9 +353,11 @@ class SlurmEngine:
 
     def _bury(self, id_: UUID, seen: Observation) -> Observation:
         here = self._root / str(id_)
+        self._leases.pop(id_, None)
+        if not here.exists():  # another control plane of this database was faster
+            return shared.read_end(self._root / "ended" / str(id_)) or seen
         shared.write_end(here, seen)
         shared.archive(self._root, id_)
-        self._leases.pop(id_, None)
         return seen
 
     # ---- what we ask for
