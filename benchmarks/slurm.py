@@ -89,7 +89,7 @@ class Stage:
             for _ in range(missing)
         ]
         for lease in leases:
-            self.control.reach(lease, "running")
+            self.control.reach(lease, "running", seconds=300)
             until(lambda lease=lease: "up" in self.control.logs(lease), what="its command")
         return leases
 
@@ -262,6 +262,11 @@ def _job_line(number: int, nodes: int) -> str:
     )
 
 
+def tell(figures: dict[str, float]) -> None:
+    """Say on stderr what is known so far: the whole takes many minutes."""
+    print({name: round(value, 3) for name, value in figures.items()}, file=sys.stderr, flush=True)
+
+
 def spread(name: str, values: list[float], figures: dict[str, float]) -> None:
     ordered = sorted(values)
     figures[f"{name}_p50"] = statistics.median(ordered)
@@ -288,7 +293,9 @@ def staged(options: tuple[str, ...], url: Callable[[], str]) -> Iterator[Stage]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--rounds", type=int, default=20, help="of cooperative victims")
+    parser.add_argument(
+        "--rounds", type=int, default=20, help="of cooperative victims; 0: gangs only"
+    )
     parser.add_argument("--deaf", type=int, default=3, help="rounds of victims that ignore it")
     parser.add_argument("--gangs", default="64,256", help="sizes in GPUs; empty for none")
     parser.add_argument("--json", action="store_true")
@@ -311,10 +318,13 @@ def main() -> None:
     try:
         measure_observe(figures)
         options = ("--nodes", "4", "--gpus", "8", "--notice", str(NOTICE))
-        with staged(options, database) as stage:
-            measure(stage, given.rounds, given.deaf, figures)
-            measure_resume(stage, max(given.rounds // 3, 3), figures)
-            measure_load(stage, figures)
+        if given.rounds:
+            with staged(options, database) as stage:
+                measure(stage, given.rounds, given.deaf, figures)
+                tell(figures)
+                measure_resume(stage, max(given.rounds // 3, 3), figures)
+                measure_load(stage, figures)
+                tell(figures)
         sizes = [int(size) for size in given.gangs.split(",") if size]
         if sizes:
             nodes = ("--nodes", str(max(sizes) // 8), "--gpus", "8", "--notice", str(NOTICE))
