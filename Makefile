@@ -1,6 +1,6 @@
 # Two commands are for everybody: `make up` and `make test`. Both set themselves up first.
 
-.PHONY: help setup up check test lock format
+.PHONY: help setup up check test lock format mutants
 ARGS ?=
 JOBS ?= 2
 
@@ -9,6 +9,7 @@ help:
 	@echo "make test    every check: style, types, imports, all tests"
 	@echo "make check   the fast part of it, under a minute"
 	@echo "make format  let ruff format the code"
+	@echo "make mutants change the code that moves money, and see that a test fails (hours, by hand)"
 	@echo "make lock    write requirements.lock anew"
 
 setup:
@@ -33,3 +34,7 @@ lock: setup
 format: setup
 	@.venv/bin/ruff format
 	@.venv/bin/ruff check --fix --quiet
+
+mutants: setup
+	@.venv/bin/uv pip install --quiet --python .venv/bin/python --group mutants
+	@.venv/bin/python scripts/mutants python && .venv/bin/python scripts/mutants sql

@@ -16,13 +16,19 @@ from sublet.core.db import Database
 from sublet.core.migrations import migrate
 from sublet.core.postgres import Postgres
 
+# Workers share the processors; threads of the linear algebra would only wait for each other.
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+
 # CI looks at the same examples every time; everybody else looks at new ones.
 hypothesis.settings.register_profile("ci", derandomize=True, deadline=None)
 if os.environ.get("CI"):
     hypothesis.settings.load_profile("ci")
 
 # What takes longer than a look away from the screen: not part of `make check`.
-_REAL = {"engine", "slurm", "contract", "gateway", "models", "races", "simulation"}
+_REAL = {
+    "engine", "contract", "failpoints", "faults", "gateway", "models", "races", "simulation",
+    "slurm",
+}  # fmt: skip
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -60,7 +66,9 @@ def postgres_url() -> Iterator[str]:
 
 @pytest.fixture(scope="session")
 def template(postgres_url: str) -> str:
-    """A migrated database that the others are copied from."""
+    """A migrated database that the others are copied from; TEST_DATABASE_TEMPLATE, if it is set."""
+    if (ready := os.environ.get("TEST_DATABASE_TEMPLATE")) is not None:
+        return ready
     name = f"template_{uuid4().hex}"
     with psycopg.connect(postgres_url, autocommit=True) as connection:
         connection.execute(f'CREATE DATABASE "{name}"'.encode())

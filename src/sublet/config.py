@@ -27,6 +27,7 @@ class Config:
     model: bool = True  # SUBLET_MODEL: host the demo model
     engine: str = "local"  # SUBLET_ENGINE: what runs the work, local or slurm
     slurm: Path | None = None  # SUBLET_SLURM: the file with the settings of the Slurm cluster
+    keep_logs_days: int = 30  # SUBLET_KEEP_LOGS_DAYS: of workloads that ended
     unsafe_no_sandbox: bool = False  # SUBLET_UNSAFE_NO_SANDBOX: run tenants' code unguarded
     database_url: str | None = None  # DATABASE_URL: a PostgreSQL of yours, 15 or newer
 
@@ -107,6 +108,8 @@ def load(environment: Mapping[str, str] | None = None, **overrides: Any) -> Conf
         )
     if not 0 <= config.notice_seconds <= 86_400:
         raise Misconfigured("SUBLET_NOTICE_SECONDS must lie in 0…86400")
+    if not 1 <= config.keep_logs_days <= 36_500:
+        raise Misconfigured("SUBLET_KEEP_LOGS_DAYS must lie in 1…36500")
     return replace(config, data=Path(config.data).expanduser().absolute())
 
 

@@ -16,7 +16,7 @@ from tests.cli.fake_api import (
     write_ready,
 )
 
-from sublet.cli import logs
+from sublet.cli import logs, progress
 
 ID = "3fa85f64-5717-4562-b3fc-2c963f66afa6"
 OTHER = "3fa99999-0000-0000-0000-000000000000"
@@ -288,3 +288,41 @@ def test_the_audit_fails_on_any_difference(sublet: Sublet, api: FakeApi) -> None
     result = sublet("verify")
     assert result.code == 1 and "DIFFERENCE wallet 7 is short" in result.out
     assert sublet("verify", "--json").json == document
+
+
+def test_the_audit_shows_how_far_it_is_on_a_terminal(
+    sublet: Sublet, api: FakeApi, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    document = {"laws": {"money": {"transfers": 3}}, "differences": []}
+    lines = [{"progress": {"what": "every transfer", "done": 0.25}}, {"audit": document}]
+    api.on(
+        "GET /v1/audit", Answer(body=b"".join(json.dumps(line).encode() + b"\n" for line in lines))
+    )
+    monkeypatch.setattr("sys.stderr.isatty", lambda: True)
+    monkeypatch.setattr("sublet.cli.progress._AFTER_SECONDS", 0.0)
+    result = sublet("verify")
+    assert result.code == 0 and "3 transfers" in result.out
+    assert api.seen[-1].query == {"progress": "true"}
+    failed = {"error": {"code": "unavailable", "message": "no answer", "retryable": True}}
+    api.on("GET /v1/audit", Answer(body=json.dumps(failed).encode() + b"\n"))
+    assert sublet("verify").code == 3
+    api.on("GET /v1/audit", as_json(document))
+    assert sublet("verify", "--json").json == document  # programs see no bar
+    assert api.seen[-1].query == {}
+
+
+def test_a_bar_is_drawn_after_a_while_and_taken_away(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("sys.stderr.isatty", lambda: True)
+    drawn = progress._Bar()
+    drawn.tell("counting", 0.5)
+    assert capsys.readouterr().err == ""
+    drawn._draw()
+    drawn.tell("counting on", 0.75)
+    drawn.end()
+    err = capsys.readouterr().err
+    assert "counting on" in err and "75%" in err
+    with progress.bar(wanted=False) as tell:
+        tell("nothing", 1.0)
+    assert capsys.readouterr().err == ""

@@ -98,3 +98,14 @@ def test_whatever_is_written_is_an_amount_or_refused(text: str) -> None:
 def test_two_currencies_are_not_added() -> None:
     with pytest.raises(AssertionError):
         Money(1) + Money(1, "EUR")
+
+
+def test_amounts_of_one_currency_are_added_and_turned_round_in_it() -> None:
+    assert Money(5, "EUR") + Money(7, "EUR") == Money(12, "EUR")
+    assert -Money(5, "EUR") == Money(-5, "EUR")
+
+
+def test_a_price_charges_in_its_own_currency() -> None:
+    rate = Rate(nanos=3, per=2, currency="EUR")
+    assert (rate.charge(1), rate.charge_most(1)) == (Money(2, "EUR"), Money(2, "EUR"))
+    assert parse_amount("1", currency="EUR") == Money(NANOS, "EUR")

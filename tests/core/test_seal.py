@@ -2,16 +2,20 @@
 
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
+from uuid import uuid4
 
 import pytest
+from tests.core.databases import undone
 
 from sublet.app.bootstrap import bootstrap, top_up
 from sublet.app.secrets import Secrets
+from sublet.core import seal
 from sublet.core.audit import Findings
 from sublet.core.db import Database, Tx
-from sublet.core.errors import Unavailable
 from sublet.core.money import Money
-from sublet.core.seal import TABLES, audit, seal_all
+from sublet.core.seal import TABLES, Sealer, audit, seal_all
+from sublet.ledger import store as ledger
+from sublet.ledger.transfer import Transfer
 
 NOON = datetime(2026, 1, 1, 12, tzinfo=UTC)
 SECRETS = Secrets(operator_key="sk-1", tenant_key="sk-2", signing_key="s")
@@ -108,9 +112,57 @@ def test_a_row_that_commits_late_is_sealed_all_the_same(db: Database) -> None:
     fill(db)
     with db.transaction() as tx:
         demo = bootstrap(tx, SECRETS, model=True, now=NOON)
+    sealer = Sealer(db)
     with db.transaction() as late:
         top_up(late, demo, Money(1), payment="late", now=NOON)
         # Its number was given and is not there to be seen yet: sealing past it would lose it.
-        with pytest.raises(Unavailable, match="lock timeout"):
-            seal_all(db, now=NOON)
-    assert seal_all(db, now=NOON) == 7  # the prices were sealed before it had to wait
+        with db.transaction() as tx:
+            tx.execute("SET LOCAL lock_timeout = '100ms'")  # nobody waits for us meanwhile
+            pay_somebody_else(tx)
+        sealer.look()
+        assert [sealer.step(now=NOON), sealer.step(now=NOON)] == [3, 0]  # prices only
+        assert sealer.waiting == ["transfer"]
+    assert sealer.step(now=NOON) == 6 + 2
+    assert sealer.waiting == []
+    assert findings(db).differences == []
+
+
+def pay_somebody_else(tx: Tx) -> None:
+    payer, paid = (ledger.open_account(tx, code, prepaid=False) for code in ("house:a", "house:b"))
+    payment = Transfer(
+        id=uuid4(),
+        debit_account=payer.id,
+        credit_account=paid.id,
+        amount=Money(2),
+        reason="payment",
+        happened_at=NOON,
+    )
+    ledger.post(tx, payment, now=NOON)
+
+
+def test_a_seal_that_cannot_be_is_a_difference(db: Database) -> None:
+    fill(db)
+    seal_all(db, now=NOON)
+    for lie in ("columns = '{gone}'", "table_name = 'tenant'", "rows = 1000000000", "last = 7000"):
+        with undone(db) as tx:
+            tx.execute("ALTER TABLE seal DISABLE TRIGGER USER")
+            tx.execute(f"UPDATE seal SET {lie} WHERE number = 2".encode())  # noqa: S608
+            found = Findings()
+            audit(tx, found)
+            assert [difference.law for difference in found.differences] == ["past_stands"], lie
+
+
+def test_small_seals_and_large_ones_are_looked_at_in_pieces(
+    db: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(seal, "_MOST_ROWS", 2)
+    monkeypatch.setattr(seal, "_MANY_ROWS", 3)
+    fill(db)
+    assert seal_all(db, now=NOON) == 9
+    reached: list[float] = []
+    found = Findings()
+    with db.transaction() as tx:
+        audit(tx, found, reach=reached.append)
+    assert found.differences == []
+    assert found.counts["past_stands"] == {"seals": 5, "sealed_rows": 9}
+    assert reached == [3 / 9, 7 / 9, 1]

@@ -13,11 +13,12 @@ import pytest
 
 from sublet.core.clock import Clock, ManualClock, SystemClock
 from sublet.core.ids import new_id
+from sublet.engine import records
 from sublet.engine.local import LocalEngine
 from sublet.engine.port import Engine, InternalQueue, Node, Notice, Phase, Workload
 from sublet.engine.processes import survivors
+from sublet.engine.records import Due
 from sublet.engine.sandbox import Sandbox, find_sandbox
-from sublet.engine.shim import write_durably
 from sublet.engine.simulated import Fate, SimulatedEngine, fate_of
 
 GIB = 1 << 30
@@ -178,8 +179,8 @@ class LocalHarness(Harness):
         def all_dead() -> bool:
             alive = self.engine.alive()
             for id_ in alive:
-                long_ago = b"2000-01-01T00:00:00+00:00"
-                write_durably(self.root / str(id_) / "deadline", long_ago)
+                long_ago = Due(instant=datetime(2000, 1, 1, tzinfo=UTC), steady_seconds=0.0)
+                records.write_deadline(self.root / str(id_), long_ago)
             return not alive
 
         self.wait_until(all_dead)

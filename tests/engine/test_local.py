@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+import time
 from collections.abc import Iterator
 from dataclasses import replace
 from datetime import timedelta
@@ -17,7 +18,7 @@ from sublet.core.errors import Invalid, Unavailable
 from sublet.core.ids import new_id
 from sublet.engine.hardware import Gpu, usable_cores
 from sublet.engine.launching import Launcher
-from sublet.engine.local import LocalEngine
+from sublet.engine.local import KEPT, LocalEngine
 from sublet.engine.port import Node, Phase
 from sublet.engine.processes import SHIMS, survivors
 from sublet.engine.records import Record, Status, read_status
@@ -126,9 +127,9 @@ def test_a_shim_that_cannot_start_is_reported_and_holds_nothing(
 ) -> None:
     real = Launcher.launch
 
-    def spoilt(self: Launcher, folder: Path, record: Record) -> int:
+    def spoilt(self: Launcher, folder: Path, record: Record, *, clock_offset: float) -> int:
         (folder / "deadline").write_text("nonsense")
-        return real(self, folder, record)
+        return real(self, folder, record, clock_offset=clock_offset)
 
     monkeypatch.setattr(Launcher, "launch", spoilt)
     id_ = world.start("true")
@@ -172,7 +173,7 @@ def test_a_second_shim_of_the_same_folder_leaves_at_once(world: LocalHarness) ->
     id_ = world.start("sh", "-c", "echo once; sleep 60")
     world.wait_for_log(id_, b"once")
     job = world.engine._jobs[id_]
-    second = world.engine._launcher.launch(job.folder, job.record)
+    second = world.engine._launcher.launch(job.folder, job.record, clock_offset=0.0)
     assert os.waitstatus_to_exitcode(os.waitpid(second, 0)[1]) == 0
     assert world.engine.logs(id_) == b"once\n"
 
@@ -352,3 +353,20 @@ def test_a_lock_is_free_once_its_holder_is_dead(tmp_path: Path) -> None:
     assert second is not None
     os.close(second)
     assert read_status(tmp_path) == Status()
+
+
+def test_what_ended_long_ago_is_removed_and_what_ended_lately_is_not(world: LocalHarness) -> None:
+    old, new = world.start("echo", "old"), world.start("echo", "new")
+    for id_ in (old, new):
+        world.wait_for(id_, Phase.EXITED)
+    world.wait_until((world.root / "ended" / str(old)).exists)
+    world.wait_until((world.root / "ended" / str(new)).exists)
+    month_ago = time.time() - KEPT.total_seconds() - 60
+    os.utime(world.root / "ended" / str(old), (month_ago, month_ago))
+    engine = world.another()
+    engine.tick()
+    assert not (world.root / "ended" / str(old)).exists()
+    assert engine.observe(old).phase is Phase.ABSENT
+    assert engine.logs(old) == b""
+    assert engine.logs(new) == b"new\n"
+    assert [path.name for path in world.root.iterdir() if path.name.startswith(".new-")] == []

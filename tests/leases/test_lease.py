@@ -171,6 +171,12 @@ assert PAID is not None
             PAID + 99 * SECOND, EndReason.CREDIT_EXHAUSTED, PAID,
         ),
         (
+            # It ended before its fence: by itself, in seconds that nobody was there to sell.
+            lease_in(State.RUNNING),
+            Observation(phase=Phase.EXITED, started_at=NOON, exited_at=PAID + 9 * SECOND),
+            PAID + 99 * SECOND, EndReason.COMPLETED, PAID,
+        ),
+        (
             lease_in(State.RUNNING),
             Observation(phase=Phase.LOST, started_at=NOON, exited_at=NOON + 9 * SECOND),
             NOON + 20 * SECOND, EndReason.NODE_LOST, NOON + 9 * SECOND,

@@ -21,7 +21,7 @@ def at(seconds: float) -> datetime:
 
 
 def span(start: float, end: float, gpus: int = 8, use: str = "lease") -> Span:
-    return Span(use=use, name=f"{use} {start}", gpus=gpus, start=at(start), end=at(end))
+    return Span(use=use, id=UUID(int=int(start)), gpus=gpus, start=at(start), end=at(end))
 
 
 def job(
@@ -116,7 +116,7 @@ def test_a_job_that_waited_for_leases_is_seen(
     jobs: list[InternalSpan], leases: list[Span], late: int
 ) -> None:
     ran = [
-        Span(use="internal", name="job", gpus=job.gpus, start=job.started_at,
+        Span(use="internal", id=job.job_id, gpus=job.gpus, start=job.started_at,
              end=job.ended_at or NOW)
         for job in jobs
         if job.started_at is not None

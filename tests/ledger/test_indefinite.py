@@ -6,17 +6,14 @@ says which, and repeating it with its id settles it. Private servers: they are k
 """
 
 import os
-import shutil
 import signal
 import socket
-import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
-from pathlib import Path
 from random import Random
 from threading import Event, Thread
 from typing import Any
@@ -27,17 +24,22 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule, run_state_machine_as_test
 from psycopg.rows import dict_row
+from tests.ledger.servers import (
+    kill_backends,
+    kill_postmaster,
+    kill_server,
+    pause,
+    pause_and_kill,
+    private_server,
+)
 
-from sublet.core.audit import Findings
-from sublet.core.clock import SystemClock
 from sublet.core.db import Database, Tx
 from sublet.core.errors import Unavailable, Unpaid
 from sublet.core.ids import new_id
-from sublet.core.migrations import migrate
 from sublet.core.money import Money
 from sublet.core.postgres import Postgres
 from sublet.core.process import wait_for
-from sublet.ledger import audit, store
+from sublet.ledger import store
 from sublet.ledger.transfer import Account, Transfer
 
 pytestmark = pytest.mark.real
@@ -49,38 +51,8 @@ THREADS = 6
 
 @pytest.fixture
 def server() -> Iterator[Postgres]:
-    folder = Path(tempfile.mkdtemp(prefix="sublet-test-"))
-    server = Postgres(folder / "postgres")
-    try:
-        server.start()
-        with Database(server.url) as db:
-            migrate(db, clock=SystemClock())
+    with private_server(now=NOON) as server:
         yield server
-        with Database(server.url) as db, db.transaction() as tx:
-            findings = Findings()
-            audit.audit(tx, findings, now=NOON)
-        assert findings.differences == []
-        assert findings.counts["money"]["transfers"] > 0
-    finally:
-        everybody(server, signal.SIGCONT)  # one that is stopped could not end
-        server.stop()
-        shutil.rmtree(folder, ignore_errors=True)
-
-
-def processes(server: Postgres) -> list[int]:
-    """Return the server and all of its children: each is a process group of its own."""
-    parent = server.process.pid
-    try:
-        children = Path(f"/proc/{parent}/task/{parent}/children").read_text().split()
-    except OSError:
-        return []
-    return [parent, *map(int, children)]
-
-
-def everybody(server: Postgres, sign: signal.Signals) -> None:
-    for pid in processes(server):
-        with suppress(ProcessLookupError):
-            os.kill(pid, sign)
 
 
 def open_accounts(tx: Tx) -> list[Account]:
@@ -200,40 +172,6 @@ class Crowd:
         """Wait until so many more operations were done."""
         target = self.told(Told.DONE) + more
         assert wait_for(lambda: self.told(Told.DONE) >= target, wait_seconds=60)
-
-
-def kill_server(server: Postgres) -> None:
-    """The power button: every process at once."""
-    everybody(server, signal.SIGKILL)
-    server.process.wait()
-    server.start()
-
-
-def kill_postmaster(server: Postgres) -> None:
-    """Its children notice and leave, in the middle of what they do."""
-    server.process.kill()
-    server.process.wait()
-    server.start()
-
-
-def kill_backends(server: Postgres) -> None:
-    """The server then restarts itself: all connections end, and it recovers from its log."""
-    victims = processes(server)[1:]
-    for pid in victims:
-        with suppress(ProcessLookupError):
-            os.kill(pid, signal.SIGKILL)
-
-
-def pause(server: Postgres) -> None:
-    """Stop all of it in the middle of what it does, then let it go on."""
-    everybody(server, signal.SIGSTOP)
-    everybody(server, signal.SIGCONT)
-
-
-def pause_and_kill(server: Postgres) -> None:
-    """Nothing that was asked meanwhile is done, though it was sent."""
-    everybody(server, signal.SIGSTOP)
-    kill_server(server)
 
 
 FAULTS: list[Callable[[Postgres], None]] = [

@@ -134,3 +134,34 @@ def test_what_does_not_exist_is_said_so(db: Database) -> None:
         store.void(tx, UUID(int=1), now=NOON)
     with pytest.raises(Invalid), db.transaction() as tx:
         store.post(tx, transfer(wallet, wallet, 0), now=NOON)
+
+
+def test_holds_are_listed_by_how_their_holder_s_name_starts_to_the_letter(db: Database) -> None:
+    """Whoever cleans up behind a dead gateway must not touch the holds of a living one."""
+    names = ["gateway:a_b:1", "gateway:axb:1", "gateway:a%:1", "gateway:a\\b:1", "gateway:a", "%"]
+    with db.transaction() as tx:
+        wallet, revenue = accounts(tx)
+        holds = {}
+        for name in names:
+            holds[name] = transfer(wallet, revenue, 1)
+            store.hold(tx, holds[name], holder=name, expires_at=LATER, now=NOON)
+        for prefix in [*names, *(name[:-1] for name in names), "", "_", "\\", "a"]:
+            expected = {(holds[name].id, name) for name in names if name.startswith(prefix)}
+            found = store.holds_of(tx, prefix)
+            assert {(one.id, one.holder) for one in found} == expected
+            assert {(one.debit_account, one.nanos) for one in found} <= {(wallet.id, 1)}
+
+
+def test_movements_are_of_the_currency_of_their_accounts(db: Database) -> None:
+    with db.transaction() as tx:
+        bank = store.open_account(tx, "bank:eur", prepaid=False, currency="EUR")
+        revenue = store.open_account(tx, "revenue:eur", prepaid=False, currency="EUR")
+        payment = replace(transfer(bank, revenue, 7), amount=Money(7, "EUR"))
+        assert store.post(tx, payment, now=NOON)
+        currencies = {account.id: account.currency for account in store.list_accounts(tx)}
+        [movement] = store.read_movements(tx, currencies)
+        assert movement.transfer == payment
+        assert store.get_account(tx, "revenue:eur").balance == Money(7, "EUR")
+        dollars = store.open_account(tx, "revenue", prepaid=False)
+        with pytest.raises(AssertionError):
+            store.post(tx, transfer(bank, dollars, 1), now=NOON)

@@ -1,62 +1,48 @@
 """Two of Jepsen's workloads for ledgers, over real connections: transfers, and idempotence.
 
 The third, operations of which nobody knows whether they happened, is in test_indefinite.py.
-The record is replayed, in the order that it gives itself, by a single-threaded model that
-knows nothing of SQL: what many threads did must be what one could have done.
+
+Clients work at the same time while the server is paused and killed. What was recorded is then
+replayed, in the order that the record gives itself, by a single-threaded model that knows nothing
+of SQL: what many did must be what one could have done, and what each was told must be true of it.
 """
 
 from collections import Counter
-from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from datetime import UTC, datetime, timedelta
 from functools import partial
 from itertools import pairwise
-from random import Random
-from threading import Barrier
-from typing import Any, TypeVar
-from uuid import UUID, uuid4
+from typing import Any
+from uuid import UUID
 
 import pytest
+from hypothesis import Phase, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import precondition, rule, run_state_machine_as_test
+from tests.ledger.crowds import CLIENTS, LATER, NOON, SOON, UNKNOWN, Crowd, Row, Step
+from tests.ledger.servers import private_server
 
-from sublet.core.audit import Findings
-from sublet.core.db import Database
-from sublet.core.errors import Conflict, Invalid, Unpaid
+from sublet.core.db import Tx
+from sublet.core.errors import Conflict, Invalid, NotFound, SubletError, Unpaid
 from sublet.core.money import Money
-from sublet.ledger import audit, store
-from sublet.ledger.batch import void_many
+from sublet.core.postgres import Postgres
+from sublet.ledger import store
+from sublet.ledger.batch import Hold, Settlement, hold_many, void_many
+from sublet.ledger.linked import Expire, Post, link
 from sublet.ledger.transfer import Account, Kind, Transfer
 
 pytestmark = pytest.mark.real
 
-NOON = datetime(2026, 1, 1, 12, tzinfo=UTC)
-SOON, LATER = NOON + timedelta(seconds=1), NOON + timedelta(hours=1)
-THREADS = 8
-STEPS = 60
-T = TypeVar("T")
+# What threads do is not what they did when it is shrunk: look again at what failed, and no more.
+QUICK = settings(
+    max_examples=4, stateful_step_count=16, deadline=None, phases=[Phase.explicit, Phase.generate]
+)
 
 
 @pytest.fixture
-def wide(database_url: str) -> Iterator[Database]:
-    with Database(database_url, connections=THREADS, wait_seconds=30) as db:
-        yield db
-        findings = Findings()
-        with db.transaction() as tx:
-            audit.audit(tx, findings, now=NOON)
-        assert findings.differences == []
-        assert findings.counts["money"]["transfers"] > 0
-
-
-def together(calls: list[Callable[[], T]]) -> list[T]:
-    """Make every call in a thread of its own, all at once."""
-    gate = Barrier(len(calls))
-
-    def go(call: Callable[[], T]) -> T:
-        gate.wait(30)
-        return call()
-
-    with ThreadPoolExecutor(len(calls)) as threads:
-        return list(threads.map(go, calls))
+def server() -> Iterator[Postgres]:
+    with private_server(now=NOON) as server:
+        yield server
 
 
 # ── transfers ────────────────────────────────────────────────────────────────────────────
@@ -69,12 +55,12 @@ class Model:
     prepaid: frozenset[int]
     balance: Counter[int] = field(default_factory=Counter)
     held: Counter[int] = field(default_factory=Counter)
-    rows: dict[UUID, dict[str, Any]] = field(default_factory=dict)
-    resolved: dict[UUID, dict[str, Any]] = field(default_factory=dict)
+    rows: dict[UUID, Row] = field(default_factory=dict)
+    resolved: dict[UUID, Row] = field(default_factory=dict)
     # Of each account, what was available from which transfer on.
     moments: dict[int, list[tuple[int, int]]] = field(default_factory=dict)
 
-    def replay(self, row: dict[str, Any]) -> None:
+    def replay(self, row: Row) -> None:
         payer, payee, nanos = row["debit_account"], row["credit_account"], int(row["amount_nanos"])
         assert row["id"] not in self.rows
         self.rows[row["id"]] = row
@@ -101,246 +87,415 @@ class Model:
         self.balance[payer] -= nanos
         self.balance[payee] += nanos
 
-    def least(self, account: int, since: int, until: int) -> int:
+    def least(self, account: int, since: int, until: int | None) -> int:
         """Return the least that was available between two looks at the record."""
-        moments = [*self.moments.get(account, [(0, 0)]), (until + 1, 0)]
+        moments = [*self.moments.get(account, [(0, 0)]), (2**63, 0)]
         return min(
             available
             for (begin, available), (end, _) in pairwise(moments)
-            if begin <= until and end > since
+            if (until is None or begin <= until) and end > since
         )
 
 
-@dataclass(slots=True)
-class Crowd:
-    """Threads that move money between a few accounts; each notes what it was told."""
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """`which` of what was planned before; `payer` and `payee` are places among the accounts."""
 
-    db: Database
-    accounts: list[Account]
-    posted: list[Transfer] = field(default_factory=list)
-    holds: list[Transfer] = field(default_factory=list)
-    refused: list[tuple[Transfer, int, int]] = field(default_factory=list)
-    settled: list[tuple[UUID, int]] = field(default_factory=list)
-    voided: list[UUID] = field(default_factory=list)
-    expired: list[UUID] = field(default_factory=list)
-    beaten: list[tuple[UUID, Kind]] = field(default_factory=list)  # somebody resolved it otherwise
+    way: str
+    which: int
+    payer: int
+    payee: int
+    nanos: int
+    soon: bool  # it expires soon
 
-    def work(self, dice: Random) -> None:
-        for _ in range(STEPS):
-            way = dice.choices(
-                (self.pay, self.hold, self.settle, self.void, self.sweep, self.expire, self.repeat),
-                weights=(6, 8, 4, 2, 1, 1, 1),
-            )[0]
-            way(dice)
 
-    def pay(self, dice: Random) -> None:
-        self._try(dice, self.posted, lambda tx, it: store.post(tx, it, now=NOON))
+PLANS = st.builds(
+    Plan,
+    way=st.sampled_from(
+        ["post", "post", "hold", "hold", "hold", "settle", "settle", "void", "sweep", "expire",
+         "chain", "repeat"]
+    ),
+    which=st.integers(0, 5),
+    payer=st.integers(1, 4),
+    payee=st.integers(1, 4),
+    nanos=st.integers(1, 60),
+    soon=st.booleans(),
+)  # fmt: skip
 
-    def hold(self, dice: Random) -> None:
-        expires_at = dice.choice((SOON, LATER, LATER))
-        self._try(
-            dice,
-            self.holds,
-            lambda tx, it: store.hold(tx, it, holder="me", expires_at=expires_at, now=NOON),
-        )
 
-    def _try(
-        self, dice: Random, done: list[Transfer], act: Callable[[Any, Transfer], bool]
-    ) -> None:
-        payer, payee = dice.sample(self.accounts, 2)
-        wanted = Transfer(
-            id=UUID(int=dice.getrandbits(128)),
+def scripts(plans: st.SearchStrategy[Any]) -> st.SearchStrategy[list[list[Any]]]:
+    return st.lists(st.lists(plans, min_size=1, max_size=6), min_size=2, max_size=CLIENTS)
+
+
+class Ledger(Crowd):
+    """What both workloads have: accounts, and a model that follows the record."""
+
+    prepaid: tuple[bool, ...]
+
+    def __init__(self, server: Postgres, told: Counter[str]) -> None:
+        super().__init__(server, told)
+        self.accounts: list[Account] = self.patiently(self._open)
+        own = [account.id for account in self.accounts]
+        self.model = Model(prepaid=frozenset(a.id for a in self.accounts if a.prepaid))
+        for row in self.patiently(self._opening):
+            self.model.replay(row)
+        self.own = frozenset(own)
+        self.last = max((row["sequence"] for row in self.model.rows.values()), default=self.last)
+
+    def _open(self, tx: Tx) -> list[Account]:
+        accounts = [
+            store.open_account(tx, f"{self.salt}:{number}", prepaid=prepaid)
+            for number, prepaid in enumerate(self.prepaid)
+        ]
+        for account in accounts:
+            if account.prepaid:
+                store.post(tx, self.transfer(accounts[0], account, 150), now=NOON)
+        return accounts
+
+    def _opening(self, tx: Tx) -> list[Row]:
+        return tx.execute(
+            "SELECT * FROM transfer WHERE debit_account = %s ORDER BY sequence",
+            [self.accounts[0].id],
+        ).fetchall()
+
+    def transfer(self, payer: Account, payee: Account, nanos: int) -> Transfer:
+        return Transfer(
+            id=self.next_id(),
             debit_account=payer.id,
             credit_account=payee.id,
-            amount=Money(dice.randint(1, 60)),
+            amount=Money(nanos),
             reason="test",
             happened_at=NOON,
         )
-        since = self._last(payer)
-        try:
-            with self.db.transaction() as tx:
-                assert act(tx, wanted)
-        except Unpaid:
-            self.refused.append((wanted, since, self._last(payer)))
-        else:
-            done.append(wanted)
 
-    def _last(self, account: Account) -> int:
-        """Return the account's last transfer that everybody can see."""
-        with self.db.transaction() as tx:
-            row = tx.execute(
-                "SELECT coalesce(max(sequence), 0) AS last FROM transfer"
-                " WHERE %(id)s IN (debit_account, credit_account)",
-                {"id": account.id},
-            ).fetchone()
-        assert row is not None
-        return int(row["last"])
+    def check(self, rows: Sequence[Row], steps: Sequence[Step]) -> None:
+        """Replay what is new; then each row has its step, and each step its row."""
+        new = [row for row in rows if row["debit_account"] in self.own]
+        for row in new:
+            self.model.replay(row)
+        claims = Counter(id_ for step in steps for id_ in self.claims(step))
+        assert all(number == 1 for number in claims.values()), "one id had two effects"
+        made = {row["id"] for row in new if row["pending_id"] is None}
+        assert set(claims) <= made, "what somebody was told is not in the record"
+        for row in new:
+            if row["id"] not in claims:
+                assert any(self.explains(step, row) for step in steps), row
+        for step in steps:
+            if step.told is not UNKNOWN:
+                self.judge(step)
+        for account in self.accounts:
+            found = self.patiently(partial(store.get_account, code=account.code))
+            assert found.balance == Money(self.model.balance[account.id])
+            assert found.held == Money(self.model.held[account.id])
 
-    def settle(self, dice: Random) -> None:
-        if not self.holds:
+    def claims(self, step: Step) -> list[UUID]:
+        """Return the ids of which the step was told that it, and no other, recorded them."""
+        raise NotImplementedError
+
+    def explains(self, step: Step, row: Row) -> bool:
+        """Say whether a row that nobody claims may be of this step's making."""
+        raise NotImplementedError
+
+    def judge(self, step: Step) -> None:
+        """Hold what the step was told against the record."""
+        raise NotImplementedError
+
+    def judge_resolution(self, hold_id: UUID, kind: Kind, nanos: int, told: object) -> None:
+        hold, found = self.model.rows.get(hold_id), self.model.resolved.get(hold_id)
+        if isinstance(told, NotFound):
+            # It was not there then: not before these clients started, that is.
+            pending = hold is not None and hold["kind"] == Kind.PENDING
+            assert not pending or hold["sequence"] > self.last
             return
-        hold = dice.choice(self.holds)
-        nanos = dice.choice((1, hold.amount.nanos))
-        try:
-            with self.db.transaction() as tx:
-                store.settle(tx, hold.id, Money(nanos), happened_at=NOON, now=NOON)
-        except (Conflict, Invalid):
-            self.beaten.append((hold.id, Kind.POST))
-        else:
-            self.settled.append((hold.id, nanos))
-
-    def void(self, dice: Random) -> None:
-        if not self.holds:
+        assert hold is not None
+        if isinstance(told, Invalid) and nanos > hold["amount_nanos"]:
             return
-        hold = dice.choice(self.holds)
-        try:
-            with self.db.transaction() as tx:
-                store.void(tx, hold.id, now=NOON)
-        except Conflict:
-            self.beaten.append((hold.id, Kind.VOID))
+        assert found is not None
+        if isinstance(told, Conflict):
+            assert found["kind"] != kind
+        elif isinstance(told, Invalid):
+            assert found["kind"] == kind and found["amount_nanos"] != nanos
         else:
-            self.voided.append(hold.id)
-
-    def sweep(self, dice: Random) -> None:
-        some = [hold.id for hold in dice.sample(list(self.holds), min(len(self.holds), 5))]
-        with self.db.transaction() as tx:
-            outcomes = void_many(tx, some, now=NOON)
-        for hold_id, outcome in zip(some, outcomes, strict=True):
-            assert outcome is None or isinstance(outcome, Conflict)
-            if outcome is None:
-                self.voided.append(hold_id)
-
-    def expire(self, _: Random) -> None:
-        with self.db.transaction() as tx:
-            expired = store.expire(tx, now=SOON)
-        self.expired.extend(expired)
-
-    def repeat(self, dice: Random) -> None:
-        if self.posted:
-            with self.db.transaction() as tx:
-                assert not store.post(tx, dice.choice(self.posted), now=NOON)
+            assert not isinstance(told, SubletError), told
+            assert (found["kind"], found["amount_nanos"]) == (kind, nanos)
 
 
-@pytest.mark.parametrize("seed", range(3))
-def test_what_many_threads_did_one_could_have_done(wide: Database, seed: int) -> None:
-    with wide.transaction() as tx:
-        accounts = [
-            store.open_account(tx, f"account:{number}", prepaid=number < 4) for number in range(6)
-        ]
-    crowd = Crowd(wide, accounts)
-    together([partial(crowd.work, Random(f"{seed} {n}")) for n in range(THREADS)])
+class Transfers(Ledger):
+    prepaid = (False, False, True, True, True)
 
-    model = Model(prepaid=frozenset(account.id for account in accounts if account.prepaid))
-    with wide.transaction() as tx:
-        for row in tx.execute("SELECT * FROM transfer ORDER BY sequence").fetchall():
-            model.replay(row)
-        for account in accounts:
-            found = store.get_account(tx, account.code)
-            assert found.balance == Money(model.balance[account.id])
-            assert found.held == Money(model.held[account.id])
+    def __init__(self, server: Postgres, told: Counter[str]) -> None:
+        self.holds: list[Transfer] = []
+        self.posts: list[Transfer] = []
+        super().__init__(server, told)
 
-    # Whatever was told to a thread is in the record, and nothing else is.
-    kinds: dict[Kind, set[UUID]] = {kind: set() for kind in Kind}
-    for id_, row in model.rows.items():
-        kinds[Kind(row["kind"])].add(id_)
-    assert kinds[Kind.POSTED] == {transfer.id for transfer in crowd.posted}
-    assert kinds[Kind.PENDING] == {transfer.id for transfer in crowd.holds}
-    of_record = {id_: (row["kind"], row["amount_nanos"]) for id_, row in model.resolved.items()}
-    assert of_record == (
-        {id_: (Kind.POST, nanos) for id_, nanos in crowd.settled}
-        | dict.fromkeys(crowd.voided, (Kind.VOID, 0))
-        | dict.fromkeys(crowd.expired, (Kind.EXPIRE, 0))
-    )
-    assert len(crowd.expired) == len(set(crowd.expired))
-    for id_, kind in crowd.beaten:
-        assert of_record[id_][0] != kind or kind is Kind.POST
-    # Whoever was refused for want of money: there was a moment at which it was not there.
-    for wanted, since, until in crowd.refused:
-        assert model.least(wanted.debit_account, since, until) < wanted.amount.nanos
-    assert crowd.refused and crowd.settled and crowd.voided and crowd.expired and crowd.beaten
+    @precondition(lambda self: len(self.flying) < CLIENTS)
+    @rule(drawn=scripts(PLANS))
+    def work(self, drawn: list[list[Plan]]) -> None:
+        self.start(drawn)
+
+    def plan(self, drawn: Plan) -> Step:
+        payer, payee = self.accounts[drawn.payer], self.accounts[drawn.payee]
+        if payer is payee:
+            payee = self.accounts[0]
+        way = drawn.way
+        if way in {"settle", "void", "sweep"} and not self.holds:
+            way = "hold"
+        if way == "repeat" and not self.posts:
+            way = "post"
+        hold = self.holds[-1 - drawn.which % len(self.holds)] if self.holds else None
+        match way:
+            case "post" | "repeat":
+                wanted = self.transfer(payer, payee, drawn.nanos)
+                if way == "repeat":
+                    wanted = self.posts[-1 - drawn.which % len(self.posts)]
+                self.posts.append(wanted)
+                return Step(
+                    way=way,
+                    act=partial(store.post, transfer=wanted, now=NOON),
+                    about=wanted,
+                    payer=wanted.debit_account,
+                )
+            case "hold":
+                wanted = self.transfer(payer, payee, drawn.nanos)
+                self.holds.append(wanted)
+                until = SOON if drawn.soon else LATER
+                return Step(
+                    way=way,
+                    act=partial(
+                        store.hold, transfer=wanted, holder="me", expires_at=until, now=NOON
+                    ),
+                    about=wanted,
+                    payer=payer.id,
+                )
+            case "settle":
+                assert hold is not None
+                nanos = 1 if drawn.soon else hold.amount.nanos
+                return Step(
+                    way=way,
+                    act=partial(
+                        store.settle,
+                        hold_id=hold.id,
+                        amount=Money(nanos),
+                        happened_at=NOON,
+                        now=NOON,
+                    ),
+                    about=(hold.id, nanos),
+                )
+            case "void":
+                assert hold is not None
+                act = partial(store.void, hold_id=hold.id, now=NOON)
+                return Step(way=way, act=act, about=hold.id)
+            case "sweep":
+                some = [one.id for one in self.holds[-1 - drawn.which :]]
+                act = partial(void_many, hold_ids=some, now=NOON)
+                return Step(way=way, act=act, about=some)
+            case "chain":
+                there = self.transfer(payer, payee, drawn.nanos)
+                back = self.transfer(payee, payer, drawn.nanos)
+                chain = [
+                    Post(transfer=there),
+                    Hold(transfer=back, holder="me", expires_at=LATER),
+                    Settlement(hold_id=back.id, amount=Money(1), happened_at=NOON),
+                ]
+                act = partial(link, chain=chain, now=NOON)
+                return Step(way=way, act=act, about=(there, back), payer=payer.id)
+            case _:
+                return Step(way=way, act=partial(store.expire, now=SOON), about=None)
+
+    def claims(self, step: Step) -> list[UUID]:
+        if step.told is not True:
+            return []
+        about = step.about
+        return [one.id for one in (about if isinstance(about, tuple) else (about,))]
+
+    def explains(self, step: Step, row: Row) -> bool:
+        unknown = step.told is UNKNOWN
+        failed = isinstance(step.told, SubletError)
+        match step.way.split()[0]:
+            case "post" | "repeat" | "hold":
+                return unknown and row["id"] == step.about.id
+            case "chain":
+                ids = {one.id for one in step.about}
+                return (unknown or step.told is True) and not ids.isdisjoint(
+                    {row["id"], row["pending_id"]}
+                )
+            case "settle":
+                return not failed and (row["pending_id"], row["amount_nanos"]) == step.about
+            case "void":
+                return not failed and (row["pending_id"], row["kind"]) == (step.about, Kind.VOID)
+            case "sweep":
+                return row["pending_id"] in step.about and row["kind"] == Kind.VOID
+            case _:
+                told = unknown or row["pending_id"] in step.told
+                return told and row["kind"] == Kind.EXPIRE
+
+    def judge(self, step: Step) -> None:
+        model, told = self.model, step.told
+        match step.way.split()[0]:
+            case "post" | "repeat" | "hold":
+                if told is False:
+                    assert step.about.id in model.rows
+                self._judge_refusal(step, step.about)
+            case "chain":
+                there, back = step.about
+                known = [there.id in model.rows, back.id in model.rows, back.id in model.resolved]
+                assert known == [not isinstance(told, SubletError)] * 3
+                # The hold is of money that the payment ahead of it has just brought.
+                assert not isinstance(told, Unpaid) or str(told).startswith("step 1 ")
+                assert isinstance(told, bool | Unpaid)
+            case "settle":
+                self.judge_resolution(step.about[0], Kind.POST, step.about[1], told)
+            case "void":
+                self.judge_resolution(step.about, Kind.VOID, 0, told)
+            case "sweep":
+                for hold_id, outcome in zip(step.about, told, strict=True):
+                    self.judge_resolution(hold_id, Kind.VOID, 0, outcome)
+            case _:
+                assert len(told) == len(set(told))
+                mine = [id_ for id_ in told if id_ in model.rows]
+                assert all(model.resolved[id_]["kind"] == Kind.EXPIRE for id_ in mine)
+
+    def _judge_refusal(self, step: Step, wanted: Transfer) -> None:
+        """Whoever was refused for want of money: there was a moment at which it was not there."""
+        if isinstance(step.told, Unpaid):
+            least = self.model.least(wanted.debit_account, step.since, step.until)
+            assert least < wanted.amount.nanos
+        else:
+            assert isinstance(step.told, bool), step.told
+
+
+def test_what_many_did_one_could_have_done(server: Postgres) -> None:
+    told: Counter[str] = Counter()
+    run_state_machine_as_test(lambda: Transfers(server, told), settings=QUICK)
+    print(dict(sorted(told.items())))
+    assert {"post: bool", "hold: bool", "chain: bool"} <= set(told)
 
 
 # ── idempotence ──────────────────────────────────────────────────────────────────────────
 
 
 @dataclass(frozen=True, slots=True)
-class Attempt:
-    """One use of an id; `variant` makes the contents."""
+class Use:
+    """One use of an id. For what records it `variant` makes the contents, else the amount."""
 
+    way: str
     id: int
     variant: int
-    hold: bool
 
 
-def test_one_id_has_one_effect_and_one_contents(wide: Database) -> None:
-    # Dice, not Hypothesis: what threads do cannot be replayed, so nothing could be shrunk.
-    dice = Random(1)
-    with wide.transaction() as tx:
-        accounts = [store.open_account(tx, f"account:{n}", prepaid=False) for n in range(2)]
-
-    def race(attempts: list[Attempt], parts: list[int]) -> None:
-        ids = [uuid4() for _ in range(3)]
-
-        def contents(attempt: Attempt) -> Transfer:
-            way = accounts[:: -1 if attempt.variant == 2 else 1]
-            return Transfer(
-                id=ids[attempt.id],
-                debit_account=way[0].id,
-                credit_account=way[1].id,
-                amount=Money(10 + attempt.variant % 2),
-                reason="test",
-                happened_at=NOON,
-            )
-
-        def use(attempt: Attempt) -> tuple[Attempt, bool | type[Invalid]]:
-            try:
-                with wide.transaction() as tx:
-                    if attempt.hold:
-                        return attempt, store.hold(
-                            tx, contents(attempt), holder="me", expires_at=LATER, now=NOON
-                        )
-                    return attempt, store.post(tx, contents(attempt), now=NOON)
-            except Invalid:
-                return attempt, Invalid
-
-        shares = [share for n in range(THREADS) if (share := attempts[n::THREADS])]
-        told = [
-            one
-            for answers in together([lambda s=share: [use(one) for one in s] for share in shares])
-            for one in answers
-        ]
-        winners = {}
-        for attempt, answer in told:
-            if answer is True:
-                assert winners.setdefault(attempt.id, attempt) is attempt, "two effects"
-        for attempt, answer in told:
-            same = replace(attempt) == winners[attempt.id]
-            assert answer in ((True, False) if same else (Invalid,))
-
-        # The same for what resolves a hold: many amounts, one of them.
-        for winner in winners.values():
-            if winner.hold:
-                check_resolution(wide, ids[winner.id], parts)
-
-    for _ in range(30):
-        attempts = [
-            Attempt(dice.randrange(3), dice.randrange(3), dice.random() < 0.5)
-            for _ in range(dice.randint(2, 3 * THREADS))
-        ]
-        race(attempts, [dice.randrange(4) for _ in range(dice.randint(2, THREADS))])
+USES = st.builds(
+    Use,
+    st.sampled_from(
+        ["post", "hold", "hold", "hold_many", "chain", "settle", "settle", "void", "expire"]
+    ),
+    st.integers(0, 4),
+    st.integers(0, 2),
+)
 
 
-def check_resolution(db: Database, hold_id: UUID, parts: list[int]) -> None:
-    def settle(nanos: int) -> tuple[int, bool]:
-        try:
-            with db.transaction() as tx:
-                store.settle(tx, hold_id, Money(nanos), happened_at=NOON, now=NOON)
-        except (Conflict, Invalid):
-            return nanos, False
-        return nanos, True
+class Ids(Ledger):
+    """The same few ids, over and over, from everybody, before and after the server died."""
 
-    answers = together([lambda n=nanos: settle(n) for nanos in parts])
-    with db.transaction() as tx:
-        rows = tx.execute("SELECT * FROM transfer WHERE pending_id = %s", [hold_id]).fetchall()
-    assert len(rows) == 1
-    assert all(done == (nanos == rows[0]["amount_nanos"]) for nanos, done in answers)
+    prepaid = (False, False)
+
+    def __init__(self, server: Postgres, told: Counter[str]) -> None:
+        super().__init__(server, told)
+        self.ids = [self.next_id() for _ in range(5)]
+
+    @precondition(lambda self: len(self.flying) < CLIENTS)
+    @rule(drawn=scripts(USES))
+    def use(self, drawn: list[list[Use]]) -> None:
+        self.start(drawn)
+
+    def contents(self, use: Use) -> Transfer:
+        payer, payee = self.accounts[:: -1 if use.variant == 2 else 1]
+        made = self.transfer(payer, payee, 10 + use.variant % 2)
+        return replace(made, id=self.ids[use.id])
+
+    def plan(self, drawn: Use) -> Step:
+        wanted, id_ = self.contents(drawn), self.ids[drawn.id]
+        held = Hold(transfer=wanted, holder="me", expires_at=LATER)
+        match drawn.way:
+            case "post":
+                act: Any = partial(store.post, transfer=wanted, now=NOON)
+            case "hold":
+                act = partial(store.hold, transfer=wanted, holder="me", expires_at=LATER, now=NOON)
+            case "hold_many":
+                act = partial(_first, many=partial(hold_many, holds=[held], now=NOON))
+            case "chain":
+                act = partial(link, chain=[Post(transfer=wanted)], now=NOON)
+            case "settle":
+                act = partial(
+                    store.settle,
+                    hold_id=id_,
+                    amount=Money(drawn.variant * 6),
+                    happened_at=NOON,
+                    now=NOON,
+                )
+            case "void":
+                act = partial(store.void, hold_id=id_, now=NOON)
+            case _:
+                act = partial(link, chain=[Expire(hold_id=id_)], now=LATER)
+        return Step(way=drawn.way, act=act, about=drawn)
+
+    def claims(self, step: Step) -> list[UUID]:
+        records = step.way.split()[0] in {"post", "hold", "hold_many", "chain"}
+        return [self.ids[step.about.id]] if records and step.told is True else []
+
+    def explains(self, step: Step, row: Row) -> bool:
+        if isinstance(step.told, SubletError):
+            return False
+        use: Use = step.about
+        if row["pending_id"] is None:
+            return step.told is UNKNOWN and row["id"] == self.ids[use.id] and self._is(row, step)
+        return row["pending_id"] == self.ids[use.id] and (
+            (row["kind"], row["amount_nanos"]) == self._resolution(step)
+        )
+
+    def judge(self, step: Step) -> None:
+        use: Use = step.about
+        resolution = self._resolution(step)
+        if resolution is not None:
+            self.judge_resolution(self.ids[use.id], *resolution, step.told)
+            return
+        # Nobody is told anything of an id before it is in the record, for good.
+        row = self.model.rows[self.ids[use.id]]
+        if isinstance(step.told, bool):
+            assert self._is(row, step)
+        else:
+            assert isinstance(step.told, Invalid) and not self._is(row, step)
+
+    def _is(self, row: Row, step: Step) -> bool:
+        wanted = self.contents(step.about)
+        kind = Kind.PENDING if step.way.startswith("hold") else Kind.POSTED
+        return (row["kind"], row["debit_account"], row["amount_nanos"]) == (
+            kind,
+            wanted.debit_account,
+            wanted.amount.nanos,
+        )
+
+    def _resolution(self, step: Step) -> tuple[Kind, int] | None:
+        match step.way.split()[0]:
+            case "settle":
+                nanos = step.about.variant * 6
+                return (Kind.POST if nanos else Kind.VOID), nanos
+            case "void":
+                return Kind.VOID, 0
+            case "expire":
+                return Kind.EXPIRE, 0
+            case _:
+                return None
+
+
+def _first(tx: Tx, many: Any) -> bool:
+    [outcome] = many(tx)
+    if isinstance(outcome, SubletError):
+        raise outcome
+    return bool(outcome)
+
+
+def test_one_id_has_one_effect_and_one_contents(server: Postgres) -> None:
+    told: Counter[str] = Counter()
+    run_state_machine_as_test(lambda: Ids(server, told), settings=QUICK)
+    print(dict(sorted(told.items())))
+    assert {"post: bool", "post: Invalid", "hold: bool"} <= set(told)

@@ -12,7 +12,7 @@ from tests.core.databases import fresh
 from sublet.app import bootstrap
 from sublet.core.db import Database
 from sublet.core.errors import Invalid, Unpaid
-from sublet.core.ids import derived_id, new_id
+from sublet.core.ids import derived_id, new_id, sibling_id
 from sublet.core.money import Money
 from sublet.fleet import store as fleet
 from sublet.leases import blocks, service
@@ -44,7 +44,14 @@ def db(postgres_url: str, template: str) -> Iterator[Database]:
 class Shop:
     """A tenant with a million nanos, and one lease of two GPUs that runs since noon."""
 
-    def __init__(self, db: Database, tier: Tier = Tier.INTERRUPTIBLE, *, minutes: int = 1) -> None:
+    def __init__(
+        self,
+        db: Database,
+        tier: Tier = Tier.INTERRUPTIBLE,
+        *,
+        minutes: int = 1,
+        running: bool = True,
+    ) -> None:
         self.db = db
         with db.transaction() as tx:
             pool = f"pool-{new_id()}"
@@ -60,7 +67,7 @@ class Shop:
                 pool=pool, gpus=2, tier=tier, max_duration=3600 * SECOND, spec=Spec(command=["x"])
             )  # fmt: skip
             lease = service.admit(tx, self.tenant, request, jobs=[], now=NOON)
-            for to in (State.PROVISIONING, State.RUNNING):
+            for to in (State.PROVISIONING, State.RUNNING) if running else ():
                 lease = lease.move(Move(to=to, at=NOON))
                 leases.save(tx, lease, now=NOON)
             rate = market.get_price(tx, lease.price_id).rate
@@ -69,7 +76,9 @@ class Shop:
         self.lease = lease
 
     def stop(self, seconds: float, reason: EndReason) -> None:
-        move = Move(to=State.DRAINING, at=NOON + seconds * SECOND, reason=reason)
+        self.move(Move(to=State.DRAINING, at=NOON + seconds * SECOND, reason=reason))
+
+    def move(self, move: Move) -> None:
         self.lease = self.lease.move(move)
         with self.db.transaction() as tx:
             leases.save(tx, self.lease, now=NOON)
@@ -153,6 +162,99 @@ def test_the_credit_comes_before_the_last_block_is_settled(
     assert shop.paid() == (0, 0)
 
 
+def test_a_lease_that_never_ran_gives_its_minute_back_when_it_has_ended(db: Database) -> None:
+    shop = Shop(db, running=False)
+    held = 2 * 60 * 100
+    shop.settle(1000)
+    assert shop.paid() == (0, held)
+    shop.move(Move(to=State.PROVISIONING, at=NOON))
+    shop.settle(1000)
+    assert shop.paid() == (0, held)
+    shop.move(Move(to=State.DRAINING, at=NOON, reason=EndReason.START_FAILED))
+    shop.move(Move(to=State.ENDED, at=NOON))
+    shop.settle(1000)
+    assert shop.paid() == (0, 0)
+
+
+@pytest.mark.parametrize(
+    ("reason", "outcome"),
+    [
+        (None, Outcome.COMPLETED),
+        (EndReason.RELEASED, Outcome.COMPLETED),
+        (EndReason.RECLAIMED, Outcome.RECLAIMED),
+        (EndReason.NODE_LOST, Outcome.FAILED),
+        (EndReason.START_FAILED, Outcome.FAILED),
+    ],
+)
+def test_what_is_recorded_of_a_minute_is_whole_and_its_ids_stay_as_they_are(
+    db: Database, reason: EndReason | None, outcome: Outcome
+) -> None:
+    """A repeat after an update of Sublet must find what the version before it recorded."""
+    shop = Shop(db, Tier.ON_DEMAND)
+    if reason is not None:
+        shop.stop(30, reason)
+    shop.settle(100)
+    seconds = 60 if reason is None else 30
+    at = NOON + (100 if reason is None else 30) * SECOND
+    lease = shop.lease
+    hold_id = derived_id(lease.id, "block", 0)
+    usage_id = derived_id(lease.id, "usage", 0)
+    moved = sibling_id(hold_id, ledger.RESOLUTION)
+    with db.transaction() as tx:
+        [hold] = tx.execute("SELECT * FROM transfer WHERE id = %s", [hold_id]).fetchall()
+        usages = tx.execute("SELECT * FROM usage WHERE lease_id = %s", [lease.id]).fetchall()
+        charges = tx.execute("SELECT * FROM charge WHERE usage_id = %s", [usage_id]).fetchall()
+        wallet = ledger.get_account(tx, shop.tenant.wallet)
+        movements = ledger.list_movements(tx, wallet.code, limit=9)
+    assert (hold["reason"], hold["amount_nanos"]) == ("lease", 2 * 60 * 200)
+    assert hold["expires_at"] == NOON + timedelta(days=7)
+    assert usages == [
+        {
+            "id": usage_id, "source": f"lease:{lease.id}", "sequence": 0,
+            "tenant_id": shop.tenant.id, "api_key_id": None, "lease_id": lease.id, "model": None,
+            "request_id": None, "gpu_seconds": 2 * seconds, "input_tokens": 0,
+            "cache_read_tokens": 0, "cache_write_tokens": 0, "output_tokens": 0,
+            "reasoning_tokens": 0, "delivered_tokens": 0,
+            "outcome": outcome, "happened_at": at, "recorded_at": NOON + 100 * SECOND,
+            "record": usages[0]["record"],
+        }
+    ]  # fmt: skip
+    assert charges == [
+        {
+            "usage_id": usage_id, "tenant_id": shop.tenant.id, "price_ids": [lease.price_id],
+            "quantities": [2 * seconds], "amounts": [2 * seconds * 200],
+            "amount_nanos": 2 * seconds * 200, "transfer_id": moved, "happened_at": at,
+            "recorded_at": NOON + 100 * SECOND, "record": charges[0]["record"],
+        }
+    ]  # fmt: skip
+    expected = [(moved, "lease", -2 * seconds * 200, at)]
+    if reason is EndReason.RECLAIMED:
+        credit = (derived_id(lease.id, "credit", "reclaimed"), "credit", 2 * seconds * 200, at)
+        expected.append(credit)
+    of_lease = [row for row in movements if row["reason"] in {"lease", "credit"}]
+    assert [
+        (row["id"], row["reason"], row["amount_nanos"], row["happened_at"]) for row in of_lease
+    ] == expected
+
+
+@pytest.mark.parametrize(
+    ("reason", "seconds", "credit"),
+    [
+        (EndReason.RECLAIMED, 100, 2 * 100 * 200),
+        (EndReason.RECLAIMED, 0.5, 0),
+        (EndReason.RELEASED, 100, 0),
+    ],
+)
+def test_what_was_credited_is_said_again(
+    db: Database, reason: EndReason, seconds: float, credit: int
+) -> None:
+    shop = Shop(db, Tier.ON_DEMAND, minutes=2)
+    assert credit_reclaimed(shop.lease, db=db, now=NOON) == Money(0)
+    shop.stop(seconds, reason)
+    for _ in range(2):
+        assert credit_reclaimed(shop.lease, db=db, now=NOON) == Money(credit)
+
+
 # ---- usage of any kind
 
 
@@ -220,6 +322,33 @@ def test_use_that_came_after_its_hold_was_gone_is_charged_to_the_wallet(idle: Sh
     assert report(idle, usage, held) == Money(2000)
     assert report(idle, usage, held) == Money(0)
     assert idle.paid() == (2000, 0)
+    with idle.db.transaction() as tx:
+        [late, *_] = ledger.list_movements(tx, idle.tenant.wallet, limit=9)
+        [charge] = store.list_charges(tx, idle.tenant.id, limit=9)
+    # The id stays as it is, for repeats after an update.
+    moved = derived_id(held, "late")
+    assert (late["id"], late["reason"], late["happened_at"]) == (moved, "tokens", NOON)
+    assert (charge["transfer_id"], charge["usage_id"]) == (moved, usage.id)
+
+
+def test_seconds_that_came_after_their_hold_was_gone_are_charged_as_a_lease_s(db: Database) -> None:
+    shop = Shop(db)
+    hold_id = derived_id(shop.lease.id, "block", 0)
+    with db.transaction() as tx:
+        ledger.void(tx, hold_id, now=NOON)
+    shop.settle(60)
+    assert shop.paid() == (2 * 60 * 100, 0)
+    with db.transaction() as tx:
+        [late, *_] = ledger.list_movements(tx, shop.tenant.wallet, limit=9)
+    assert (late["id"], late["reason"]) == (derived_id(hold_id, "late"), "lease")
+
+
+def test_use_of_nothing_after_its_hold_was_gone_costs_nothing(idle: Shop) -> None:
+    held = hold(idle, 5000)
+    with idle.db.transaction() as tx:
+        assert held in ledger.expire(tx, now=NOON + 9 * SECOND)
+    assert report(idle, token_usage(idle.tenant, 1, 0), held) == Money(0)
+    assert idle.paid() == (0, 0)
 
 
 def test_what_cannot_be_paid_or_was_not_held_is_not_recorded_at_all(idle: Shop) -> None:

@@ -79,9 +79,9 @@ class FragileDatabase:
         self._fuse = fuse
 
     @contextmanager
-    def transaction(self) -> Iterator[Tx]:
+    def transaction(self, name: str | None = None) -> Iterator[Tx]:
         self._fuse.burn()
-        with self._db.transaction() as tx:
+        with self._db.transaction(name) as tx:
             yield tx
             self._fuse.burn()
         self._fuse.burn()

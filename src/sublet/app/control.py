@@ -1,12 +1,12 @@
 """The control plane's process: API, console and the reconcile loop. `sublet control`."""
 
-import fcntl
 import logging
+import os
 import signal
+import socket
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
-from pathlib import Path
+from contextlib import closing, contextmanager
 from typing import Any, Final
 
 import uvicorn
@@ -14,16 +14,18 @@ from fastapi import FastAPI
 
 from sublet import __version__
 from sublet.app.bootstrap import bootstrap, get_house
-from sublet.app.engines import build_engine
+from sublet.app.engines import build_engine, home_of_engine
 from sublet.app.http import BodyGuard, install_errors
+from sublet.app.leadership import Leadership, id_of_engine, wait_for_engine, wait_to_lead
 from sublet.app.logs import log_to_stderr
-from sublet.app.loop import Control, Leadership, Loop
+from sublet.app.loop import Control, Loop
 from sublet.app.routes import internal, leases, ledger, operations, tenants
 from sublet.app.secrets import load_or_make
 from sublet.app.services import Services
 from sublet.app.signals import DRAIN
 from sublet.config import Config, load
 from sublet.console import pages
+from sublet.core import failpoint
 from sublet.core.clock import SystemClock
 from sublet.core.db import Database
 from sublet.core.errors import Misconfigured, SubletError
@@ -95,19 +97,33 @@ def run(config: Config) -> int:
     config.data.mkdir(mode=0o700, parents=True, exist_ok=True)
     secrets = load_or_make(config.data / "secrets.json")
     wait_until_durable(config.database_url, wait_seconds=_DATABASE_WAIT_SECONDS)
+    for sign in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(sign, lambda *_: sys.exit(0))  # as long as we wait
+    home = home_of_engine(config)
+    leadership = Leadership(
+        config.database_url,
+        engine=id_of_engine(home),
+        place=f"{socket.gethostname()}:{home}",
+        clock=clock,
+    )
     with (
-        _alone(config.data / "engine") if config.engine == "local" else nullcontext(),
-        Database(config.database_url, connections=12) as db,
+        Database(config.database_url, connections=12, name=leadership.name) as db,
+        closing(leadership),
     ):
         migrate(db, clock=clock)
         with db.transaction() as tx:
             bootstrap(tx, secrets, model=config.model, now=clock.now())
             house = get_house(tx)
+        # Of a cluster the database alone says who leads; a machine's own engine is locked, too.
+        lock = wait_for_engine(home, leadership) if config.engine == "local" else None
+        wait_to_lead(leadership)
+        # What the loop does is accepted only as long as we lead.
+        ours = db.checked(leadership.check)
         built = build_engine(config, clock=clock)
         engine = built.engine
         replicas = (
             Replicas(
-                db=db, clock=clock, hosting=Hosting(house=house, weights=config.data / "models")
+                db=ours, clock=clock, hosting=Hosting(house=house, weights=config.data / "models")
             )
             if config.model
             else None
@@ -125,7 +141,7 @@ def run(config: Config) -> int:
             wake=lambda: loop.wake(),  # noqa: PLW0108 -- it is made below
         )
         control = Control(
-            db=db,
+            db=ours,
             engine=engine,
             clock=clock,
             first_notice_seconds=config.notice_seconds,
@@ -149,7 +165,7 @@ def run(config: Config) -> int:
 
         loop = Loop(
             control,
-            leadership=Leadership(config.database_url),
+            leadership=leadership,
             drained=built.drained,
             when_done=finished,
         )
@@ -166,26 +182,9 @@ def run(config: Config) -> int:
         loop.start()
         server.run(sockets=[listener])
         loop.join(timeout=5)
+        if lock is not None:
+            lock.close()
     return 0
-
-
-@contextmanager
-def _alone(folder: Path) -> Iterator[None]:
-    """Keep this machine's engine to one control plane: it must know all that runs.
-
-    Raises:
-        Misconfigured: another control plane has it.
-    """
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder / "control.lock").open("a") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            raise Misconfigured(
-                f"another control plane runs the engine in {folder}: stop it, or give this one"
-                " another data folder (SUBLET_DATA)"
-            ) from None
-        yield
 
 
 class _Server(uvicorn.Server):
@@ -199,6 +198,8 @@ class _Server(uvicorn.Server):
 def main(**overrides: Any) -> int:
     """Run from the environment, and `overrides`; say in one line what is wrong with them."""
     log_to_stderr()
+    if failpoint.arm(os.environ):
+        log.warning("failpoints.armed")
     try:
         return run(load(**overrides))
     except SubletError as error:

@@ -3,6 +3,8 @@
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass
+from datetime import timedelta
+from pathlib import Path
 
 from sublet.config import Config
 from sublet.core.clock import Clock
@@ -25,6 +27,15 @@ class Built:
     refuses_commands: str | None  # why no tenant's command may run here, or None
     drained: Callable[[], bool]  # nothing that was ours is left
     cancel_internal_jobs: Callable[[], None]  # those that run, where they are ours to cancel
+
+
+def home_of_engine(config: Config) -> Path:
+    """Return the folder whose engine it is, by which two control planes know that theirs is one.
+
+    Raises:
+        Misconfigured: the settings of the cluster cannot be used.
+    """
+    return config.data / "engine" if config.slurm is None else load_settings(config.slurm).shared
 
 
 def build_engine(config: Config, *, clock: Clock) -> Built:
@@ -63,6 +74,7 @@ def _local(config: Config, *, clock: Clock, sandbox: Sandbox | None, refuses: st
         clock=clock,
         sandbox=sandbox,
         unsafe_no_sandbox=config.unsafe_no_sandbox,
+        kept=timedelta(days=config.keep_logs_days),
     )
 
     def cancel_internal_jobs() -> None:

@@ -1,15 +1,20 @@
 """The gateway's process. `sublet gateway`."""
 
+import logging
+import os
 import sys
 from typing import Final
 
 from sublet.app.logs import log_to_stderr
 from sublet.config import load
+from sublet.core import failpoint
 from sublet.core.certificates import ensure
 from sublet.core.clock import SystemClock
 from sublet.core.errors import Misconfigured, SubletError
 from sublet.core.migrations import wait_until_migrated
 from sublet.gateway.server import Settings, serve
+
+log = logging.getLogger(__name__)
 
 # The control plane, which makes the tables, may start beside us.
 _CONTROL_WAIT_SECONDS: Final = 60.0
@@ -18,6 +23,8 @@ _CONTROL_WAIT_SECONDS: Final = 60.0
 def main() -> int:
     """Run from the environment; say in one line what is wrong with it."""
     log_to_stderr()
+    if failpoint.arm(os.environ):
+        log.warning("failpoints.armed")
     try:
         config = load()
         if config.database_url is None:

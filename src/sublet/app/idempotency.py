@@ -24,6 +24,7 @@ from sublet.app.http import AnyCaller, Ours
 from sublet.core.clock import Clock
 from sublet.core.db import Database, Tx, load_queries, one
 from sublet.core.errors import Conflict, Invalid, Refused
+from sublet.core.failpoint import failpoint
 from sublet.core.ids import derived_id, new_id
 
 log = logging.getLogger(__name__)
@@ -91,7 +92,8 @@ class Once:
             Conflict: the first call of this key is still under way.
             Refused: a repeat, whose answer cannot be shown again.
         """
-        with self.db.transaction() as tx:
+        what = f"{effect.__module__.removeprefix('sublet.')}.{effect.__qualname__.split('.')[0]}"
+        with self.db.transaction(what) as tx:
             if self.key is None:
                 return effect(tx)
             self._take_turns(tx, self.key)
@@ -105,6 +107,7 @@ class Once:
                     )
                 return said
             document: Document = to_jsonable_python(effect(tx))
+            failpoint("api.effect.done")
             row = self._name(self.key) | {
                 "method": self.method,
                 "path": self.path,
@@ -114,6 +117,7 @@ class Once:
                 "created_at": self.clock.now(),
             }
             tx.execute(QUERIES["insert_answer"], row)
+            failpoint("api.answer.stored")
             return document
 
     def new_id(self, kind: str) -> UUID:

@@ -12,13 +12,13 @@ from datetime import datetime, timedelta
 from typing import Final
 from uuid import UUID
 
-import psycopg
-
 from sublet.app import bootstrap
+from sublet.app.leadership import Leadership
 from sublet.core.clock import Clock
 from sublet.core.db import Database
-from sublet.core.errors import Conflict, SubletError, Unavailable
-from sublet.core.seal import seal_all
+from sublet.core.errors import Conflict, Misconfigured, SubletError, Unavailable, Unpaid
+from sublet.core.failpoint import failpoint
+from sublet.core.seal import Sealer
 from sublet.engine.port import Engine, InternalJob, Phase
 from sublet.fleet import store as fleet
 from sublet.fleet.pool import gpus_by_pool
@@ -33,46 +33,11 @@ from sublet.models.service import Replicas
 log = logging.getLogger(__name__)
 
 EVERY_SECONDS: Final = 0.1
-_LEADER_LOCK: Final = 7_355_608_002
 _SWEEP_EVERY: Final = timedelta(seconds=1)
 _SEAL_EVERY: Final = timedelta(minutes=1)
 _LOOK_AT_NODES_EVERY: Final = timedelta(seconds=5)
-
-
-class Leadership:
-    """The advisory lock by which one control plane leads. Lost with its connection."""
-
-    def __init__(self, url: str) -> None:
-        self._url = url
-        self._connection: psycopg.Connection[tuple[bool]] | None = None
-
-    def hold(self) -> bool:
-        """Return whether we lead, trying to if we do not.
-
-        Raises:
-            Unavailable: the database did not answer; somebody else may lead by now.
-        """
-        try:
-            if self._connection is not None:
-                self._connection.execute("SELECT 1")
-                return True
-            connection: psycopg.Connection[tuple[bool]] = psycopg.connect(
-                self._url, autocommit=True, connect_timeout=5
-            )
-            row = connection.execute("SELECT pg_try_advisory_lock(%s)", [_LEADER_LOCK]).fetchone()
-            if row is None or not row[0]:
-                connection.close()
-                return False
-            self._connection = connection
-            return True
-        except psycopg.Error as error:
-            self.release()
-            raise Unavailable(f"the database did not answer: {error}") from error
-
-    def release(self) -> None:
-        if self._connection is not None:
-            self._connection.close()
-            self._connection = None
+_ASK_AGAIN: Final = timedelta(minutes=1)
+_AWAY: Final = 3  # so many leases in a row that cannot be moved
 
 
 class Control:
@@ -96,7 +61,9 @@ class Control:
         self._notice_url = notice_url
         self._recorded: dict[UUID, InternalJob] = {}
         self._fences: dict[UUID, datetime] = {}
+        self._unpaid: dict[UUID, datetime] = {}  # not asked for again before then
         self._swept_at: datetime | None = None
+        self._sealer = Sealer(db)
         self._sealed_at: datetime | None = None
         self._looked_at: datetime | None = None
         self.stopping = False  # set once everything must leave
@@ -107,9 +74,12 @@ class Control:
         Raises:
             Unavailable: the engine or the database did not answer; try again later.
         """
-        try:
-            if not self.stopping:  # freed slots are for nobody then
+        if not self.stopping:  # freed slots are for nobody then
+            try:
                 self._engine.tick()
+            except Unavailable as error:  # what runs must be looked after all the same
+                log.warning("engine.unavailable", extra={"detail": str(error)})
+        try:
             jobs = list(self._engine.internal_jobs())
         except Unavailable:
             self._carry_on()
@@ -129,20 +99,18 @@ class Control:
             )
         )
         for lease_id, reason in leaving.items():
-            with self._db.transaction() as tx:
+            with self._db.transaction("control.reclaim") as tx:
                 asked = lease_store.ask_release(tx, lease_id, reason)
             if asked:
                 log.info("lease.release_asked", extra={"lease": lease_id, "reason": reason})
         if leaving:
             with self._db.transaction() as tx:
                 live = lease_store.list_live(tx)
-        for lease in live:
-            self._take_on(lease)
-        for lease in unsettled:
-            self._settle(lease, seen_until=now)
+        self._each(live, self._take_on)
+        self._each(unsettled, lambda lease: self._settle(lease, seen_until=now))
         if not self.stopping:
-            for lease in resume.resume(self._db, jobs=jobs, now=self._clock.now()):
-                self._take_on(lease)
+            back = resume.resume(self._db, jobs=jobs, now=self._clock.now())
+            self._each(back, self._take_on)
         self._record_starts(jobs)
         if self._replicas is not None and not self.stopping:
             with self._db.transaction() as tx:
@@ -201,56 +169,87 @@ class Control:
                 fleet.record_internal_jobs(tx, news, now=self._clock.now())
         self._recorded = {job.id: job for job in jobs}
 
+    def _each(self, those: Sequence[Lease], step: Callable[[Lease], None]) -> None:
+        """Take each one step on: one lease's trouble must not stop the others.
+
+        Raises:
+            Unavailable: of several in a row, so it is not their trouble but ours.
+        """
+        away = 0
+        for lease in those:
+            try:
+                step(lease)
+                away = 0
+            except Conflict as error:
+                log.info("lease.conflict", extra={"lease": lease.id, "detail": str(error)})
+            except Unavailable as error:
+                away += 1
+                if away == _AWAY:
+                    raise
+                log.warning("lease.unavailable", extra={"lease": lease.id, "detail": str(error)})
+            except SubletError:
+                log.exception("lease.failed", extra={"lease": lease.id})
+
     def _take_on(self, lease: Lease) -> None:
-        """One lease's trouble must not stop the others."""
-        try:
-            url = None if self._notice_url is None else self._notice_url(lease.id)
-            if self._engine.observe(lease.id).phase is Phase.RUNNING:
-                # Before anything is decided: when we were away at the end of the paid time,
-                # a wallet that can pay must not lose its lease for it.
-                lease = leases.pay_ahead(lease, db=self._db, now=self._clock.now())
-            asked_at = self._clock.now()
-            lease, seen = leases.advance(
-                lease, db=self._db, engine=self._engine, clock=self._clock, notice_url=url
-            )
-            self._fence(lease)
-            if lease.state is State.ENDED:
-                self._fences.pop(lease.id, None)
-            running = seen.phase is Phase.RUNNING
-            self._settle(lease, seen_until=asked_at if running else lease.since)
-        except Conflict as error:
-            log.info("lease.conflict", extra={"lease": lease.id, "detail": str(error)})
-        except Unavailable:
-            raise
-        except SubletError:
-            log.exception("lease.failed", extra={"lease": lease.id})
+        url = None if self._notice_url is None else self._notice_url(lease.id)
+        if self._engine.observe(lease.id).phase is Phase.RUNNING:
+            # Before anything is decided: when we were away at the end of the paid time,
+            # a wallet that can pay must not lose its lease for it.
+            lease = leases.pay_ahead(lease, db=self._db, now=self._clock.now())
+        asked_at = self._clock.now()
+        lease, seen = leases.advance(
+            lease, db=self._db, engine=self._engine, clock=self._clock, notice_url=url
+        )
+        self._fence(lease)
+        if lease.state is State.ENDED:
+            self._fences.pop(lease.id, None)
+        running = seen.phase is Phase.RUNNING
+        self._settle(lease, seen_until=asked_at if running else lease.since)
 
     def _fence(self, lease: Lease) -> None:
         fence = leases.fence_of(lease)
         if fence is not None and self._fences.get(lease.id) != fence:
+            failpoint("lease.fence.before_engine")
             self._engine.extend(lease.id, deadline=fence)
+            failpoint("lease.fence.after_engine")
             self._fences[lease.id] = fence
 
     def _settle(self, lease: Lease, *, seen_until: datetime) -> None:
         now = self._clock.now()
-        lease_meter.settle_blocks(lease, db=self._db, seen_until=seen_until, now=now)
+        if now < self._unpaid.get(lease.id, now):
+            return
+        try:
+            lease_meter.settle_blocks(lease, db=self._db, seen_until=seen_until, now=now)
+            self._unpaid.pop(lease.id, None)
+        except Unpaid as error:
+            # Only where somebody resolved its hold by hand. It stays owed, and is asked for again.
+            self._unpaid[lease.id] = now + _ASK_AGAIN
+            log.warning("lease.owes", extra={"lease": lease.id, "detail": str(error)})
 
     def _sweep_holds(self, now: datetime) -> None:
         if self._swept_at is not None and now < self._swept_at + _SWEEP_EVERY:
             return
-        with self._db.transaction() as tx:
+        with self._db.transaction("control.sweep_holds") as tx:
             expired = ledger.expire(tx, now=now)
         for hold_id in expired:
             log.warning("hold.expired", extra={"hold": hold_id})
         self._swept_at = now
 
     def _seal(self, now: datetime) -> None:
+        """Once a minute begin to seal what is new, then go on with it a run of rows a pass."""
         if self._sealed_at is None or now >= self._sealed_at + _SEAL_EVERY:
+            if waiting := self._sealer.waiting:  # somebody has been writing for a minute
+                log.warning("records.not_sealed", extra={"tables": waiting})
+            self._sealer.look()
             self._sealed_at = now
-            try:
-                seal_all(self._db, now=now)
-            except Unavailable as error:  # what is not sealed now is sealed with the next
-                log.warning("records.not_sealed", extra={"detail": str(error)})
+        if self._sealer.waiting:
+            self._sealer.step(now=now)
+
+    def forget(self) -> None:
+        """Take nothing for known: somebody else led meanwhile."""
+        self._recorded.clear()
+        self._fences.clear()
+        self._looked_at = None
 
     def idle(self) -> bool:
         """Return whether no lease is live."""
@@ -276,6 +275,7 @@ class Loop(threading.Thread):
         self._when_done = when_done
         self._wake = threading.Event()
         self._told_to_stop = False
+        self._epoch = 0
 
     def run(self) -> None:
         try:
@@ -307,10 +307,17 @@ class Loop(threading.Thread):
                 return True
             if not self._leadership.hold():
                 return self._control.stopping
+            if self._leadership.epoch != self._epoch:
+                self._epoch = self._leadership.epoch
+                self._control.forget()
             self._control.tick()
             return self._control.stopping and self._control.idle() and self._drained()
         except Unavailable as error:
             log.warning("control.unavailable", extra={"detail": str(error)})
+        except Misconfigured as error:
+            # Another control plane led meanwhile, on an engine of its own: we must not go on.
+            log.error("control.must_end", extra={"detail": str(error)})  # noqa: TRY400 -- no bug
+            return True
         except Exception:
             # A bug must not end the loop: leases would run on unwatched. The fences hold.
             log.exception("control.failed")

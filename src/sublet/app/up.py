@@ -33,6 +33,7 @@ FORMAT: Final = 1
 _MODEL_WAIT_SECONDS: Final = 120.0
 _START_WAIT_SECONDS: Final = 30.0
 _STOP_MARGIN_SECONDS: Final = 20.0
+_BREATH_SECONDS: Final = 5.0
 
 
 def up(config: Config) -> int:
@@ -62,6 +63,7 @@ class Supervisor:
         self._postgres: Postgres | None = None
         self._children: dict[str, _Child] = {}
         self._stopping = False
+        self._not_before = 0.0  # when PostgreSQL is to be started again
         self._ready = self._data / "ready.json"
         self._logs = self._data / "logs"
 
@@ -190,9 +192,7 @@ class Supervisor:
         write_private(self._ready, json.dumps(document, indent=2) + "\n")
 
     def _revive(self) -> None:
-        if self._postgres is not None and self._postgres.process.poll() is not None:
-            _say("PostgreSQL ended; starting it again …")
-            self._postgres.start()
+        self._revive_postgres()
         for name, child in list(self._children.items()):
             code = child.process.poll()
             # One that dies at once is not started again and again without a breath.
@@ -200,6 +200,17 @@ class Supervisor:
                 _say(f"the {name} process ended ({code}); starting it again …")
                 child.log.close()
                 self._spawn(name)
+
+    def _revive_postgres(self) -> None:
+        if self._postgres is None or self._postgres.runs or time.monotonic() < self._not_before:
+            return
+        _say("PostgreSQL ended; starting it again …")
+        try:
+            self._postgres.start()
+        except (Misconfigured, Unavailable) as error:
+            # Such as a full disk: what runs runs on, and the rest waits for it.
+            _say(f"{error}; trying again in {_BREATH_SECONDS:.0f} seconds")
+            self._not_before = time.monotonic() + _BREATH_SECONDS
 
     def _stop_all(self) -> None:
         self._ready.unlink(missing_ok=True)
@@ -292,4 +303,5 @@ def _get(url: str, *, key: str | None = None) -> dict[str, Any] | None:
 
 
 def _say(line: str) -> None:
-    print(line, flush=True)  # noqa: T201 -- `sublet up` speaks to the person who started it
+    with contextlib.suppress(OSError):  # into a file on a full disk, or to nobody
+        print(line, flush=True)  # noqa: T201 -- `sublet up` speaks to the person who started it

@@ -10,6 +10,7 @@ from typer.main import get_command
 
 from sublet import __version__
 from sublet.cli import (
+    backtest,
     engine,
     fleet,
     internal,
@@ -44,7 +45,7 @@ def build() -> typer.Typer:
     )
     for module in (
         processes, status, leases, keys, money, models, tenants, internal, fleet, prices, ledger,
-        engine, verify,
+        engine, verify, backtest,
     ):  # fmt: skip
         module.add_to(root)
     return root

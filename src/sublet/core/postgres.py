@@ -148,6 +148,10 @@ class Postgres:
         assert self._process is not None, "not started"
         return self._process
 
+    @property
+    def runs(self) -> bool:
+        return self._process is not None and self._process.poll() is None
+
     def start(self, *, wait_seconds: float = 60.0) -> None:
         """Make the cluster if there is none, start its server and wait until it answers.
 

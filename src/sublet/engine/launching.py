@@ -30,16 +30,19 @@ class Launcher:
     log_bytes: int
     parent: Mapping[str, str]  # the environment that the operator's own workloads build on
 
-    def launch(self, folder: Path, record: Record) -> int:
+    def launch(self, folder: Path, record: Record, *, clock_offset: float) -> int:
         """Spawn a shim for the workload in `folder` and return its process id, at once.
+
+        `clock_offset` added to the machine's steady seconds is our clock's time.
 
         Raises:
             OSError: the machine has no room for it.
         """
         groups = self._groups(record)
+        orders = self.orders(folder, record) | {"clock_offset": clock_offset}
         # Beside launch.json, which the shim removes: whoever buries a lost one needs the names.
         write_durably(folder / "cgroups.json", json.dumps([str(path) for path in groups]).encode())
-        write_durably(folder / "launch.json", json.dumps(self.orders(folder, record)).encode())
+        write_durably(folder / "launch.json", json.dumps(orders).encode())
         log = str(folder / "shim.log")
         return os.posix_spawn(
             sys.executable,

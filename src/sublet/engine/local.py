@@ -10,7 +10,7 @@ import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Final
 from uuid import UUID
@@ -22,12 +22,14 @@ from sublet.engine.checks import check, slots_of
 from sublet.engine.hardware import Gpu, usable_cores
 from sublet.engine.launching import Launcher
 from sublet.engine.port import InternalJob, Node, Notice, Observation, Phase, Workload
-from sublet.engine.records import Kind, Record, Status
+from sublet.engine.records import Due, Kind, Record, Status
 from sublet.engine.sandbox import Sandbox
-from sublet.engine.shim import try_lock, write_durably
+from sublet.engine.shim import steady_seconds, try_lock
 
 LOG_BYTES: Final = 64 << 20
 LISTED: Final = timedelta(days=1)  # how long what has ended is still listed
+KEPT: Final = timedelta(days=30)  # how long its log is kept
+_PRUNE_EVERY: Final = timedelta(hours=1)
 CANCEL_GRACE: Final = timedelta(seconds=5)
 TRIES: Final = 3  # of a shim that dies before it launches anything
 
@@ -64,6 +66,7 @@ class LocalEngine:
         unsafe_no_sandbox: bool,
         gpus: Sequence[Gpu] = (),
         log_bytes: int = LOG_BYTES,
+        kept: timedelta = KEPT,
         parent_environment: Mapping[str, str] | None = None,
     ) -> None:
         """Find again whatever runs below `root`, and start nothing.
@@ -71,11 +74,12 @@ class LocalEngine:
         Args:
             root: a folder of this engine's own, made if it is missing.
             nodes: what this machine lends, as `find_nodes` found it.
-            clock: the machine's own time, by which the shims go too.
+            clock: the shims are told what it says.
             sandbox: what `find_sandbox` found.
             unsafe_no_sandbox: run a tenant's command unprotected where there is no sandbox.
             gpus: the devices behind `nodes`, as `find_gpus` found them.
             log_bytes: how much of one workload's output is kept.
+            kept: for how long the folder of what has ended stays, its log in it.
             parent_environment: what the operator's own workloads inherit; None for ours.
 
         Raises:
@@ -95,6 +99,8 @@ class LocalEngine:
             log_bytes=log_bytes,
             parent=dict(os.environ if parent_environment is None else parent_environment),
         )
+        self._kept = max(kept, LISTED)
+        self._pruned_at: datetime | None = None
         self._lock = threading.RLock()
         self._jobs: dict[UUID, _Job] = {}
         with self._world():
@@ -118,7 +124,7 @@ class LocalEngine:
     def internal_jobs(self) -> Sequence[InternalJob]:
         with self._world():
             return [
-                _internal_job(job.record, self._look(job))
+                records.internal_job(job.record, self._look(job))
                 for job in sorted(self._jobs.values(), key=lambda job: job.order)
                 if job.record.kind is Kind.INTERNAL
             ]
@@ -151,7 +157,7 @@ class LocalEngine:
         with self._world():
             job = self._find(workload)
             if job is not None and self._look(job).phase in {Phase.STARTING, Phase.RUNNING}:
-                write_durably(job.folder / "deadline", _utc(deadline).encode())
+                records.write_deadline(job.folder, self._due(deadline))
 
     def stop(self, workload: UUID, *, notice: Notice) -> None:
         """See the port. What is unknown or has ended need not be told."""
@@ -189,6 +195,7 @@ class LocalEngine:
                     del self._jobs[job.record.workload.id]  # on disk it stays
             for model in {node.gpu_model for node in self._nodes}:
                 self._start_internal(model)
+            self._prune()
 
     # ---- the internal queue
 
@@ -245,12 +252,11 @@ class LocalEngine:
         self._root.chmod(0o700)
         for folder in self._root.iterdir():
             if folder.name.startswith(".new-"):
-                shutil.rmtree(folder)  # we died before it was whole, so nobody was told of it
-            elif (id_ := _uuid(folder.name)) is not None:
+                shutil.rmtree(folder)  # half made or half removed: nobody is to be told of it
+            elif (id_ := records.id_of(folder.name)) is not None:
                 self._jobs[id_] = _Job(records.read(folder), folder)
-        since = (self._clock.now() - LISTED).timestamp()
-        for entry in os.scandir(self._root / "ended"):
-            if (id_ := _uuid(entry.name)) is not None and entry.stat().st_mtime >= since:
+        for id_, archived_at in records.list_ended(self._root):
+            if archived_at >= self._clock.now() - LISTED:
                 self._find(id_)
 
     def _find(self, id_: UUID) -> _Job | None:
@@ -290,9 +296,9 @@ class LocalEngine:
         self, workload: Workload, record: Record, *, deadline: datetime | None = None
     ) -> _Job:
         folder = self._root / str(workload.id)
-        text = None if deadline is None else _utc(deadline)
+        due = None if deadline is None else self._due(deadline)
         shutil.rmtree(folder.with_name(f".new-{folder.name}"), ignore_errors=True)  # a failed try
-        records.create(folder, record, workload.files, text)
+        records.create(folder, record, workload.files, due)
         job = self._jobs[workload.id] = _Job(record, folder)
         return job
 
@@ -313,6 +319,17 @@ class LocalEngine:
             job.folder = job.folder.rename(self._root / "ended" / job.folder.name)
         finally:
             os.close(lock)
+
+    def _prune(self) -> None:
+        """Remove what ended long ago, now and then. Its lease or job stays on record elsewhere."""
+        now = self._clock.now()
+        if self._pruned_at is not None and now < self._pruned_at + _PRUNE_EVERY:
+            return
+        self._pruned_at = now
+        for id_, archived_at in records.list_ended(self._root):
+            if archived_at < now - self._kept:
+                self._jobs.pop(id_, None)
+                records.remove_ended(self._root, id_)
 
     # ---- what runs
 
@@ -388,7 +405,8 @@ class LocalEngine:
 
     def _launch(self, job: _Job) -> None:
         job.tries += 1
-        job.shim = self._launcher.launch(job.folder, job.record)
+        offset = self._clock.now().timestamp() - steady_seconds()
+        job.shim = self._launcher.launch(job.folder, job.record, clock_offset=offset)
         processes.SHIMS.add(job.shim)
 
     def _notify(self, job: _Job, notice: Notice) -> None:
@@ -396,7 +414,18 @@ class LocalEngine:
             if notice.stops_at >= first.stops_at:
                 return
             notice = replace(first, stops_at=notice.stops_at)
-        records.write_notice(job.folder, notice)
+        due = self._due(notice.stops_at)
+        try:
+            records.write_notice(job.folder, notice, due=due)
+        except OSError:
+            # It cannot be told, on a full disk; but it must be gone by then.
+            if (job.folder / "deadline").exists():
+                records.write_deadline(job.folder, due)
+            raise
+
+    def _due(self, instant: datetime) -> Due:
+        left = instant - self._clock.now()
+        return Due(instant=instant, steady_seconds=steady_seconds() + left.total_seconds())
 
     # ---- who runs
 
@@ -459,28 +488,3 @@ def _end(record: Record, status: Status) -> Observation | None:
         exit_code=status.exit_code,
         detail=status.detail,
     )
-
-
-def _internal_job(record: Record, seen: Observation) -> InternalJob:
-    return InternalJob(
-        id=record.workload.id,
-        name=record.name,
-        gpu_model=record.workload.gpu_model,
-        gpus=record.workload.gpus,
-        submitted_at=record.submitted_at,
-        started_at=record.slots_at,  # it holds GPUs from there on, whatever its process does
-        exited_at=seen.exited_at,
-        exit_code=seen.exit_code,
-        cancelled=record.cancelled_at is not None,
-    )
-
-
-def _uuid(name: str) -> UUID | None:
-    try:
-        return UUID(name)
-    except ValueError:
-        return None
-
-
-def _utc(instant: datetime) -> str:
-    return instant.astimezone(UTC).isoformat()

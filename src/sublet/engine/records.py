@@ -1,21 +1,34 @@
 """One workload's folder: what is written there, and read back after a crash."""
 
 import json
+import os
+import shutil
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
-from datetime import datetime
+from datetime import UTC, datetime
 from enum import StrEnum
 from pathlib import Path
 from typing import Any
 from uuid import UUID
 
-from sublet.engine.port import Notice, Workload
-from sublet.engine.shim import sync_folder, write_durably
+from sublet.engine.port import InternalJob, Notice, Observation, Workload
+from sublet.engine.shim import overwrite_durably, sync_folder, write_durably
+
+# Always as long, so that one can be written over another.
+_DEADLINE_BYTES = 128
 
 
 class Kind(StrEnum):
     LEASE = "lease"  # asked for by us
     INTERNAL = "internal"  # asked for by the organisation's own, and first
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Due:
+    """An instant to come: by our clock, and in seconds since this machine started."""
+
+    instant: datetime
+    steady_seconds: float
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,7 +61,7 @@ class Status:
     lost: bool = False
 
 
-def create(folder: Path, record: Record, files: Mapping[str, bytes], deadline: str | None) -> None:
+def create(folder: Path, record: Record, files: Mapping[str, bytes], deadline: Due | None) -> None:
     """Make the workload's folder, whole or not at all.
 
     Raises:
@@ -63,7 +76,7 @@ def create(folder: Path, record: Record, files: Mapping[str, bytes], deadline: s
     for name, content in files.items():
         _place(place, name, content)
     if deadline is not None:
-        write_durably(draft / "deadline", deadline.encode())
+        write_deadline(draft, deadline)
     write(draft, record)
     draft.rename(folder)
     sync_folder(folder.parent)
@@ -104,6 +117,44 @@ def read(folder: Path) -> Record:
     )
 
 
+def list_ended(root: Path) -> list[tuple[UUID, datetime]]:
+    """Return what was archived below `root`, and when."""
+    return [
+        (id_, datetime.fromtimestamp(entry.stat().st_mtime, UTC))
+        for entry in os.scandir(root / "ended")
+        if (id_ := id_of(entry.name)) is not None
+    ]
+
+
+def remove_ended(root: Path, id_: UUID) -> None:
+    """Remove an archived workload's folder; dying half way leaves nothing that is read."""
+    doomed = (root / "ended" / str(id_)).rename(root / f".new-{id_}")
+    shutil.rmtree(doomed)
+
+
+def id_of(name: str) -> UUID | None:
+    """Return the workload whose folder has this name, or None."""
+    try:
+        return UUID(name)
+    except ValueError:
+        return None
+
+
+def internal_job(record: Record, seen: Observation) -> InternalJob:
+    """Return a job of the queue as the port shows it."""
+    return InternalJob(
+        id=record.workload.id,
+        name=record.name,
+        gpu_model=record.workload.gpu_model,
+        gpus=record.workload.gpus,
+        submitted_at=record.submitted_at,
+        started_at=record.slots_at,  # it holds GPUs from there on, whatever its process does
+        exited_at=seen.exited_at,
+        exit_code=seen.exit_code,
+        cancelled=record.cancelled_at is not None,
+    )
+
+
 def write_status(folder: Path, status: Status) -> None:
     write_durably(folder / "status.json", json.dumps(asdict(status), default=_plain).encode())
 
@@ -123,11 +174,28 @@ def read_status(folder: Path) -> Status:
     )
 
 
-def write_notice(folder: Path, notice: Notice) -> None:
-    """Put the notice where the workload sees it, then tell the shim, which sends SIGTERM."""
-    text = json.dumps(asdict(notice), default=_plain).encode()
+def write_deadline(folder: Path, deadline: Due) -> None:
+    row = {"instant": deadline.instant, "steady_seconds": deadline.steady_seconds}
+    text = json.dumps(row, default=_plain).encode().ljust(_DEADLINE_BYTES)
+    try:
+        write_durably(folder / "deadline", text)
+    except OSError:
+        if not (folder / "deadline").exists():
+            raise
+        # On a full disk: what is paid for must run on, and what must go must go.
+        overwrite_durably(folder / "deadline", text)
+
+
+def write_notice(folder: Path, notice: Notice, *, due: Due) -> None:
+    """Put the notice where the workload sees it, then tell the shim, which sends SIGTERM.
+
+    `due` is its `stops_at`, as the shim counts.
+    """
+    row = asdict(notice)
+    text = json.dumps(row, default=_plain).encode()
     write_durably(folder / "box" / "notice.json", text, mode=0o644)
-    write_durably(folder / "stop.json", text)
+    row["stops_at_steady_seconds"] = due.steady_seconds
+    write_durably(folder / "stop.json", json.dumps(row, default=_plain).encode())
 
 
 def read_notice(folder: Path) -> Notice | None:

@@ -4,6 +4,9 @@ Run as `python -I -S shim.py DIRECTORY`, detached, with nothing but the standard
 The shim outlives the control plane: with Sublet dead, a workload still stops when its notice
 is over and never outlives its deadline, which is what was paid for.
 
+It goes by the seconds since the machine started, which nobody can set: a clock that is put
+forward must not end what was paid for, nor one that is put back let it run on.
+
 It reads what the engine writes into DIRECTORY (`launch.json`, `deadline`, `stop.json`) and
 writes what the engine reads (`launched`, `status.json`, `log`). README.md has the layout.
 """
@@ -26,6 +29,7 @@ from typing import Any, Final
 
 POLL_MS: Final = 100
 LINUX: Final = sys.platform == "linux"
+_BLOCK: Final = 1024  # longer than any of our small files
 _SUBREAPER: Final = 36  # PR_SET_CHILD_SUBREAPER, linux/prctl.h
 _DEATH_SIGNAL: Final = 1  # PR_SET_PDEATHSIG
 
@@ -41,6 +45,29 @@ def write_durably(path: Path, data: bytes, mode: int = 0o600) -> None:
         os.fsync(descriptor)
     temporary.rename(path)
     sync_folder(path.parent)
+
+
+def overwrite_durably(path: Path, data: bytes) -> None:
+    """Write over the beginning of a file that is there, of at most one disk block.
+
+    It takes no room, so it succeeds on a full disk. A reader may find it half written.
+    """
+    descriptor = os.open(path, os.O_WRONLY)
+    try:
+        os.pwrite(descriptor, data.ljust(os.fstat(descriptor).st_size), 0)
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def reserve(path: Path) -> None:
+    """Make a file that has its room on the disk, for `overwrite_durably`."""
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT, 0o600)
+    try:
+        os.pwrite(descriptor, b" " * _BLOCK, 0)
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def sync_folder(folder: Path) -> None:
@@ -62,8 +89,10 @@ def try_lock(path: Path) -> int | None:
     return descriptor
 
 
-def _now() -> datetime:
-    return datetime.now(UTC)
+def steady_seconds() -> float:
+    """Return the seconds since this machine started. Whoever sets its clock does not set these."""
+    boottime: int | None = getattr(time, "CLOCK_BOOTTIME", None)
+    return time.monotonic() if boottime is None else time.clock_gettime(boottime)
 
 
 def _prctl(option: int, value: int) -> None:
@@ -111,6 +140,10 @@ class _Watched:
         except FileNotFoundError:
             return None
 
+    def forget(self) -> None:
+        """Read it again, though it be the same."""
+        self._seen = None
+
 
 class _Log:
     """What the workload printed, up to a limit; what follows is drained and dropped."""
@@ -143,19 +176,21 @@ class Shim:
         self.info = b""
         self.exit_code: int | None = None
         self.told = False  # SIGTERM was delivered
-        self.kill_at: datetime | None = None
-        self.deadline: datetime | None = None
+        self.kill_at: float | None = None  # in steady seconds, as is the deadline
+        self.deadline: float | None = None
         self.detail: str | None = None
         self._deadline_file = _Watched(folder / "deadline")
         self._stop_file = _Watched(folder / "stop.json")
 
     def run(self) -> None:
         self.read_orders()
-        if (why := self.overdue(_now())) is not None or self.kill_at is not None:
+        if (why := self.overdue()) is not None or self.kill_at is not None:
             self.record(None, why or "it was stopped before it started")
             return
 
         self.make_cgroups()
+        # Room for its last word is taken before its first: a full disk must not lose it.
+        reserve(self.folder / ".status.last")
         write_durably(self.folder / "launched", b"")
         output, error, info = self.spawn()
         # Read until exec closes it: then the child is up, or has said why it is not.
@@ -163,7 +198,7 @@ class Shim:
             self.detail = failure
             started_at = None
         else:
-            started_at = _now()
+            started_at = self.now()
             self.record(started_at, None)
         self.watch(output, info)
 
@@ -175,25 +210,42 @@ class Shim:
 
     def record(self, started_at: datetime | None, detail: str | None) -> None:
         """Write status.json: a first time when it is up, a last time when nothing is left."""
-        exited_at = None if started_at and self.exit_code is None else _now()
+        exited_at = None if started_at and self.exit_code is None else self.now()
         status = {
             "started_at": started_at and started_at.isoformat(),
             "exited_at": exited_at and exited_at.isoformat(),
             "exit_code": self.exit_code,
             "detail": detail,
         }
-        write_durably(self.folder / "status.json", json.dumps(status).encode())
+        text = json.dumps(status).encode()
+        try:
+            write_durably(self.folder / "status.json", text)
+        except OSError:
+            if exited_at is None:
+                return  # it runs all the same, and its last word says when it started
+            overwrite_durably(self.folder / ".status.last", text)
+            (self.folder / ".status.last").rename(self.folder / "status.json")
 
     # ---- what the engine asked for
 
+    def now(self) -> datetime:
+        """Return the time by the engine's clock, which need not be what this machine's says."""
+        return datetime.fromtimestamp(steady_seconds() + self.launch["clock_offset"], UTC)
+
     def read_orders(self) -> None:
         if (news := self._deadline_file.news()) is not None:
-            self.deadline = datetime.fromisoformat(news.decode())
+            try:
+                self.deadline = json.loads(news)["steady_seconds"]
+            except ValueError:
+                if self.deadline is None:
+                    raise  # nothing runs without a fence
+                self._deadline_file.forget()  # half written over the one before
         if (news := self._stop_file.news()) is not None:
-            self.kill_at = datetime.fromisoformat(json.loads(news)["stops_at"])
+            self.kill_at = json.loads(news)["stops_at_steady_seconds"]
 
-    def overdue(self, now: datetime) -> str | None:
+    def overdue(self) -> str | None:
         """Say why it must be dead by now, if it must."""
+        now = steady_seconds()
         if self.deadline is not None and now >= self.deadline:
             return "it reached its deadline and was killed"
         if self.kill_at is not None and now >= self.kill_at:
@@ -295,7 +347,7 @@ class Shim:
                     poll.unregister(descriptor)
             self.read_info(info)
             self.read_orders()
-            if (why := self.overdue(_now())) is not None:
+            if (why := self.overdue()) is not None:
                 self.detail = why
                 self.kill()
             elif self.kill_at is not None and not self.told:

@@ -21,6 +21,7 @@ from typing import Final, ParamSpec, TypeVar
 from uuid import UUID
 
 from sublet.core.errors import Unavailable
+from sublet.core.failpoint import failpoint
 from sublet.core.ids import new_id
 from sublet.gateway.failures import Failure, Kind
 from sublet.gateway.grant import CountFirst, Grant, Need
@@ -304,6 +305,7 @@ class Cashier:
         for turn in turns:
             self._end_turn(turn, spent[turn.tenant_id], done=done)
         if done:
+            failpoint("gateway.hand_over.before_forgetting")
             self._forget_reports(entries)
         return done
 

@@ -18,6 +18,7 @@ from enum import Enum, auto
 from typing import Final, TypeVar
 
 from sublet.core.errors import Unavailable
+from sublet.core.failpoint import failpoint
 from sublet.core.money import Money
 from sublet.gateway.bound import Bounds
 from sublet.gateway.cashier import Cashier
@@ -185,7 +186,9 @@ class Serving:
         limiter.reserve(key, need.most_tokens, now=now())
         used = 0
         try:
+            failpoint("gateway.request.admitted")
             grant = await self._service.cashier.hold(self._tenant.id, need)
+            failpoint("gateway.request.held")
             used = await self._serve(grant)
         finally:
             limiter.give_back(key, need.most_tokens - used, now=now())
@@ -269,6 +272,7 @@ class Serving:
         elif texts:
             data = b"".join(map(reply.text, texts))
             if not self._exchange.begun:
+                failpoint("gateway.request.before_first_bytes")
                 await self._exchange.begin(reply.headers)
                 data = reply.first() + data
             await self._exchange.write(data)
@@ -318,12 +322,15 @@ class Serving:
         assert self._finish_reason is not None
         counts = self._believed(self._seen, grant)
         self._delivered = counts
+        failpoint("gateway.request.generated")
         charge = await self._charge(grant, counts, Outcome.COMPLETED)
+        failpoint("gateway.request.settled")
         try:
             async with asyncio.timeout(_LAST_BYTES_SECONDS):
                 if not self._ask.stream:
                     whole = reply.whole("".join(self._texts), self._finish_reason, counts, charge)
                     await exchange.respond(200, whole, headers=reply.headers)
+                    failpoint("gateway.request.answered")
                     return counts.total
                 if not exchange.begun:  # it had nothing to say
                     await exchange.begin(reply.headers)

@@ -15,7 +15,7 @@ from uuid import UUID
 import psycopg
 from psycopg import Connection
 
-from sublet.core.clock import Clock
+from sublet.core.clock import Beat, Clock, SystemClock
 from sublet.core.db import Database, load_queries
 from sublet.core.errors import Conflict, Misconfigured, Unavailable
 from sublet.core.ids import new_id
@@ -69,6 +69,7 @@ class Instance:
                 QUERIES["insert_instance"],
                 {"instance": self.id, "name": self.name, "now": self.clock.now()},
             )
+        self.beat()  # which sets the clock before any money is held by it
 
     def beat(self) -> bool:
         """Say that this run lives.
@@ -86,6 +87,7 @@ class Instance:
             self._lock.execute(
                 QUERIES["touch_instance"], {"instance": self.id, "now": self.clock.now()}
             )
+            self._follow_clock(self._lock)
         except psycopg.OperationalError as error:
             self._drop()
             raise Unavailable(f"the database did not answer: {error}") from error
@@ -111,6 +113,18 @@ class Instance:
             return False
         self._lock = connection
         return True
+
+    def _follow_clock(self, connection: Connection[Any]) -> None:
+        """Go by the control plane's clock, by which holds expire, if it is on this machine.
+
+        Its own may have been started before the machine's was set, and ours after.
+        """
+        row = connection.execute(QUERIES["get_clock"]).fetchone()
+        if row is not None and isinstance(self.clock, SystemClock):
+            instant, boot, steady = row
+            theirs = Beat(instant=instant, boot=boot, steady_seconds=steady).now()
+            if theirs is not None:
+                self.clock.set(theirs)
 
     def sweep(self, db: Database) -> int:
         """Return what earlier runs of this name held, before this one holds anything.

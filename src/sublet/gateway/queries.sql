@@ -7,3 +7,7 @@ UPDATE gateway SET seen_at = %(now)s WHERE instance = %(instance)s;
 -- name: try_name
 -- Held by the session, so it is free the moment its process is dead.
 SELECT pg_try_advisory_lock(%(key)s) AS mine;
+
+-- name: get_clock
+-- What the control plane's clock said at its last beat.
+SELECT seen_at, boot, steady_seconds FROM leadership;

@@ -22,6 +22,7 @@ from psycopg.conninfo import conninfo_to_dict, make_conninfo
 from sublet.core.clock import SystemClock
 from sublet.core.db import Database
 from sublet.core.errors import Misconfigured, Unavailable
+from sublet.core.failpoint import failpoint
 from sublet.gateway.app import Gateway
 from sublet.gateway.cashier import Cashier
 from sublet.gateway.directory import Directory
@@ -106,6 +107,7 @@ def recover(spool: Spool, till: Till) -> int:
         for start in range(0, len(reports), _AT_ONCE):
             _hand_over(till, reports[start : start + _AT_ONCE])
         recovered += len(reports)
+        failpoint("gateway.recover.before_removal")
         path.unlink()
     return recovered
 

@@ -9,7 +9,6 @@ A file whose records have all been handed over is removed. A crash may come betw
 so the next run hands some over again, and their ids keep them from counting twice.
 """
 
-import contextlib
 import fcntl
 import os
 import re
@@ -22,6 +21,7 @@ from typing import Final
 from uuid import UUID
 
 from sublet.core.errors import Invalid, Misconfigured
+from sublet.core.failpoint import failpoint
 from sublet.metering.report import Report
 
 _HEAD: Final = struct.Struct("<II")
@@ -88,18 +88,23 @@ class Spool:
             for report in reports
             for part in (_HEAD.pack(len(report.line), zlib.crc32(report.line)), report.line)
         )
+        failpoint("gateway.spool.before_write")
         file = self._current()
         try:
             written = 0
             while written < len(data):
                 written += os.write(file, memoryview(data)[written:])
+            failpoint("gateway.spool.written")
             os.fdatasync(file)
         except OSError:
             # Nothing half written may stand before what comes next.
-            with contextlib.suppress(OSError):
+            try:
                 os.ftruncate(file, self._size)
                 os.lseek(file, self._size, os.SEEK_SET)
+            except OSError:
+                self._rotate()  # what follows goes into another file
             raise
+        failpoint("gateway.spool.safe")
         self._size += len(data)
         with self._counting:
             self._left[self._number] = self._left.get(self._number, 0) + len(reports)

@@ -17,6 +17,7 @@ from uuid import UUID
 from sublet.core.clock import Clock
 from sublet.core.db import Database, Tx
 from sublet.core.errors import Conflict, SubletError, Unpaid
+from sublet.core.failpoint import failpoint
 from sublet.core.ids import new_id, sibling_id
 from sublet.core.money import Money
 from sublet.gateway.failures import Failure, Kind
@@ -100,12 +101,14 @@ class Till:
             batch.resolve(
                 tx, [_void(one.before, now) for one in returned], held, accounts=wallets, now=now
             )
+            failpoint("gateway.refill.returned")
             holds = batch.Holds(tx, accounts=wallets, ids=(one.next_id for one in able))
             for one in able:
                 if not holds.known(one.next_id):  # else: it was done, and is as it was decided
                     self._decide(one, holds, accounts[one.tenant_id], now)
             lost = holds.write(now=now)
             assert not lost, lost
+            failpoint("gateway.refill.held")
 
     def _decide(
         self,
@@ -167,6 +170,7 @@ class Till:
             if reports:
                 intake.stage(tx, reports)
                 new = intake.add_usages(tx, reports, now=now)
+                failpoint("gateway.hand_over.recorded")
             totals: dict[UUID, int] = {}
             latest: dict[UUID, Report] = {}
             for report in reports:
@@ -195,6 +199,7 @@ class Till:
                     tx, report, accounts[turn.tenant_id], totals[turn.tenant_id], now
                 )
             intake.add_charges(tx, new, staged=len(reports), transfers=transfers, now=now)
+            failpoint("gateway.hand_over.charged")
             batch.resolve(
                 tx,
                 [
@@ -209,7 +214,9 @@ class Till:
                 held,
                 now=now,
             )
+            failpoint("gateway.hand_over.paid")
             self._keep(tx, backed, accounts, now)
+            failpoint("gateway.hand_over.kept")
             self._recall(tx, [turn for turn in turns if turn.before and turn.before.id not in held])
 
     def _recall(self, tx: Tx, turns: Sequence[Turn]) -> None:

@@ -1,12 +1,17 @@
 """Checking from the record that internal jobs came first and no GPU was sold twice."""
 
-from collections import defaultdict
-from collections.abc import Sequence
+from bisect import bisect_right
+from collections import defaultdict, deque
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Final
+from heapq import heappop, heappush
+from itertools import accumulate, groupby
+from operator import itemgetter
+from typing import Any, Final, LiteralString
+from uuid import UUID
 
-from sublet.core.audit import Findings
+from sublet.core.audit import Findings, Progress
 from sublet.core.db import Tx
 from sublet.fleet import store as fleet
 from sublet.fleet.store import InternalSpan
@@ -15,6 +20,8 @@ from sublet.leases.store import QUERIES
 
 # What the control plane may add to a pool's notice: a look at the queue, and its own steps.
 SLACK: Final = timedelta(seconds=2)
+WEIGHT: Final = 4.0  # of all steps, as `Progress` counts
+_PAGE: Final = 5_000  # rows that a cursor brings at a time
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -22,10 +29,14 @@ class Span:
     """GPUs in use from one instant to another."""
 
     use: str  # 'internal', 'lease' or 'model'
-    name: str
+    id: UUID
     gpus: int
     start: datetime
     end: datetime
+
+    @property
+    def name(self) -> str:
+        return f"{'internal job' if self.use == 'internal' else 'lease'} {self.id}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,8 +48,10 @@ class Capacity:
     notice: timedelta
 
 
-def audit(tx: Tx, findings: Findings, *, now: datetime) -> None:
+def audit(tx: Tx, findings: Findings, *, now: datetime, progress: Progress | None = None) -> None:
     """Replay every pool; see `sweep` and `late_jobs`. Check every lease's moves."""
+    progress = progress or Progress()
+    progress.begin("what each pool's GPUs did", weight=2)
     capacities: dict[str, list[Capacity]] = defaultdict(list)
     for row in fleet.list_pool_events(tx):
         capacities[row["pool"]].append(
@@ -48,9 +61,10 @@ def audit(tx: Tx, findings: Findings, *, now: datetime) -> None:
                 notice=timedelta(seconds=row["notice_seconds"]),
             )
         )
-    jobs = fleet.list_internal_spans(tx)
     spans: dict[str, list[Span]] = defaultdict(list)
-    for job in jobs:
+    jobs: dict[str, list[InternalSpan]] = defaultdict(list)
+    for job in fleet.list_internal_spans(tx):
+        jobs[job.pool].append(job)
         findings.check(
             job.submitted_at is not None,
             "past_stands",
@@ -59,21 +73,28 @@ def audit(tx: Tx, findings: Findings, *, now: datetime) -> None:
         if job.started_at is not None:
             end = job.ended_at or now
             spans[job.pool].append(
-                Span(use="internal", name=f"internal job {job.job_id}", gpus=job.gpus,
-                     start=job.started_at, end=end)
-            )  # fmt: skip
-    for row in tx.execute(QUERIES["list_occupancy"]).fetchall():
-        if row["started_at"] is not None:
-            spans[row["pool"]].append(
-                Span(use="model" if row["tenant_kind"] == "house" else "lease",
-                     name=f"lease {row['id']}", gpus=row["gpus"],
-                     start=row["started_at"], end=row["ended_at"] or now)
-            )  # fmt: skip
+                Span(use="internal", id=job.job_id, gpus=job.gpus, start=job.started_at, end=end)
+            )
+    for row in _read(tx, QUERIES["list_occupancy"]):
+        spans[row["pool"]].append(
+            Span(use="model" if row["tenant_kind"] == "house" else "lease",
+                 id=row["id"], gpus=row["gpus"],
+                 start=row["started_at"], end=row["ended_at"] or now)
+        )  # fmt: skip
     for pool, capacity in capacities.items():
         sweep(pool, capacity, spans[pool], findings, now=now)
-        of_pool = [job for job in jobs if job.pool == pool]
-        late_jobs(pool, capacity, of_pool, spans[pool], findings, now=now)
-    _check_moves(tx, findings)
+        late_jobs(pool, capacity, jobs[pool], spans[pool], findings, now=now)
+    progress.begin("every move of every lease", weight=2)
+    _check_moves(_read(tx, QUERIES["list_moves"]), findings)
+    progress.end()
+
+
+def _read(tx: Tx, query: LiteralString) -> Iterator[dict[str, Any]]:
+    """Read rows through a cursor: there may be millions."""
+    with tx.cursor(name="audit") as cursor:
+        cursor.itersize = _PAGE
+        cursor.execute(query)
+        yield from cursor
 
 
 def sweep(
@@ -89,19 +110,21 @@ def sweep(
     Counts GPU-seconds by use; idle is what is left, so they add up to the fleet's.
     """
     law = "no_double_sale"
-    changes: list[tuple[datetime, int, str, int, str]] = []
+    findings.count(law, "spans", len(spans))
+    changes: list[tuple[datetime, int, str, int, Span | None]] = []
     # At one instant what ends comes before what starts: spans are half-open.
-    changes += [(span.start, 1, span.use, span.gpus, span.name) for span in spans]
-    changes += [(span.end, 0, span.use, -span.gpus, span.name) for span in spans]
+    changes += [(span.start, 1, span.use, span.gpus, span) for span in spans]
+    changes += [(span.end, 0, span.use, -span.gpus, span) for span in spans]
     before = 0
     for step in capacity:
-        changes.append((step.at, 0, "healthy", step.gpus - before, pool))
+        changes.append((step.at, 0, "healthy", step.gpus - before, None))
         before = step.gpus
     changes.sort(key=lambda change: change[:2])
     level: dict[str, int] = defaultdict(int)
     seconds: dict[str, timedelta] = defaultdict(timedelta)
     last = changes[0][0] if changes else now
-    for at, _, use, gpus, name in [*changes, (now, 0, "healthy", 0, pool)]:
+    changes.append((now, 0, "healthy", 0, None))
+    for at, _, use, gpus, starting in changes:
         used = level["internal"] + level["lease"] + level["model"]
         span = max(at, last) - last
         for kind in ("internal", "lease", "model"):
@@ -110,14 +133,13 @@ def sweep(
         last = max(at, last)
         level[use] += gpus
         used = level["internal"] + level["lease"] + level["model"]
-        if use != "healthy" and gpus > 0:
+        if starting is not None and gpus > 0 and used > level["healthy"]:
             findings.check(
-                used <= level["healthy"],
+                False,
                 law,
                 f"pool {pool}: {used} of {level['healthy']} GPUs in use at {at.isoformat()},"
-                f" when {name} started",
+                f" when {starting.name} started",
             )
-    findings.count(law, "spans", len(spans))
     for kind in ("internal", "lease", "model", "idle"):
         findings.count(law, f"{kind}_gpu_seconds", round(seconds[kind].total_seconds()))
 
@@ -139,27 +161,33 @@ def late_jobs(
     law = "internal_first"
     findings.count(law, "internal_jobs", len(jobs))
     leased = [span for span in spans if span.use != "internal"]
-    internal = [span for span in spans if span.use == "internal"]
+    running = _Running(
+        sorted((span for span in spans if span.use == "internal"), key=lambda span: span.start)
+    )
+    steps = sorted(capacity, key=lambda step: step.at)
+    times = [step.at for step in steps]
+    notices = list(accumulate((step.notice for step in steps), max))
     head_from = datetime.min.replace(tzinfo=now.tzinfo)
     queue = [(job.submitted_at, job) for job in jobs if job.submitted_at is not None]
     for submitted_at, job in sorted(queue, key=lambda entry: (entry[0], entry[1].job_id)):
         at_head = max(submitted_at, head_from)
         waited_until = job.started_at or job.ended_at or now
         head_from = max(head_from, waited_until)
-        notice = max(
-            (step.notice for step in capacity if step.at <= waited_until), default=timedelta()
-        )
+        known = bisect_right(times, waited_until)
+        notice = notices[known - 1] if known else timedelta()
         # From when on it fitted beside the internal jobs that ran: the rest is up to us.
-        fits_from = max(
-            [at_head, *(span.end for span in internal if span.start <= at_head < span.end)]
-        )
-        since = fits_from if _crowded(job, internal, capacity, at_head) else at_head
+        known = bisect_right(times, at_head)
+        healthy = steps[known - 1].gpus if known else 0
+        running.go_to(at_head)
+        since = running.last_end(at_head) if running.gpus + job.gpus > healthy else at_head
         due = since + notice + SLACK
+        if waited_until <= due:
+            continue
         blocking = [
             span for span in leased if span.start < waited_until and max(span.start, due) < span.end
         ]
         findings.check(
-            waited_until <= due or not blocking,
+            not blocking,
             law,
             f"pool {pool}: internal job {job.job_id} waited until {waited_until.isoformat()}"
             f" and should have had its GPUs at {due.isoformat()};"
@@ -167,50 +195,61 @@ def late_jobs(
         )
 
 
-def _crowded(
-    job: InternalSpan, internal: Sequence[Span], capacity: Sequence[Capacity], at: datetime
-) -> bool:
-    healthy = next((step.gpus for step in reversed(capacity) if step.at <= at), 0)
-    running = sum(span.gpus for span in internal if span.start <= at < span.end)
-    return running + job.gpus > healthy
+class _Running:
+    """Which internal jobs run at an instant that only goes forward."""
+
+    def __init__(self, spans: Sequence[Span]) -> None:
+        self._coming = deque(spans)
+        self._ends: list[tuple[datetime, UUID, int]] = []  # a heap
+        self._latest: datetime | None = None  # of all ends that were ever in it
+        self.gpus = 0
+
+    def go_to(self, at: datetime) -> None:
+        while self._coming and self._coming[0].start <= at:
+            span = self._coming.popleft()
+            if span.end > at:
+                heappush(self._ends, (span.end, span.id, span.gpus))
+                self._latest = max(self._latest or span.end, span.end)
+                self.gpus += span.gpus
+        while self._ends and self._ends[0][0] <= at:
+            self.gpus -= heappop(self._ends)[2]
+
+    def last_end(self, at: datetime) -> datetime:
+        """Return when the last of those that run at `at` ends; `at` if none does."""
+        return max(at, self._latest or at)
 
 
-def _check_moves(tx: Tx, findings: Findings) -> None:
+def _check_moves(rows: Iterable[Mapping[str, Any]], findings: Findings) -> None:
     law = "past_stands"
-    last: dict[object, tuple[int, State]] = {}
-    times: dict[tuple[object, State], datetime] = {}
     moves = 0
-    for row in tx.execute(QUERIES["list_all_events"]).fetchall():
-        moves += 1
-        lease_id, version, state = row["lease_id"], row["version"], State(row["state"])
-        if lease_id in last:
-            before_version, before = last[lease_id]
+    for lease_id, of_lease in groupby(rows, key=itemgetter("lease_id")):
+        before: tuple[int, State] | None = None
+        times: dict[State, datetime] = {}
+        row: Mapping[str, Any] = {}
+        for row in of_lease:
+            if row["version"] is None:
+                continue  # a lease without any move
+            moves += 1
+            version, state = row["version"], State(row["state"])
+            if before is None:
+                if (version, state) != (1, State.REQUESTED):
+                    what = f"lease {lease_id} begins as {state}, which it cannot"
+                    findings.check(False, law, what)
+            elif version != before[0] + 1 or state not in MOVES[before[1]]:
+                what = f"lease {lease_id} went from {before[1]} to {state}, which it cannot"
+                findings.check(False, law, what)
+            before = version, state
+            times[state] = row["happened_at"]
+        if before != (row["stands_at"], row["stands"]):
+            what = f"lease {lease_id} is {row['stands']} and its record says otherwise"
+            findings.check(False, law, what)
+        running_at = times.get(State.RUNNING)
+        stopped_at = None if running_at is None else times.get(State.DRAINING)
+        if (row["running_at"], row["stopped_at"]) != (running_at, stopped_at):
             findings.check(
-                version == before_version + 1 and state in MOVES[before],
+                False,
                 law,
-                f"lease {lease_id} went from {before} to {state}, which it cannot",
+                f"lease {lease_id} says it ran from {row['running_at']} to {row['stopped_at']},"
+                f" its record says from {running_at} to {stopped_at}",
             )
-        else:
-            findings.check(
-                (version, state) == (1, State.REQUESTED),
-                law,
-                f"lease {lease_id} begins as {state}, which it cannot",
-            )
-        last[lease_id] = (version, state)
-        times[lease_id, state] = row["happened_at"]
     findings.count(law, "lease_moves", moves)
-    for row in tx.execute(QUERIES["list_all_for_audit"]).fetchall():
-        lease_id = row["id"]
-        findings.check(
-            last.get(lease_id) == (row["version"], row["state"]),
-            law,
-            f"lease {lease_id} is {row['state']} and its record says otherwise",
-        )
-        running_at = times.get((lease_id, State.RUNNING))
-        stopped_at = None if running_at is None else times.get((lease_id, State.DRAINING))
-        findings.check(
-            (row["running_at"], row["stopped_at"]) == (running_at, stopped_at),
-            law,
-            f"lease {lease_id} says it ran from {row['running_at']} to {row['stopped_at']},"
-            f" its record says from {running_at} to {stopped_at}",
-        )

@@ -12,6 +12,7 @@ from typing import Final
 from uuid import UUID
 
 from sublet.core.db import Tx, one
+from sublet.core.failpoint import failpoint
 from sublet.core.ids import derived_id
 from sublet.core.money import Rate
 from sublet.leases.lease import Lease
@@ -22,8 +23,9 @@ from sublet.ledger.transfer import Transfer
 BLOCK_SECONDS: Final = 60
 # How long before the held minutes end the next one is held.
 AHEAD: Final = timedelta(seconds=20)
-# A hold outlives its minute by this much, for a control plane that was away to settle it.
-_HOLD_FOR: Final = timedelta(days=7)
+# Never, in effect: the row of the block leads us back to its hold, however long we were away. An
+# earlier end would let a wallet be emptied of money that was set aside for minutes already served.
+_HOLD_FOR: Final = timedelta(days=36_525)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,6 +65,7 @@ def hold_block(tx: Tx, lease: Lease, block: int, *, rate: Rate, now: datetime) -
         happened_at=now,
     )
     ledger.hold(tx, transfer, holder=f"lease:{lease.id}", expires_at=now + _HOLD_FOR, now=now)
+    failpoint("lease.block.held")
     row = {"lease_id": lease.id, "block": block, "hold_id": transfer.id}
     tx.execute(QUERIES["insert_block"], row)
 

@@ -230,7 +230,8 @@ def _reason_of_exit(lease: Lease, seen: Observation, now: datetime) -> EndReason
     exited_at = seen.exited_at or now
     if lease.ends_at is not None and exited_at >= lease.ends_at:
         return EndReason.EXPIRED
-    if lease.paid_until is not None and exited_at >= lease.paid_until:
+    # Before the fence it left by itself, though nobody was there to pay for its last seconds.
+    if lease.paid_until is not None and exited_at >= lease.paid_until + lease.notice:
         return EndReason.CREDIT_EXHAUSTED
     if seen.reclaimed_at is not None:
         return EndReason.RECLAIMED

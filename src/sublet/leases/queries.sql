@@ -94,16 +94,33 @@ SELECT DISTINCT l.*
   JOIN lease_block b ON b.lease_id = l.id AND NOT b.settled
  WHERE l.state = 'ended';
 
--- name: list_all_for_audit
-SELECT l.*, t.kind AS tenant_kind FROM lease l JOIN tenant t ON t.id = l.tenant_id ORDER BY l.id;
-
--- name: list_all_events
-SELECT lease_id, version, state, reason, happened_at FROM lease_event ORDER BY lease_id, version;
+-- name: list_moves
+-- Every move of every lease, in order, beside the lease as it stands; to be read through a cursor.
+SELECT coalesce(e.lease_id, l.id) AS lease_id, e.version, e.state, e.happened_at,
+       l.version AS stands_at, l.state AS stands, l.running_at, l.stopped_at
+  FROM lease_event e
+  FULL JOIN lease l ON l.id = e.lease_id
+ ORDER BY 1, e.version;
 
 -- name: list_occupancy
 -- From when to when each lease's workload held its GPUs; null while it does.
-SELECT l.id, l.pool, l.gpus, t.kind AS tenant_kind,
-       (SELECT min(e.happened_at) FROM lease_event e WHERE e.lease_id = l.id AND e.state = 'running') AS started_at,
-       (SELECT min(e.happened_at) FROM lease_event e WHERE e.lease_id = l.id AND e.state = 'ended')   AS ended_at
+SELECT l.id, l.pool, l.gpus, t.kind AS tenant_kind, e.started_at, e.ended_at
   FROM lease l
-  JOIN tenant t ON t.id = l.tenant_id;
+  JOIN tenant t ON t.id = l.tenant_id
+  JOIN (SELECT lease_id,
+               min(happened_at) FILTER (WHERE state = 'running') AS started_at,
+               min(happened_at) FILTER (WHERE state = 'ended') AS ended_at
+          FROM lease_event
+         GROUP BY lease_id) AS e ON e.lease_id = l.id
+ WHERE e.started_at IS NOT NULL;
+
+-- name: list_reclaimed
+SELECT * FROM lease WHERE end_reason = 'reclaimed' AND tier = %(tier)s;
+
+-- name: last_fence
+-- What starts is given a minute from when it starts, and may be waited for before.
+SELECT max(coalesce(stops_at,
+                    coalesce(paid_until, since + make_interval(secs => %(provisioning_seconds)s + 60))
+                    + make_interval(secs => notice_seconds))) AS fence
+  FROM lease
+ WHERE state IN ('provisioning', 'running', 'draining');

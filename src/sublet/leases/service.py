@@ -10,6 +10,7 @@ from uuid import UUID
 from sublet.core.clock import Clock
 from sublet.core.db import Database, Tx
 from sublet.core.errors import Invalid, NotFound, Refused
+from sublet.core.failpoint import failpoint
 from sublet.core.ids import new_id
 from sublet.engine.port import Engine, InternalJob, Notice, Observation, Workload
 from sublet.fleet import store as fleet
@@ -122,7 +123,9 @@ def admit(
             f"no surplus: {request.gpus} of {pool.name} were asked for,"
             f" {sellable} can be sold now; try again later or ask for fewer"
         )
+    failpoint("lease.admit.before_hold")
     blocks.hold_block(tx, lease, 0, rate=price.rate, now=now)
+    failpoint("lease.admit.after_hold")
     lease = lease.move(Move(to=State.ADMITTED, at=now))
     store.save(tx, lease, now=now)
     log.info("lease.admitted", extra={"lease": lease.id, "tenant": tenant.id, "gpus": lease.gpus})
@@ -172,7 +175,9 @@ def advance(
                 if not started:
                     return lease, seen
             case Stop():
+                failpoint("lease.stop.before_engine")
                 engine.stop(lease.id, notice=notice_of(lease))
+                failpoint("lease.stop.after_engine")
                 return lease, seen
             case None:
                 return lease, seen
@@ -231,7 +236,10 @@ def _start(
     # Should we die before we see it run, it must not run on for longer than it is paid.
     fence = now + timedelta(seconds=blocks.block_seconds(lease, 0)) + lease.notice
     try:
-        return lease, engine.start(workload, deadline=fence)
+        failpoint("lease.start.before_engine")
+        started = engine.start(workload, deadline=fence)
+        failpoint("lease.start.after_engine")
+        return lease, started
     except (Invalid, Refused) as error:
         move = Move(to=State.DRAINING, at=now, reason=EndReason.START_FAILED, detail=str(error))
         return _move(lease, move, db=db, now=now), True
@@ -249,6 +257,7 @@ def pay_ahead(lease: Lease, *, db: Database, now: datetime) -> Lease:
                 block = blocks.next_block(tx, lease)
                 price = market.get_price(tx, lease.price_id)
                 blocks.hold_block(tx, lease, block, rate=price.rate, now=now)
+                failpoint("lease.pay_ahead.held")
                 until = blocks.paid_until(lease, blocks=block + 1, running_at=lease.running_at)
                 blocks.extend_paid(tx, lease, until)
         except Refused:
@@ -265,6 +274,9 @@ def _runs_out(lease: Lease, now: datetime) -> bool:
         and lease.ends_at is not None
         and lease.paid_until < lease.ends_at
         and now >= lease.paid_until - blocks.AHEAD
+        # Past its fence the engine has ended it, or its clock and ours do not agree: nothing
+        # is sold of time that nobody can have had.
+        and now < lease.paid_until + lease.notice
     )
 
 

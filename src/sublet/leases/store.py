@@ -11,7 +11,7 @@ from psycopg.types.json import Jsonb
 
 from sublet.core.db import Tx, load_queries, one
 from sublet.core.errors import Conflict, NotFound
-from sublet.leases.lease import EndReason, Lease, LeaseId, State
+from sublet.leases.lease import PROVISIONING_LIMIT, EndReason, Lease, LeaseId, State
 from sublet.market.price import Tier
 
 QUERIES: Final = load_queries("sublet.leases")
@@ -84,6 +84,20 @@ def list_of(
     """Return a tenant's leases, or everybody's (None), newest first."""
     row = {"tenant_id": tenant_id, "limit": limit, "before": before, "live": live}
     return [_lease(found) for found in tx.execute(QUERIES["list_of_tenant"], row).fetchall()]
+
+
+def last_fence(tx: Tx) -> datetime | None:
+    """Return until when any lease may run on its engine, were nobody there to pay for it on."""
+    limit = int(PROVISIONING_LIMIT.total_seconds())
+    row = one(tx, QUERIES["last_fence"], {"provisioning_seconds": limit})
+    assert row is not None
+    fence: datetime | None = row["fence"]
+    return fence
+
+
+def list_reclaimed(tx: Tx, tier: Tier) -> list[Lease]:
+    """Return every lease of a tier that gave way to internal jobs."""
+    return [_lease(row) for row in tx.execute(QUERIES["list_reclaimed"], {"tier": tier}).fetchall()]
 
 
 def list_events(tx: Tx, lease_id: LeaseId) -> list[dict[str, Any]]:

@@ -27,7 +27,7 @@ from sublet.ledger import store
 from sublet.ledger.store import CONTENTS, QUERIES, RESOLUTION, as_account, as_row
 from sublet.ledger.transfer import Account, Kind, Transfer
 
-_SIDES: Final = ("debit_account", "credit_account")
+SIDES: Final = ("debit_account", "credit_account")
 _COLUMNS: Final = (
     "id", "kind", "pending_id", "debit_account", "credit_account", "amount_nanos", "reason",
     "expires_at", "happened_at",
@@ -118,11 +118,11 @@ class Holds:
         with self._tx.pipeline():
             inserted = _insert(self._tx, self._new, now=now)
             self._tx.execute(QUERIES["open_holds"], holds)
-            _move(self._tx, ((row, row["amount_nanos"], 0) for row in self._new))
+            move(self._tx, ((row, row["amount_nanos"], 0) for row in self._new))
         written = {row["id"] for row in inserted}
         lost = [row for row in self._new if row["id"] not in written]
         if lost:
-            _move(self._tx, ((row, -row["amount_nanos"], 0) for row in lost))
+            move(self._tx, ((row, -row["amount_nanos"], 0) for row in lost))
         return {row["id"] for row in lost}
 
 
@@ -157,7 +157,7 @@ def settle_many(
     plain: dict[UUID, Settlement] = {}  # the first of each hold, if it is open and holds enough
     for one in settlements:
         row = held.get(one.hold_id)
-        if row is not None and one.amount.nanos <= row["amount_nanos"]:
+        if row is not None and 0 <= one.amount.nanos <= row["amount_nanos"]:
             plain.setdefault(one.hold_id, one)
     moved = resolve(
         tx, list(plain.values()), held, beside=[one.hold_id for one in settlements], now=now
@@ -232,7 +232,7 @@ def resolve(
     others: Iterable[Row] = []
     if apart:
         others = tx.execute(QUERIES["get_transfers"], {"ids": apart}).fetchall()
-    locked = {row[side] for row in (*held.values(), *others) for side in _SIDES} | {*accounts}
+    locked = {row[side] for row in (*held.values(), *others) for side in SIDES} | {*accounts}
     if not rows:
         _lock(tx, locked)
         return {}
@@ -241,7 +241,7 @@ def resolve(
         _lock(tx, locked)
         tx.execute(QUERIES["close_holds"], {"ids": ids})
         inserted = _insert(tx, rows, now=now)
-        _move(
+        move(
             tx,
             ((row, -held[row["pending_id"]]["amount_nanos"], row["amount_nanos"]) for row in rows),
         )
@@ -281,11 +281,15 @@ def _lock(tx: Tx, ids: Iterable[int]) -> Cursor[DictRow]:
 
 
 def _insert(tx: Tx, rows: Sequence[Row], *, now: datetime) -> Cursor[DictRow]:
-    columns: dict[str, Any] = {name: [row[name] for row in rows] for name in _COLUMNS}
-    return tx.execute(QUERIES["insert_transfers"], columns | {"recorded_at": now})
+    return tx.execute(QUERIES["insert_transfers"], as_columns(rows) | {"recorded_at": now})
 
 
-def _move(tx: Tx, changes: Iterable[tuple[Row, int, int]]) -> None:
+def as_columns(rows: Sequence[Row]) -> dict[str, Any]:
+    """Return what `insert_transfers` is given for these."""
+    return {name: [row[name] for row in rows] for name in _COLUMNS}
+
+
+def move(tx: Tx, changes: Iterable[tuple[Row, int, int]]) -> None:
     """Add up (transfer, pending nanos, posted nanos) and move each account once."""
     sums: defaultdict[int, list[int]] = defaultdict(lambda: [0, 0, 0, 0])
     for row, pending, posted in changes:

@@ -58,6 +58,12 @@ SELECT id, kind, pending_id, debit_account, credit_account, amount_nanos, reason
   FROM transfer
  WHERE pending_id = %(pending_id)s;
 
+-- name: get_resolutions
+SELECT id, kind, pending_id, debit_account, credit_account, amount_nanos, reason,
+       expires_at, happened_at
+  FROM transfer
+ WHERE pending_id = ANY(%(ids)s::uuid[]);
+
 -- name: move_balances
 UPDATE account
    SET debits_pending  = debits_pending  + CASE id WHEN %(debit_account)s  THEN %(pending_nanos)s ELSE 0 END,
@@ -73,7 +79,8 @@ SELECT id, kind, pending_id, debit_account, credit_account, amount_nanos, reason
  WHERE id = ANY(%(ids)s::uuid[]);
 
 -- name: insert_transfers
--- Many, each as insert_transfer would. Under the locks of their accounts, all of them.
+-- Many, each as insert_transfer would. Under the locks of their accounts, all of them; in id
+-- order, so that two who use the same ids for other accounts cannot deadlock.
 -- Arrays go in the binary format (b, not s), which costs the client half as much.
 INSERT INTO transfer (id, kind, pending_id, debit_account, credit_account, amount_nanos,
                       reason, expires_at, happened_at, recorded_at)
@@ -81,7 +88,35 @@ SELECT new.*, %(recorded_at)s::timestamptz
   FROM unnest(%(id)b::uuid[], %(kind)b::text[], %(pending_id)b::uuid[],
               %(debit_account)b::bigint[], %(credit_account)b::bigint[],
               %(amount_nanos)b::numeric[], %(reason)b::text[],
-              %(expires_at)b::timestamptz[], %(happened_at)b::timestamptz[]) AS new
+              %(expires_at)b::timestamptz[], %(happened_at)b::timestamptz[])
+       AS new(id, kind, pending_id, debit_account, credit_account, amount_nanos, reason,
+              expires_at, happened_at)
+ ORDER BY new.id
+    ON CONFLICT (id) DO NOTHING
+RETURNING id;
+
+-- name: insert_linked_transfers
+-- The same, numbered in the order given: what is replayed in that order may spend what it has
+-- just received. The numbers are given in this statement, as those of all other transfers are:
+-- whoever seals the record waits for statements that write to it.
+WITH number AS MATERIALIZED (
+    SELECT place, nextval(pg_get_serial_sequence('transfer', 'sequence')) AS sequence
+      FROM generate_series(1, cardinality(%(id)b::uuid[])) AS place
+)
+INSERT INTO transfer (id, kind, pending_id, debit_account, credit_account, amount_nanos,
+                      reason, expires_at, happened_at, recorded_at, sequence)
+OVERRIDING SYSTEM VALUE
+SELECT new.id, new.kind, new.pending_id, new.debit_account, new.credit_account,
+       new.amount_nanos, new.reason, new.expires_at, new.happened_at,
+       %(recorded_at)s::timestamptz, number.sequence
+  FROM unnest(%(id)b::uuid[], %(kind)b::text[], %(pending_id)b::uuid[],
+              %(debit_account)b::bigint[], %(credit_account)b::bigint[],
+              %(amount_nanos)b::numeric[], %(reason)b::text[],
+              %(expires_at)b::timestamptz[], %(happened_at)b::timestamptz[]) WITH ORDINALITY
+       AS new(id, kind, pending_id, debit_account, credit_account, amount_nanos, reason,
+              expires_at, happened_at, place)
+  JOIN number USING (place)
+ ORDER BY new.id
     ON CONFLICT (id) DO NOTHING
 RETURNING id;
 
@@ -158,74 +193,117 @@ SELECT currency,
   FROM account
  GROUP BY currency;
 
--- name: rederive_accounts
--- Each account's four counters from its transfers alone, beside what the account says.
-WITH entry AS (
-    SELECT t.id, t.kind, t.amount_nanos, t.debit_account, t.credit_account,
-           p.amount_nanos AS held_nanos
+-- name: replay_transfers
+-- Every transfer once, beside the hold that it resolves, summed by the two accounts and by a
+-- stretch of 32,768 numbers; from these sums follow, each as rows of its own `kind`:
+--   total    how many there are, how many hold money, resolve a hold, do not fit theirs; and the
+--            fingerprint of what is held and not resolved, which must be that of `open_hold`
+--   account  whose counters are not what its transfers say
+--   stretch  of a prepaid account, where all that lowers its balance is more than it began with:
+--            only there it may have been below zero in between
+WITH pair AS MATERIALIZED (
+    SELECT t.debit_account, t.credit_account, t.sequence >> 15 AS stretch,
+           sum(CASE t.kind WHEN 'pending' THEN t.amount_nanos
+                           WHEN 'posted'  THEN 0 ELSE coalesce(-p.amount_nanos, 0) END) AS pending,
+           sum(CASE t.kind WHEN 'pending' THEN 0 ELSE t.amount_nanos END) AS posted,
+           sum(greatest(t.amount_nanos - coalesce(p.amount_nanos, 0), 0)) AS lowered,
+           count(*) AS transfers,
+           count(*) FILTER (WHERE t.pending_id IS NOT NULL
+                              AND (p.id IS NULL
+                                   OR t.amount_nanos > p.amount_nanos
+                                   OR t.debit_account <> p.debit_account
+                                   OR t.credit_account <> p.credit_account)) AS wrong,
+           sum(CASE WHEN t.kind = 'pending' THEN uuid_hash_extended(t.id, %(seed)s)::numeric
+                    WHEN t.pending_id IS NOT NULL THEN -uuid_hash_extended(t.pending_id, %(seed)s)::numeric
+                    ELSE 0 END) AS fingerprint
       FROM transfer t
-      LEFT JOIN transfer p ON p.id = t.pending_id
+      LEFT JOIN (SELECT id, debit_account, credit_account, amount_nanos
+                   FROM transfer WHERE kind = 'pending') p ON p.id = t.pending_id
+     GROUP BY 1, 2, 3
 ), side AS (
-    SELECT debit_account AS account, true AS debit, kind, amount_nanos, held_nanos FROM entry
+    SELECT debit_account AS account, stretch, pending AS debits_pending, posted AS debits_posted,
+           0 AS credits_pending, 0 AS credits_posted, -pending - posted AS change, lowered
+      FROM pair
     UNION ALL
-    SELECT credit_account, false, kind, amount_nanos, held_nanos FROM entry
-), summed AS (
-    SELECT account, debit,
-           sum(CASE kind WHEN 'pending' THEN amount_nanos
-                         WHEN 'posted'  THEN 0 ELSE -held_nanos END) AS pending,
-           sum(CASE kind WHEN 'pending' THEN 0 ELSE amount_nanos END) AS posted
+    SELECT credit_account, stretch, 0, 0, pending, posted, posted, 0
+      FROM pair
+), walked AS (
+    SELECT account, stretch, sum(lowered) AS lowered,
+           sum(sum(change)) OVER (PARTITION BY account ORDER BY stretch) - sum(change) AS began_with
       FROM side
-     GROUP BY account, debit
+     GROUP BY account, stretch
+), derived AS (
+    SELECT account, sum(debits_pending) AS debits_pending, sum(debits_posted) AS debits_posted,
+           sum(credits_pending) AS credits_pending, sum(credits_posted) AS credits_posted
+      FROM side
+     GROUP BY account
 )
-SELECT a.code,
+SELECT 'total' AS kind, NULL AS code, NULL AS account,
+       coalesce(sum(transfers), 0)::bigint AS transfers, coalesce(sum(wrong), 0)::bigint AS wrong,
+       coalesce(sum(fingerprint), 0) = (SELECT coalesce(sum(uuid_hash_extended(transfer_id, %(seed)s)::numeric), 0)
+                                          FROM open_hold) AS all_open,
+       NULL::bigint AS stretch, NULL::numeric AS began_with,
+       NULL::numeric AS debits_pending, NULL::numeric AS debits_posted,
+       NULL::numeric AS credits_pending, NULL::numeric AS credits_posted,
+       NULL::numeric AS derived_debits_pending, NULL::numeric AS derived_debits_posted,
+       NULL::numeric AS derived_credits_pending, NULL::numeric AS derived_credits_posted
+  FROM pair
+UNION ALL
+SELECT 'account', a.code, a.id, NULL, NULL, NULL, NULL, NULL,
        a.debits_pending, a.debits_posted, a.credits_pending, a.credits_posted,
-       coalesce(d.pending, 0)::numeric(38,0) AS derived_debits_pending,
-       coalesce(d.posted, 0)::numeric(38,0)  AS derived_debits_posted,
-       coalesce(c.pending, 0)::numeric(38,0) AS derived_credits_pending,
-       coalesce(c.posted, 0)::numeric(38,0)  AS derived_credits_posted
+       coalesce(d.debits_pending, 0), coalesce(d.debits_posted, 0),
+       coalesce(d.credits_pending, 0), coalesce(d.credits_posted, 0)
   FROM account a
-  LEFT JOIN summed d ON d.account = a.id AND d.debit
-  LEFT JOIN summed c ON c.account = a.id AND NOT c.debit
- ORDER BY a.code;
+  LEFT JOIN derived d ON d.account = a.id
+ WHERE (a.debits_pending, a.debits_posted, a.credits_pending, a.credits_posted)
+       <> (coalesce(d.debits_pending, 0), coalesce(d.debits_posted, 0),
+           coalesce(d.credits_pending, 0), coalesce(d.credits_posted, 0))
+UNION ALL
+SELECT 'stretch', a.code, a.id, NULL, NULL, NULL, w.stretch, w.began_with,
+       NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL
+  FROM walked w
+  JOIN account a ON a.id = w.account AND a.prepaid
+ WHERE w.began_with < w.lowered;
 
 -- name: find_overspent_moments
--- Replays each prepaid account in the order of its transfers: credits less debits less holds
--- must never have been below zero, not even between two transfers.
-WITH entry AS (
-    SELECT t.sequence, a.code,
-           CASE WHEN t.debit_account = a.id THEN
-                     CASE t.kind WHEN 'posted'  THEN -t.amount_nanos
-                                 WHEN 'pending' THEN -t.amount_nanos
-                                 ELSE p.amount_nanos - t.amount_nanos END
-                WHEN t.kind IN ('posted', 'post') THEN t.amount_nanos
-                ELSE 0 END AS change
-      FROM account a
-      JOIN transfer t ON a.id IN (t.debit_account, t.credit_account)
-      LEFT JOIN transfer p ON p.id = t.pending_id
-     WHERE a.prepaid
-), running AS (
-    SELECT code, sequence, sum(change) OVER (PARTITION BY code ORDER BY sequence) AS available
-      FROM entry
-)
-SELECT code, sequence, available::numeric(38,0) AS available
-  FROM running
- WHERE available < 0
- ORDER BY sequence
+-- Replays stretches of prepaid accounts in the order of their transfers: credits less debits less
+-- holds must never have been below zero, not even between two transfers.
+SELECT s.code, m.sequence, m.available::numeric(38,0) AS available
+  FROM unnest(%(codes)s::text[], %(accounts)s::bigint[], %(stretches)s::bigint[],
+              %(began_with)s::numeric[]) AS s(code, account, stretch, began_with),
+       LATERAL (
+           SELECT e.sequence, s.began_with + sum(e.change) OVER (ORDER BY e.sequence) AS available
+             FROM (SELECT t.sequence, coalesce(p.amount_nanos, 0) - t.amount_nanos AS change
+                     FROM transfer t
+                     LEFT JOIN transfer p ON p.id = t.pending_id
+                    WHERE t.debit_account = s.account
+                      AND t.sequence BETWEEN s.stretch << 15 AND (s.stretch << 15) + 32767
+                   UNION ALL
+                   SELECT t.sequence, t.amount_nanos
+                     FROM transfer t
+                    WHERE t.credit_account = s.account AND t.kind <> 'pending'
+                      AND t.sequence BETWEEN s.stretch << 15 AND (s.stretch << 15) + 32767
+                  ) AS e
+       ) AS m
+ WHERE m.available < 0
+ ORDER BY m.sequence
  LIMIT 100;
 
 -- name: find_wrong_resolutions
--- A resolution that posts more than was held, or moves between other accounts.
+-- A resolution of no hold, that posts more than was held, or moves between other accounts.
 SELECT t.id, t.pending_id
   FROM transfer t
-  JOIN transfer p ON p.id = t.pending_id
- WHERE t.amount_nanos > p.amount_nanos
-    OR t.debit_account <> p.debit_account
-    OR t.credit_account <> p.credit_account
-    OR p.kind <> 'pending'
+  LEFT JOIN transfer p ON p.id = t.pending_id AND p.kind = 'pending'
+ WHERE t.pending_id IS NOT NULL
+   AND (p.id IS NULL
+        OR t.amount_nanos > p.amount_nanos
+        OR t.debit_account <> p.debit_account
+        OR t.credit_account <> p.credit_account)
  LIMIT 100;
 
 -- name: find_wrong_open_holds
--- open_hold must name exactly the pending transfers that nothing has resolved.
+-- open_hold must name exactly the pending transfers that nothing has resolved, and nothing may
+-- resolve one twice.
 SELECT coalesce(o.transfer_id, t.id) AS id,
        CASE WHEN o.transfer_id IS NULL THEN 'unresolved but not open' ELSE 'open but resolved' END AS problem
   FROM (SELECT p.id
@@ -234,6 +312,12 @@ SELECT coalesce(o.transfer_id, t.id) AS id,
            AND NOT EXISTS (SELECT FROM transfer r WHERE r.pending_id = p.id)) t
   FULL JOIN open_hold o ON o.transfer_id = t.id
  WHERE o.transfer_id IS NULL OR t.id IS NULL
+UNION ALL
+SELECT pending_id, 'resolved ' || count(*) || ' times'
+  FROM transfer
+ WHERE pending_id IS NOT NULL
+ GROUP BY pending_id
+HAVING count(*) > 1
  LIMIT 100;
 
 -- name: find_overdue_holds
@@ -242,10 +326,10 @@ SELECT transfer_id, holder, expires_at
  WHERE expires_at < %(before)s
  LIMIT 100;
 
--- name: count_transfers
-SELECT (SELECT count(*) FROM transfer)  AS transfers,
-       (SELECT count(*) FROM account)   AS accounts,
-       (SELECT count(*) FROM open_hold) AS open_holds;
+-- name: count_accounts
+SELECT (SELECT count(*) FROM account)               AS accounts,
+       (SELECT count(*) FROM account WHERE prepaid) AS prepaid_accounts,
+       (SELECT count(*) FROM open_hold)             AS open_holds;
 
 -- name: find_missing_guards
 -- Tables of record whose guards are missing or switched off.
@@ -282,3 +366,6 @@ SELECT id, sequence, pending_id, debit_account, credit_account, amount_nanos, re
   FROM transfer
  WHERE kind IN ('posted', 'post')
  ORDER BY sequence;
+
+-- name: any_held
+SELECT transfer_id FROM open_hold LIMIT 1;

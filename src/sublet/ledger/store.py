@@ -7,6 +7,7 @@ from uuid import UUID
 
 from sublet.core.db import Tx, load_queries, one
 from sublet.core.errors import Conflict, Invalid, NotFound, Unpaid
+from sublet.core.failpoint import failpoint
 from sublet.core.ids import sibling_id
 from sublet.core.money import MAX_NANOS, Money
 from sublet.ledger.transfer import Account, Kind, Movement, OpenHold, Transfer
@@ -56,6 +57,7 @@ def post(tx: Tx, transfer: Transfer, *, now: datetime) -> bool:
     accounts = _lock(tx, row)
     if not _insert(tx, row):
         return False
+    failpoint("ledger.post.inserted")
     _move(tx, transfer, accounts, posted_nanos=transfer.amount.nanos)
     return True
 
@@ -73,7 +75,9 @@ def hold(tx: Tx, transfer: Transfer, *, holder: str, expires_at: datetime, now: 
     accounts = _lock(tx, row)
     if not _insert(tx, row):
         return False
+    failpoint("ledger.hold.inserted")
     _move(tx, transfer, accounts, pending_nanos=transfer.amount.nanos)
+    failpoint("ledger.hold.moved")
     tx.execute(QUERIES["open_hold"], row)
     return True
 
@@ -88,7 +92,8 @@ def settle(
 
     Raises:
         NotFound: there is no such hold.
-        Invalid: `amount` is more than was held, or the hold was settled for another amount.
+        Invalid: `amount` is less than nothing or more than was held, or the hold was settled
+            for another amount.
         Conflict: the hold was voided or has expired.
     """
     kind = Kind.POST if amount.nanos else Kind.VOID
@@ -114,6 +119,7 @@ def expire(tx: Tx, *, now: datetime, limit: int = 1000) -> list[UUID]:
     tx.execute(QUERIES["lock_accounts_of_transfers"], {"ids": expired})
     for hold_id in expired:
         _resolve(tx, hold_id, Kind.EXPIRE, 0, happened_at=now, now=now)
+        failpoint("ledger.expire.one_of_several")
     return expired
 
 
@@ -130,6 +136,11 @@ def holds_of(tx: Tx, holder_prefix: str) -> list[OpenHold]:
         )
         for row in rows
     ]
+
+
+def any_held(tx: Tx) -> bool:
+    """Say whether any hold is open."""
+    return one(tx, QUERIES["any_held"], {}) is not None
 
 
 def list_movements(
@@ -178,7 +189,7 @@ def _resolve(
     held = one(tx, QUERIES["get_transfer"], {"id": hold_id})
     if held is None or held["kind"] != Kind.PENDING:
         raise NotFound(f"there is no hold {hold_id}")
-    if nanos > held["amount_nanos"]:
+    if not 0 <= nanos <= held["amount_nanos"]:
         raise Invalid(f"hold {hold_id} holds {held['amount_nanos']} nanos, not {nanos}")
     # Locks the hold; a second resolver waits here, then finds it gone.
     if one(tx, QUERIES["close_hold"], {"id": hold_id}) is None:
@@ -200,8 +211,10 @@ def _resolve(
         "recorded_at": now,
     }
     _lock(tx, held)
+    failpoint(f"ledger.{kind}.closed")
     inserted = one(tx, QUERIES["insert_transfer"], resolution)
     assert inserted is not None, hold_id
+    failpoint(f"ledger.{kind}.inserted")
     tx.execute(
         QUERIES["move_balances"],
         {**resolution, "pending_nanos": -held["amount_nanos"], "posted_nanos": nanos},
@@ -211,7 +224,10 @@ def _resolve(
 
 def as_row(transfer: Transfer, kind: Kind, *, now: datetime) -> dict[str, Any]:
     if not 0 < transfer.amount.nanos <= MAX_NANOS:
-        raise Invalid(f"a transfer moves more than nothing, not {transfer.amount}")
+        raise Invalid(
+            f"a transfer moves more than nothing and at most {Money(MAX_NANOS)},"
+            f" not {transfer.amount}"
+        )
     return {
         "id": transfer.id,
         "kind": kind,

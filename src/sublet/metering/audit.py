@@ -1,55 +1,80 @@
-"""Checking from the record that every use was charged once, and only what was used."""
+"""Checking from the record that every use was charged once, and only what was used.
 
+Usages, charges and transfers are each read once, and their fingerprints compared (see
+`new_seed`). Where two differ, the records are joined, which takes far longer, to name each that
+is wrong.
+"""
+
+from collections.abc import Callable, Mapping
 from datetime import datetime, timedelta
-from typing import Final
+from typing import Any, Final, LiteralString
 
-from sublet.core.audit import Findings
+from sublet.core.audit import Findings, Progress, new_seed
 from sublet.core.db import Tx
+from sublet.leases import store as leases
+from sublet.leases.lease import State
+from sublet.market import store as market
+from sublet.market.price import Tier
+from sublet.metering.lease_meter import credit_id, credit_of
 from sublet.metering.store import QUERIES
 
 LAW: Final = "charged_once"
+WEIGHT: Final = 34.0  # of all steps, as `Progress` counts
 # How long after a lease's end its last minute may still be on its way into the ledger.
 _SETTLING: Final = timedelta(seconds=30)
 
 
-def audit(tx: Tx, findings: Findings, *, now: datetime) -> None:
-    counted = tx.execute(QUERIES["count_records"]).fetchone()
-    assert counted is not None
-    for what, number in counted.items():
-        findings.count(LAW, what, number)
+def audit(tx: Tx, findings: Findings, *, now: datetime, progress: Progress | None = None) -> None:
+    progress = progress or Progress()
+    seed = {"seed": new_seed()}
+    progress.begin("each line of each charge, at its price", weight=17)
+    lines = _one(tx, QUERIES["sum_lines"], seed)
+    progress.begin("charges", weight=3)
+    charges = _one(tx, QUERIES["sum_charges"], seed)
+    progress.begin("usages", weight=4)
+    usages = _one(tx, QUERIES["sum_usages"], seed)
+    progress.begin("money that moved for use", weight=3)
+    moved = _one(tx, QUERIES["sum_moved"], seed)
+    findings.count(LAW, "usages", usages["usages"])
+    findings.count(LAW, "charges", charges["charges"])
+    strays = usages["strays"] > 0
+    if charges["unused"]:
+        strays = strays or _one(tx, QUERIES["count_charges_for_nothing"])["number"] > 0
+    if charges["unpaid"]:
+        strays = strays or _one(tx, QUERIES["count_unpaid_strays"])["number"] > 0
+    for ok, queries, what in (
+        (
+            not lines["wrong"] and lines["amounts"] == charges["amounts"],
+            (QUERIES["find_wrong_charges"], QUERIES["find_strays"]),
+            "charges and their lines do not agree",
+        ),
+        (
+            charges["transfers"] == moved["transfers"],
+            (
+                QUERIES["find_charges_off_their_transfer"],
+                QUERIES["find_uncharged_transfers"],
+                QUERIES["find_strays"],
+            ),
+            "charges and transfers do not agree",
+        ),
+        (
+            usages["quantities"] == lines["quantities"],
+            (QUERIES["find_uncharged_usages"], QUERIES["find_strays"]),
+            "usages and charges do not agree",
+        ),
+        (not strays, (QUERIES["find_strays"],), "usages or charges name what is not there"),
+    ):
+        if not ok:
+            _name(tx, findings, queries, what)
+    progress.begin("requests, each charged once", weight=5)
     # Shown, and no difference: what a killed gateway had not handed over was never charged.
-    gaps = tx.execute(QUERIES["count_gaps"], {}).fetchone()
-    assert gaps is not None
-    findings.count(LAW, "reports_that_never_came", gaps["missing"])
-    for row in tx.execute(QUERIES["find_wrong_charges"]).fetchall():
-        findings.check(
-            False, LAW,
-            f"charge {row['usage_id']} is {row['amount_nanos']} nanos for {row['quantity']} of"
-            f" {row['sku']} at {row['nanos']} per {row['per']}",
-        )  # fmt: skip
-    for row in tx.execute(QUERIES["find_charges_off_their_transfer"]).fetchall():
-        findings.check(
-            False, LAW,
-            f"transfer {row['id']} moved {row['amount_nanos']} nanos, its charges add up to"
-            f" {row['charged_nanos']}, or are another tenant's",
-        )  # fmt: skip
-    for row in tx.execute(QUERIES["find_uncharged_transfers"]).fetchall():
-        findings.check(
-            False, LAW,
-            f"transfer {row['id']} moved {row['amount_nanos']} nanos for {row['reason']}"
-            " and no charge explains it",
-        )  # fmt: skip
-    for row in tx.execute(QUERIES["find_uncharged_usages"]).fetchall():
-        findings.check(False, LAW, f"usage {row['id']} of {row['source']} is not charged in full")
-    for row in tx.execute(QUERIES["find_strays"]).fetchall():
-        findings.check(
-            False, LAW, f"{row['record']} {row['id']} names a {row['missing']} that is not there"
-        )
+    findings.count(LAW, "reports_that_never_came", _one(tx, QUERIES["count_gaps"])["missing"])
     for row in tx.execute(QUERIES["find_twice_charged_requests"]).fetchall():
         findings.check(False, LAW, f"request {row['request_id']} was charged {row['times']} times")
-    leases = tx.execute(QUERIES["check_lease_seconds"], {"settled_by": now - _SETTLING}).fetchall()
-    findings.count(LAW, "ended_leases", len(leases))
-    for row in leases:
+    progress.begin("the seconds of leases", weight=2)
+    settled = {"settled_by": now - _SETTLING}
+    findings.count(LAW, "ended_leases", _one(tx, QUERIES["count_ended_leases"], settled)["number"])
+    for row in tx.execute(QUERIES["find_wrong_lease_seconds"], settled).fetchall():
         findings.check(
             row["billed_gpu_seconds"] == row["usable_gpu_seconds"],
             LAW,
@@ -60,4 +85,75 @@ def audit(tx: Tx, findings: Findings, *, now: datetime) -> None:
             row["open_holds"] == 0,
             "no_overspend",
             f"lease {row['id']} has ended and still holds money",
+        )
+    _audit_credits(tx, findings, settled_by=now - _SETTLING)
+    progress.end()
+
+
+# How each query's rows are told to people.
+_SENTENCES: Final[Mapping[LiteralString, Callable[[Mapping[str, Any]], str]]] = {
+    QUERIES["find_wrong_charges"]: lambda row: (
+        f"charge {row['usage_id']} is {row['amount_nanos']} nanos for {row['quantity']} of"
+        f" {row['sku']} at {row['nanos']} per {row['per']}"
+    ),
+    QUERIES["find_charges_off_their_transfer"]: lambda row: (
+        f"transfer {row['id']} moved {row['amount_nanos']} nanos, its charges add up to"
+        f" {row['charged_nanos']}, or are another tenant's"
+    ),
+    QUERIES["find_uncharged_transfers"]: lambda row: (
+        f"transfer {row['id']} moved {row['amount_nanos']} nanos for {row['reason']}"
+        " and no charge explains it"
+    ),
+    QUERIES["find_uncharged_usages"]: lambda row: (
+        f"usage {row['id']} of {row['source']} is not charged in full"
+    ),
+    QUERIES["find_strays"]: lambda row: (
+        f"{row['record']} {row['id']} names a {row['missing']} that is not there"
+    ),
+}
+
+
+def _name(tx: Tx, findings: Findings, queries: tuple[LiteralString, ...], what: str) -> None:
+    """Find each record that is wrong, and say so; `what` is said if none can be found."""
+    known = {difference.what for difference in findings.differences}
+    found = [_SENTENCES[query](row) for query in queries for row in tx.execute(query).fetchall()]
+    for sentence in found or [what]:
+        findings.check(sentence in known, LAW, sentence)
+
+
+def _one(tx: Tx, query: LiteralString, given: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    row = tx.execute(query, given or {}).fetchone()
+    assert row is not None, query
+    return row
+
+
+def _audit_credits(tx: Tx, findings: Findings, *, settled_by: datetime) -> None:
+    """Each firm lease that was reclaimed got its last minutes back, once; and nothing else was."""
+    given = {row["id"]: row for row in tx.execute(QUERIES["list_credits"]).fetchall()}
+    findings.count(LAW, "credits", len(given))
+    for lease in leases.list_reclaimed(tx, Tier.ON_DEMAND):
+        due = credit_of(lease, market.get_price(tx, lease.price_id).rate)
+        credit = given.pop(credit_id(lease.id), None)
+        if credit is None:
+            over = lease.state is State.ENDED and lease.since < settled_by
+            findings.check(
+                not (over and due.nanos),
+                LAW,
+                f"lease {lease.id} was reclaimed and did not get {due.nanos} nanos back",
+            )
+            continue
+        owner = f"tenant:{lease.tenant_id}"
+        findings.check(
+            (credit["amount_nanos"], credit["from_code"], credit["to_code"])
+            == (due.nanos, f"{owner}:revenue", f"{owner}:wallet"),
+            LAW,
+            f"lease {lease.id} was reclaimed and {due.nanos} nanos were due to {owner}:"
+            f" {credit['amount_nanos']} went to {credit['to_code']}",
+        )
+    for id_, credit in given.items():
+        findings.check(
+            False,
+            LAW,
+            f"credit {id_} gave {credit['amount_nanos']} nanos to {credit['to_code']}"
+            " and no reclaimed lease explains it",
         )

@@ -1,11 +1,15 @@
 """Turning the seconds of leases into usage and charges, a block at a time."""
 
+from contextlib import suppress
 from datetime import datetime, timedelta
 from typing import Final
+from uuid import UUID
 
 from sublet.core.db import Database, Tx
+from sublet.core.errors import Conflict, Unpaid
+from sublet.core.failpoint import failpoint
 from sublet.core.ids import derived_id
-from sublet.core.money import Money
+from sublet.core.money import Money, Rate
 from sublet.leases import blocks
 from sublet.leases.blocks import BLOCK_SECONDS, Block
 from sublet.leases.lease import EndReason, Lease, State
@@ -37,6 +41,10 @@ def settle_blocks(lease: Lease, *, db: Database, seen_until: datetime, now: date
         seen_until: the instant until which the engine is known to have run it. A block is
             over only then: a process found dead later may have died inside it.
         now: the present instant.
+
+    Raises:
+        Unpaid: a block's hold is gone and its wallet cannot pay; all others are settled.
+        Unavailable: the database did not answer.
     """
     over = lease.state in {State.DRAINING, State.ENDED}
     if lease.running_at is None and lease.state is not State.ENDED:
@@ -47,20 +55,28 @@ def settle_blocks(lease: Lease, *, db: Database, seen_until: datetime, now: date
         # Before its last block is settled: an unsettled block is what brings us back here
         # after a crash, so neither the charge nor the credit can be forgotten.
         credit_reclaimed(lease, db=db, now=now)
+    unpaid: Unpaid | None = None
     for block in open_blocks:
         if not over:
             assert lease.running_at is not None
             end = lease.running_at + timedelta(seconds=(block.number + 1) * BLOCK_SECONDS)
             if seen_until < end:
                 continue
-        with db.transaction() as tx:
-            _settle(tx, lease, block, now=now)
+        try:
+            with db.transaction("lease.settle") as tx:
+                _settle(tx, lease, block, now=now)
+        except Unpaid as error:
+            unpaid = error
+    if unpaid is not None:
+        raise unpaid
 
 
 def _settle(tx: Tx, lease: Lease, block: Block, *, now: datetime) -> None:
     seconds = blocks.used_seconds(lease, block.number, until=now)
     if seconds == 0:
-        ledger.void(tx, block.hold_id, now=now)
+        # Expired, it has returned its money already.
+        with suppress(Conflict), tx.transaction():
+            ledger.void(tx, block.hold_id, now=now)
     else:
         price = market.get_price(tx, lease.price_id)
         usage = Usage(
@@ -75,6 +91,7 @@ def _settle(tx: Tx, lease: Lease, block: Block, *, now: datetime) -> None:
         )
         line = Line(price=price, quantity=usage.gpu_seconds)
         store.settle(tx, usage, [line], hold_id=block.hold_id, now=now)
+    failpoint("lease.settle.before_close")
     blocks.close(tx, lease, block)
 
 
@@ -84,43 +101,46 @@ def _outcome(lease: Lease) -> Outcome:
     return _OUTCOMES.get(lease.end_reason, Outcome.COMPLETED)
 
 
+def credit_id(lease_id: UUID) -> UUID:
+    return derived_id(lease_id, "credit", "reclaimed")
+
+
+def credit_of(lease: Lease, rate: Rate) -> Money:
+    """Return what a firm lease that was reclaimed gets back: its last minutes' charges."""
+    if lease.running_at is None or lease.stopped_at is None:
+        return Money(0)
+    seconds = (lease.stopped_at - lease.running_at) // timedelta(seconds=1)
+    # Never more than was charged, which was rounded a block at a time.
+    last = range(-(-min(seconds, CREDIT_SECONDS) // BLOCK_SECONDS))
+    charged = sum(
+        rate.charge(lease.gpus * blocks.used_seconds(lease, block, until=lease.stopped_at)).nanos
+        for block in last
+    )
+    whole = rate.charge(lease.gpus * min(seconds, CREDIT_SECONDS))
+    return Money(min(whole.nanos, charged), whole.currency)
+
+
 def credit_reclaimed(lease: Lease, *, db: Database, now: datetime) -> Money:
     """Give a reclaimed on-demand lease its last minutes back, once.
 
     Returns:
         what was credited, now or before; zero for every other lease.
     """
-    if (
-        lease.tier is not Tier.ON_DEMAND
-        or lease.end_reason is not EndReason.RECLAIMED
-        or lease.running_at is None
-        or lease.stopped_at is None
-    ):
+    if lease.tier is not Tier.ON_DEMAND or lease.end_reason is not EndReason.RECLAIMED:
         return Money(0)
-    seconds = (lease.stopped_at - lease.running_at) // timedelta(seconds=1)
     with db.transaction() as tx:
-        rate = market.get_price(tx, lease.price_id).rate
-        # Never more than was charged, which was rounded a block at a time.
-        last = range(-(-min(seconds, CREDIT_SECONDS) // BLOCK_SECONDS))
-        charged = sum(
-            rate.charge(
-                lease.gpus * blocks.used_seconds(lease, block, until=lease.stopped_at)
-            ).nanos
-            for block in last
-        )
-        whole = rate.charge(lease.gpus * min(seconds, CREDIT_SECONDS))
-        credit = Money(min(whole.nanos, charged), whole.currency)
+        credit = credit_of(lease, market.get_price(tx, lease.price_id).rate)
         if not credit.nanos:
             return credit
         wallet = ledger.get_account(tx, f"tenant:{lease.tenant_id}:wallet")
         revenue = ledger.get_account(tx, f"tenant:{lease.tenant_id}:revenue")
         transfer = Transfer(
-            id=derived_id(lease.id, "credit", "reclaimed"),
+            id=credit_id(lease.id),
             debit_account=revenue.id,
             credit_account=wallet.id,
             amount=credit,
             reason="credit",
-            happened_at=lease.stopped_at,
+            happened_at=lease.stopped_at or now,
         )
         ledger.post(tx, transfer, now=now)
     return credit

@@ -77,9 +77,59 @@ SELECT c.usage_id, l.quantity, l.amount_nanos, p.sku, p.nanos, p.per, p.currency
   JOIN price p ON p.id = l.price_id
  ORDER BY c.record DESC, p.sku;
 
--- name: count_records
-SELECT (SELECT count(*) FROM usage)  AS usages,
-       (SELECT count(*) FROM charge) AS charges;
+-- name: sum_lines
+-- Every line of every charge once: how many are not their quantity at their price (rounded half to
+-- even to a nano), or name no price; and fingerprints of what they add up to.
+-- (OFFSET 0 keeps what a price is doubled to from being worked out for every line.)
+SELECT count(*) FILTER (WHERE (abs(l.amount_nanos * p.twice_per - p.twice_nanos * l.quantity) <= p.per)
+                              IS NOT TRUE) AS wrong,
+       coalesce(sum(l.quantity * uuid_hash_extended(l.usage_id, uuid_hash_extended(l.tenant_id, %(seed)s))::numeric), 0) AS quantities,
+       coalesce(sum(l.amount_nanos * hashint8extended(l.record, %(seed)s)), 0) AS amounts
+  FROM (SELECT usage_id, tenant_id, record, unnest(price_ids) AS price_id,
+               unnest(quantities) AS quantity, unnest(amounts) AS amount_nanos
+          FROM charge) AS l
+  LEFT JOIN (SELECT id, 2 * nanos AS twice_nanos, 2::numeric * per AS twice_per, per::numeric AS per
+               FROM price OFFSET 0) AS p ON p.id = l.price_id;
+
+-- name: sum_charges
+-- Every charge once: fingerprints of what it is as a whole, and of what its transfer must be.
+SELECT count(*) AS charges,
+       coalesce(sum(amount_nanos * hashint8extended(record, %(seed)s)), 0) AS amounts,
+       coalesce(sum(amount_nanos * uuid_hash_extended(
+           coalesce(transfer_id, '00000000-0000-0000-0000-000000000000'),
+           uuid_hash_extended(tenant_id, %(seed)s))), 0) AS transfers,
+       -- What the fingerprints, in which it counts nothing, do not show:
+       count(*) FILTER (WHERE 0 = ALL (quantities)) AS unused,
+       count(*) FILTER (WHERE amount_nanos = 0 AND transfer_id IS NOT NULL) AS unpaid
+  FROM charge;
+
+-- name: sum_usages
+-- Every usage once: a fingerprint of what must be charged, and how many name what is not there.
+SELECT count(*) AS usages,
+       coalesce(sum((u.gpu_seconds + u.input_tokens + u.cache_read_tokens + u.cache_write_tokens
+                     + u.output_tokens + u.reasoning_tokens)
+                    * uuid_hash_extended(u.id, uuid_hash_extended(u.tenant_id, %(seed)s))::numeric), 0) AS quantities,
+       count(*) FILTER (WHERE t.id IS NULL
+                           OR (u.api_key_id IS NOT NULL AND k.id IS NULL)
+                           OR (u.lease_id IS NOT NULL AND l.id IS NULL)) AS strays
+  FROM usage u
+  LEFT JOIN tenant t ON t.id = u.tenant_id
+  LEFT JOIN api_key k ON k.id = u.api_key_id
+  LEFT JOIN lease l ON l.id = u.lease_id;
+
+-- name: sum_moved
+-- Every transfer for use once: a fingerprint of it and of the tenant whose money it was, or whose
+-- debt the house bears. (OFFSET 0: see above, of accounts and their codes.)
+SELECT coalesce(sum(t.amount_nanos * uuid_hash_extended(t.id, uuid_hash_extended(
+           coalesce(d.tenant_id, CASE WHEN d.lost THEN c.tenant_id END,
+                    '00000000-0000-0000-0000-000000000000'), %(seed)s))), 0) AS transfers
+  FROM transfer t
+  LEFT JOIN (SELECT id, code = 'house:bad_debt' AS lost,
+                    substring(code FROM '^tenant:([0-9a-f-]{36}):wallet$')::uuid AS tenant_id
+               FROM account OFFSET 0) AS d ON d.id = t.debit_account
+  LEFT JOIN (SELECT id, substring(code FROM '^tenant:([0-9a-f-]{36}):revenue$')::uuid AS tenant_id
+               FROM account OFFSET 0) AS c ON c.id = t.credit_account
+ WHERE t.kind IN ('posted', 'post') AND t.reason IN ('tokens', 'lease') AND t.amount_nanos > 0;
 
 -- name: find_wrong_charges
 -- A line must be its quantity at its price, rounded half to even to a nano, and a charge the
@@ -87,7 +137,7 @@ SELECT (SELECT count(*) FROM usage)  AS usages,
 SELECT l.usage_id, p.sku, l.quantity, l.amount_nanos::numeric(38,0) AS amount_nanos, p.nanos, p.per
   FROM charge_line l
   JOIN price p ON p.id = l.price_id
- WHERE abs(l.amount_nanos * p.per * 2 - p.nanos * l.quantity * 2) > p.per
+ WHERE (abs(l.amount_nanos * p.per * 2 - p.nanos * l.quantity * 2) <= p.per) IS NOT TRUE
 UNION ALL
 SELECT c.usage_id, 'all lines together', 1, c.amount_nanos, added.nanos, 1
   FROM charge c,
@@ -96,15 +146,18 @@ SELECT c.usage_id, 'all lines together', 1, c.amount_nanos, added.nanos, 1
  LIMIT 100;
 
 -- name: find_charges_off_their_transfer
--- The charges that share a transfer must add up to it, and it must be the tenant's own money,
--- or what the house bears where that was not to be had.
+-- The charges that share a transfer must add up to it; it must have moved money for use, and the
+-- tenant's own, or what the house bears where that was not to be had.
 SELECT t.id, t.amount_nanos, sum(c.amount_nanos)::numeric(38,0) AS charged_nanos
   FROM charge c
   JOIN transfer t ON t.id = c.transfer_id
-  JOIN account a ON a.id = t.debit_account
- GROUP BY t.id, t.amount_nanos, a.code
+  JOIN account d ON d.id = t.debit_account
+  JOIN account r ON r.id = t.credit_account
+ GROUP BY t.id, t.kind, t.reason, t.amount_nanos, d.code, r.code
 HAVING sum(c.amount_nanos) <> t.amount_nanos
-    OR bool_or(a.code NOT IN ('tenant:' || c.tenant_id || ':wallet', 'house:bad_debt'))
+    OR t.kind NOT IN ('posted', 'post') OR t.reason NOT IN ('tokens', 'lease')
+    OR bool_or(d.code <> 'tenant:' || c.tenant_id || ':wallet'
+               AND (d.code <> 'house:bad_debt' OR r.code <> 'tenant:' || c.tenant_id || ':revenue'))
  LIMIT 100;
 
 -- name: find_uncharged_transfers
@@ -127,6 +180,20 @@ SELECT u.id, u.source
        <> coalesce((SELECT sum(quantity) FROM unnest(c.quantities) AS quantity), 0)
  LIMIT 100;
 
+-- name: count_charges_for_nothing
+-- Charges of no quantity, whose usage is not there or another tenant's.
+SELECT count(*) AS number
+  FROM charge c
+  LEFT JOIN usage u ON u.id = c.usage_id AND u.tenant_id = c.tenant_id
+ WHERE 0 = ALL (c.quantities) AND u.id IS NULL;
+
+-- name: count_unpaid_strays
+-- Charges of no money that name a transfer that is not there.
+SELECT count(*) AS number
+  FROM charge c
+ WHERE c.amount_nanos = 0 AND c.transfer_id IS NOT NULL
+   AND NOT EXISTS (SELECT FROM transfer t WHERE t.id = c.transfer_id);
+
 -- name: find_strays
 -- What names something that is not there. No foreign key says so, for their speed.
 SELECT 'usage' AS record, u.id, 'tenant' AS missing
@@ -148,6 +215,9 @@ SELECT 'charge', c.usage_id, 'transfer'
   FROM charge c WHERE c.transfer_id IS NOT NULL
    AND NOT EXISTS (SELECT FROM transfer t WHERE t.id = c.transfer_id)
 UNION ALL
+SELECT 'charge', c.usage_id, 'transfer'
+  FROM charge c WHERE c.transfer_id IS NULL AND c.amount_nanos <> 0
+UNION ALL
 SELECT 'charge', l.usage_id, 'price'
   FROM charge_line l WHERE NOT EXISTS (SELECT FROM price p WHERE p.id = l.price_id)
  LIMIT 100;
@@ -160,16 +230,41 @@ SELECT request_id, tenant_id, count(*) AS times
 HAVING count(*) > 1
  LIMIT 100;
 
--- name: check_lease_seconds
--- Ended leases: whole seconds usable by their record, beside the seconds that were billed.
-SELECT l.id,
-       coalesce(l.gpus * floor(extract(epoch FROM l.stopped_at - l.running_at)), 0)::bigint AS usable_gpu_seconds,
-       (SELECT coalesce(sum(u.gpu_seconds), 0) FROM usage u WHERE u.lease_id = l.id)::bigint AS billed_gpu_seconds,
-       (SELECT count(*) FROM open_hold o WHERE o.holder = 'lease:' || l.id) AS open_holds
+-- name: count_ended_leases
+SELECT count(*) AS number
   FROM lease l
   JOIN lease_event e ON e.lease_id = l.id AND e.state = 'ended'
- WHERE e.recorded_at < %(settled_by)s
- ORDER BY l.id;
+ WHERE e.recorded_at < %(settled_by)s;
+
+-- name: find_wrong_lease_seconds
+-- Ended leases whose whole seconds usable by their record are not those that were billed, or that
+-- still hold money.
+WITH billed AS (
+    SELECT lease_id, sum(gpu_seconds) AS gpu_seconds
+      FROM usage
+     WHERE lease_id IS NOT NULL
+     GROUP BY lease_id
+), held AS (
+    SELECT substring(holder FROM 7) AS lease_id, count(*) AS holds
+      FROM open_hold
+     WHERE holder LIKE 'lease:%%'
+     GROUP BY holder
+), ended AS (
+    SELECT l.id,
+           coalesce(l.gpus * floor(extract(epoch FROM l.stopped_at - l.running_at)), 0)::bigint AS usable_gpu_seconds,
+           coalesce(b.gpu_seconds, 0)::bigint AS billed_gpu_seconds,
+           coalesce(h.holds, 0) AS open_holds
+      FROM lease l
+      JOIN lease_event e ON e.lease_id = l.id AND e.state = 'ended'
+      LEFT JOIN billed b ON b.lease_id = l.id
+      LEFT JOIN held h ON h.lease_id = l.id::text
+     WHERE e.recorded_at < %(settled_by)s
+)
+SELECT *
+  FROM ended
+ WHERE usable_gpu_seconds <> billed_gpu_seconds OR open_holds > 0
+ ORDER BY id
+ LIMIT 100;
 
 -- name: sum_lease_charges
 SELECT coalesce(sum(c.amount_nanos), 0)::numeric(38,0) AS nanos
@@ -183,3 +278,11 @@ SELECT coalesce(sum(missing), 0)::bigint AS missing, count(*) FILTER (WHERE miss
   FROM (SELECT max(sequence) + CASE WHEN source LIKE 'lease:%%' THEN 1 ELSE 0 END - count(*) AS missing
           FROM usage
          GROUP BY source) AS of_source;
+
+-- name: list_credits
+-- Money that was given back, and whose accounts it moved between.
+SELECT t.id, t.amount_nanos, paid.code AS from_code, got.code AS to_code
+  FROM transfer t
+  JOIN account paid ON paid.id = t.debit_account
+  JOIN account got ON got.id = t.credit_account
+ WHERE t.reason = 'credit';

@@ -9,6 +9,7 @@ from uuid import UUID
 
 from sublet.core.db import Tx, load_queries, one
 from sublet.core.errors import Conflict, Unpaid
+from sublet.core.failpoint import failpoint
 from sublet.core.ids import derived_id
 from sublet.core.money import Money
 from sublet.ledger import store as ledger
@@ -43,12 +44,14 @@ def settle(tx: Tx, usage: Usage, lines: Sequence[Line], *, hold_id: UUID, now: d
     """
     if one(tx, QUERIES["insert_usage"], {**asdict(usage), "recorded_at": now}) is None:
         return Money(0)
+    failpoint("metering.usage.inserted")
     amount = price_of(lines)
     try:
         with tx.transaction():
             transfer_id = ledger.settle(tx, hold_id, amount, happened_at=usage.happened_at, now=now)
     except Conflict:
         transfer_id = _charge_directly(tx, usage, amount, hold_id=hold_id, now=now)
+    failpoint("metering.money.moved")
     row: dict[str, Any] = {
         "usage_id": usage.id,
         "tenant_id": usage.tenant_id,
@@ -61,6 +64,7 @@ def settle(tx: Tx, usage: Usage, lines: Sequence[Line], *, hold_id: UUID, now: d
         "recorded_at": now,
     }
     tx.execute(QUERIES["insert_charge"], row)
+    failpoint("metering.charge.inserted")
     return amount
 
 

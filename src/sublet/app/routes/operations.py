@@ -1,16 +1,23 @@
 """The operator's view: fleet, prices, deployments, the auditor; and what all may know."""
 
-from typing import Any
+import json
+import logging
+import queue
+import threading
+import time
+from collections.abc import Iterator
+from typing import Annotated, Any, Final
 
-from fastapi import APIRouter
+from fastapi import APIRouter, Query, Response
+from fastapi.responses import StreamingResponse
 
 from sublet import __version__
-from sublet.app.audit import audit
+from sublet.app.audit import audit, document
 from sublet.app.documents import DeploymentChange, NewPrice, PoolChange, price_document
-from sublet.app.http import AnyCaller, Operator, Ours
+from sublet.app.http import AnyCaller, Operator, Ours, envelope
 from sublet.app.services import Services
 from sublet.core.db import Tx
-from sublet.core.errors import Invalid, NotFound
+from sublet.core.errors import Invalid, NotFound, SubletError
 from sublet.fleet import store as fleet
 from sublet.leases import service as leases
 from sublet.market import store as market
@@ -19,7 +26,11 @@ from sublet.models import store as model_store
 from sublet.models.deployment import Deployment, ReplicaState
 from sublet.planner.surplus import sellable_gpus
 
+log = logging.getLogger(__name__)
+
 router = APIRouter(prefix="/v1")
+
+_TELL_EVERY_SECONDS: Final = 0.25
 
 
 @router.get("/status", tags=["operations"])
@@ -132,17 +143,61 @@ def change_deployment(ours: Ours, _: Operator, name: str, body: DeploymentChange
     return document
 
 
-@router.get("/audit", tags=["operations"])
-def run_audit(ours: Ours, _: Operator) -> dict[str, Any]:
-    """Re-derive everything from the records, and list every difference."""
-    findings = audit(ours.db, clock=ours.clock)
-    return {
-        "differences": [
-            {"law": difference.law, "what": difference.what} for difference in findings.differences
-        ],
-        "laws": findings.counts,
-        "seal_head": findings.notes["seal_head"],
-    }
+@router.get("/audit", tags=["operations"], response_model=None)
+def run_audit(
+    ours: Ours,
+    _: Operator,
+    progress: Annotated[
+        bool, Query(description="Answer with JSON lines: `progress`, and at the end `audit`.")
+    ] = False,
+) -> dict[str, Any] | Response:
+    """Re-derive everything from the records, and list every difference.
+
+    That may take minutes. With `progress`, a line says now and then what is looked at and how
+    much is done, from 0 to 1; the last line holds the answer, or an `error`.
+    """
+    if not progress:
+        return document(audit(ours.db, clock=ours.clock))
+    return StreamingResponse(_audit_lines(ours), media_type="application/x-ndjson")
+
+
+def _audit_lines(ours: Services) -> Iterator[str]:
+    """Audit in a thread of its own, and write down twice a second how far it is."""
+    news: queue.Queue[dict[str, Any]] = queue.Queue()
+    left = threading.Event()
+
+    def tell(what: str, share: float) -> None:
+        if left.is_set():
+            raise _ReaderLeft
+        news.put({"progress": {"what": what, "done": round(share, 4)}})
+
+    def work() -> None:
+        try:
+            news.put({"audit": document(audit(ours.db, clock=ours.clock, tell=tell))})
+        except _ReaderLeft:
+            pass
+        except SubletError as error:
+            news.put(envelope(error.code, str(error), retryable=error.retryable))
+        except Exception:
+            log.exception("api.failed", extra={"path": "/v1/audit"})
+            news.put(envelope("internal", "Sublet failed; its log says why."))
+
+    threading.Thread(target=work, name="audit", daemon=True).start()
+    try:
+        while True:
+            line = news.get()
+            while "progress" in line and not news.empty():
+                line = news.get()
+            yield json.dumps(line) + "\n"
+            if "progress" not in line:
+                return
+            time.sleep(_TELL_EVERY_SECONDS)
+    finally:
+        left.set()
+
+
+class _ReaderLeft(Exception):
+    """Nobody waits for this audit any more."""
 
 
 def _deployment(ours: Services, tx: Tx, deployment: Deployment) -> dict[str, Any]:

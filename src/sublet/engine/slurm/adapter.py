@@ -23,7 +23,7 @@ from sublet.engine import records
 from sublet.engine.checks import check
 from sublet.engine.launching import Launcher
 from sublet.engine.port import InternalJob, Node, Notice, Observation, Phase, Workload
-from sublet.engine.records import Kind, Record
+from sublet.engine.records import Due, Kind, Record
 from sublet.engine.sandbox import Sandbox
 from sublet.engine.shim import write_durably
 from sublet.engine.slurm import ends, submitting, view, watch
@@ -179,7 +179,7 @@ class SlurmEngine:
         with self._lock, _disk():
             here = self._root / str(workload)
             if here.exists() and shared.read_end(here) is None:
-                write_durably(here / "deadline", deadline.isoformat().encode())
+                records.write_deadline(here, _due(deadline))
 
     def stop(self, workload: UUID, *, notice: Notice) -> None:
         with self._lock, _disk():
@@ -195,7 +195,7 @@ class SlurmEngine:
             if lease.stop is None or notice.stops_at < lease.stop.stops_at:
                 told = notice if lease.stop is None else replace(
                     lease.stop, stops_at=notice.stops_at)  # fmt: skip
-                records.write_notice(here, told)
+                records.write_notice(here, told, due=_due(told.stops_at))
                 lease.stop = told
                 if lease.key is not None:
                     self._pending.pokes.add(lease.key)
@@ -405,7 +405,7 @@ class SlurmEngine:
         draft = here.with_name(f".new-{here.name}")
         if draft.exists():
             shutil.rmtree(draft)  # we died before it was whole
-        records.create(here, record, workload.files, deadline.isoformat())
+        records.create(here, record, workload.files, _due(deadline))
 
     def _submit(self, workload: Workload, layout: Layout) -> None:
         """Hand a lease to Slurm, once.
@@ -477,6 +477,11 @@ class SlurmEngine:
                 self._slurm.run("scancel", "--batch", "--signal=USR1", *keys[at : at + 100])
             except Refused as error:
                 log.info("slurm.not_poked", extra={"jobs": len(keys), "detail": str(error)})
+
+
+def _due(instant: datetime) -> Due:
+    """An agent goes by the instant: seconds since this machine started are none of its node's."""
+    return Due(instant=instant, steady_seconds=0.0)
 
 
 def _number(job: SlurmJob) -> int:

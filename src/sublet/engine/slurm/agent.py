@@ -22,7 +22,15 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, Final
 
-from sublet.engine.shim import _SUBREAPER, Shim, _prctl, _Watched, try_lock, write_durably
+from sublet.engine.shim import (
+    _SUBREAPER,
+    Shim,
+    _prctl,
+    _Watched,
+    steady_seconds,
+    try_lock,
+    write_durably,
+)
 
 _MESSAGE: Final = "An internal job needs these GPUs; save your work now."
 _GPU_VARIABLES: Final = ("SLURM_STEP_GPUS", "SLURM_JOB_GPUS", "GPU_DEVICE_ORDINAL")
@@ -65,7 +73,22 @@ class NodeShim(Shim):
         if self.cluster.look:
             self.cluster.look = False
             os.listdir(self.orders)  # noqa: PTH208 -- a network file system looks anew
-        super().read_orders()
+        # Seconds since a machine started mean nothing on another: the instants are what counts.
+        if (news := self._deadline_file.news()) is not None:
+            try:
+                self.deadline = steady_at(json.loads(news)["instant"])
+            except ValueError:
+                if self.deadline is None:
+                    raise  # nothing runs without a fence
+                self._deadline_file.forget()  # half written over the one before
+        if (news := self._stop_file.news()) is not None:
+            self.kill_at = steady_at(json.loads(news)["stops_at"])
+
+
+def steady_at(instant: str) -> float:
+    """Return an instant of the cluster's clocks in seconds since this node started."""
+    left = datetime.fromisoformat(instant) - datetime.now(UTC)
+    return steady_seconds() + left.total_seconds()
 
 
 def give_notice(orders: Path, grace_seconds: float, told_at: datetime) -> None:
@@ -141,6 +164,7 @@ def look_after(folder: Path, cluster: Cluster) -> int:
         return 0  # Slurm ran this job again, or there are two of it: never twice
     _prctl(_SUBREAPER, 1)
     launch = json.loads((folder / "launch.json").read_bytes())
+    launch["clock_offset"] = datetime.now(UTC).timestamp() - steady_seconds()
     prepare(launch, folder, own, os.environ)
     shim = NodeShim(own, launch, orders=folder, cluster=cluster)
     shim.run()

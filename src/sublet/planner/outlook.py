@@ -1,0 +1,219 @@
+"""What a window will leave idle: a forecast, made again and again as data came in.
+
+For a window of some hours that starts at a slot, the *fall* is how far idle GPUs will sink below
+the last sample, as a share of the pool; a negative fall is a rise. Two linear quantile
+regressions say its middle (half of all falls are smaller) and its high end (nine in ten are);
+their distance is the *spread*. How many spreads to keep clear of is not theirs to say: that is
+the *depth*, and it is chosen by what each depth would have broken so far (see `calibration`).
+
+The regressions are fitted anew every week on what had ended by then. While there are few
+windows, they are mixed with the plain quantiles of the last four weeks.
+"""
+
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+
+from sublet.planner.curve import HOUR_SECONDS, Curve, Floats
+from sublet.planner.regression import Basis, fit_quantile
+from sublet.planner.signals import Ints, Signals, lowest_ahead, signals
+
+MIDDLE: Final = 0.5
+HIGH: Final = 0.9
+HOURS_A_DAY: Final = 24
+
+_FIRST_FIT_HOURS: Final = 3 * HOURS_A_DAY
+_FIT_EVERY_HOURS: Final = 7 * HOURS_A_DAY
+_FEWEST_ROWS: Final = 24
+_MOST_ROWS: Final = 4_000
+_RIDGE: Final = 0.01
+_TRUSTED_WINDOWS: Final = 7  # after which the regressions weigh as much as the plain quantiles
+_RECENT_HOURS: Final = 28 * HOURS_A_DAY
+_USUAL_HOURS: Final = 14 * HOURS_A_DAY
+_LEAST_SPREAD: Final = 0.002  # of the pool
+SHALLOW: Final = 0.5  # spreads; beyond, the usual spread counts where it is wider
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Outlook:
+    """Forecasts for windows of `hours` that start at `slots`; arrays have shape (slots,).
+
+    Falls, middles and spreads are shares of the pool; NaN is not known.
+    """
+
+    hours: int
+    slots: Ints
+    idle: Floats  # GPUs, one step before
+    total: Floats  # GPUs, one step before
+    middle: Floats
+    spread: Floats
+    usual: Floats  # the median of the spreads of the last two weeks, where that is wider
+    kept: Floats  # GPUs idle throughout the window: what came; NaN where not over
+
+    def fall(self, depths: Floats) -> Floats:
+        """Return the falls that windows are kept clear of at each depth, shape (slots, depths)."""
+        near = np.minimum(depths, SHALLOW) * self.spread[:, None]
+        far = np.maximum(depths - SHALLOW, 0.0) * self.usual[:, None]
+        return self.middle[:, None] + near + far
+
+    def sellable(self, depths: Floats) -> Floats:
+        """Return the GPUs to sell at each of `depths`, whole, shape (slots, depths)."""
+        room = self.idle[:, None] - self.fall(depths) * self.total[:, None]
+        return np.floor(np.nan_to_num(np.clip(room, 0.0, self.idle[:, None])) + 1e-9)
+
+    def depth(self, fall: Floats) -> Floats:
+        """Return how many spreads deep each fall is: the inverse of `fall`."""
+        near = (fall - self.middle) / self.spread
+        far = SHALLOW + (fall - self.middle - SHALLOW * self.spread) / self.usual
+        return np.where(near <= SHALLOW, near, far)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Fit:
+    """What forecasts a window from signals: two regressions, and the plain quantiles beside them."""
+
+    basis: Basis | None  # None: too little was seen for a regression
+    weights: tuple[Floats, Floats] | None
+    plain: Floats  # shape (2,); NaN: not known
+    doubt: float  # weight of the plain quantiles, in (0, 1]
+    usual: float  # share of the pool
+
+    def predict(self, known: Signals) -> tuple[Floats, Floats, Floats]:
+        """Return middle, spread and usual spread at each of `known.slots`."""
+        both = np.full((len(known.slots), 2), np.nan)
+        if self.basis is not None and self.weights is not None:
+            columns = self.basis.columns(known, slice(None))
+            both = np.stack([columns @ weights for weights in self.weights], axis=1)
+        plain = np.broadcast_to(self.plain, both.shape)
+        middle, spread = _mixed(both, plain, np.full((len(both), 1), self.doubt), known.total)
+        return middle, spread, np.fmax(spread, self.usual)
+
+
+def hourly(curve: Curve) -> Ints:
+    """Return the slots that start a whole hour, from the second slot on, and the one after all."""
+    per_hour = HOUR_SECONDS // curve.step_seconds
+    first = (-(curve.start // curve.step_seconds)) % per_hour
+    slots = np.arange(first, len(curve) + 1, per_hour, dtype=np.int64)
+    return slots[slots > 0]
+
+
+def outlook(curve: Curve, hours: int, known: Signals, *, last: bool = False) -> Outlook:
+    """Forecast windows of `hours` at all of `known.slots`, each from what was known before it.
+
+    Args:
+        curve: the history.
+        hours: how long a window is.
+        known: the signals at whole hours, in order; see `hourly`.
+        last: forecast what is idle in the last step of the window, not throughout it.
+    """
+    return _outlook(curve, hours, known, last=last)[0]
+
+
+def fitted_outlook(
+    curve: Curve, hours: int, known: Signals, *, last: bool = False
+) -> tuple[Outlook, Fit]:
+    """Return the outlook, and the fit that forecasts from the end of the history on."""
+    return _outlook(curve, hours, known, last=last)
+
+
+def _outlook(curve: Curve, hours: int, known: Signals, *, last: bool) -> tuple[Outlook, Fit]:
+    slots = known.slots
+    window = hours * HOUR_SECONDS // curve.step_seconds
+    if last:
+        at = np.minimum(slots + window - 1, len(curve) - 1)
+        kept = np.where(slots + window <= len(curve), curve.idle[at], np.nan)
+    else:
+        kept = lowest_ahead(curve.idle, window)[slots]
+    fall = (known.idle - kept) / np.maximum(known.total, 1.0)
+    plain = _plain_quantiles(fall, hours)
+    fitted, regression = _fitted_quantiles(known, fall, hours)
+    doubt = _TRUSTED_WINDOWS / (_TRUSTED_WINDOWS + np.arange(len(slots))[:, None] / max(hours, 4))
+    middle, spread = _mixed(fitted, plain, doubt, known.total)
+    median = _running_median(spread, _USUAL_HOURS)
+    seen = len(slots) - 1
+    fit = Fit(
+        basis=None if regression is None else regression[0],
+        weights=None if regression is None else regression[1],
+        plain=plain[-1] if len(plain) else np.full(2, np.nan),
+        doubt=float(doubt[seen, 0]) if len(doubt) else 1.0,
+        usual=float(median[-1]) if len(median) else np.nan,
+    )
+    forecasts = Outlook(
+        hours=hours,
+        slots=slots,
+        idle=known.idle,
+        total=known.total,
+        middle=middle,
+        spread=spread,
+        usual=np.maximum(spread, median),
+        kept=kept,
+    )
+    return forecasts, fit
+
+
+def _mixed(fitted: Floats, plain: Floats, doubt: Floats, total: Floats) -> tuple[Floats, Floats]:
+    """Return middle and spread: regressions and plain quantiles, by what each is worth."""
+    both = doubt * plain + (1 - doubt) * fitted
+    both = np.where(np.isnan(fitted), plain, np.where(np.isnan(plain), fitted, both))
+    spread = np.fmax(both[:, 1] - both[:, 0], 0.2 * (plain[:, 1] - plain[:, 0]))
+    least = np.maximum(_LEAST_SPREAD, 0.5 / np.maximum(total, 1.0))
+    return both[:, 0], np.where(np.isnan(spread), np.nan, np.maximum(spread, least))
+
+
+def outlooks(curve: Curve, lengths: tuple[int, ...]) -> dict[int, Outlook]:
+    """Return the outlook for windows of each of `lengths` hours, at every whole hour."""
+    known = signals(curve, hourly(curve))
+    return {hours: outlook(curve, hours, known) for hours in lengths}
+
+
+def _plain_quantiles(fall: Floats, hours: int) -> Floats:
+    """Return middle and high end of the falls of four weeks, looked at once a day."""
+    out = np.full((len(fall), 2), np.nan)
+    for day in range(HOURS_A_DAY, len(fall), HOURS_A_DAY):
+        # A window that starts `hours` earlier has ended.
+        past = fall[max(day - _RECENT_HOURS, 0) : max(day - hours + 1, 0)]
+        past = past[~np.isnan(past)]
+        if len(past) >= HOURS_A_DAY // 2:
+            out[day : day + HOURS_A_DAY] = np.quantile(past, (MIDDLE, HIGH))
+    return out
+
+
+def _fitted_quantiles(
+    known: Signals, fall: Floats, hours: int
+) -> tuple[Floats, tuple[Basis, tuple[Floats, Floats]] | None]:
+    """Return middle and high end by regressions fitted once a week, and the newest regressions."""
+    newest = None
+    out = np.full((len(fall), 2), np.nan)
+    usable = ~np.isnan(fall) & ~np.isnan(known.idle)
+    at = _FIRST_FIT_HOURS
+    while at < len(fall):
+        young = max(at // 3 // HOURS_A_DAY * HOURS_A_DAY, HOURS_A_DAY)
+        until = at + min(_FIT_EVERY_HOURS, young)
+        ended = np.flatnonzero(usable[: max(at - hours + 1, 0)])
+        if len(ended) >= _FEWEST_ROWS:
+            stride = -(-len(ended) // _MOST_ROWS)
+            rows = ended[::-stride][::-1]
+            # The fewer separate windows, the less a signal may say.
+            ridge = _RIDGE * (1 + 10 * hours / len(ended))
+            basis = Basis.of(known, rows)
+            columns, ahead = basis.columns(known, rows), basis.columns(known, slice(at, until))
+            middle = fit_quantile(columns, fall[rows], MIDDLE, ridge=ridge)
+            high = fit_quantile(columns, fall[rows], HIGH, ridge=ridge)
+            out[at:until] = np.stack([ahead @ middle, ahead @ high], axis=1)
+            newest = (basis, (middle, high))
+        at = until
+    out[np.isnan(known.idle)] = np.nan
+    return out, newest
+
+
+def _running_median(values: Floats, width: int) -> Floats:
+    """Return the median of the last `width` values, renewed every six, NaN left out."""
+    out: Floats = np.full(len(values), np.nan)
+    for at in range(0, len(values), 6):
+        past = values[max(at + 1 - width, 0) : at + 1]
+        past = past[~np.isnan(past)]
+        if len(past):
+            out[at : at + 6] = np.median(past)
+    wider: Floats = np.fmax(out, values)
+    return wider

@@ -1,0 +1,153 @@
+"""Every step of money in the control plane has a name, and may be its last.
+
+One life of several leases is run first with nothing armed, which lists the steps. Then the
+same again, and the process is killed at each of them, or loses its connection just before and
+just after each COMMIT; it is started again, and the auditor looks at once.
+"""
+
+import re
+import shutil
+import tempfile
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tests.core.databases import fresh_url
+from tests.failpoints.plane import SLOTS, Plane, Zygote, plane
+
+from sublet.core.ids import new_id
+from sublet.core.money import Money
+from sublet.ledger import store as ledger
+from sublet.ledger.transfer import Transfer
+
+LOOP = ["sh", "-c", "while :; do sleep 0.05; done"]
+BLOCK_NANOS = 16_667  # two seconds of a slot at 0.03 USD an hour, rounded up
+
+
+@dataclass(slots=True)
+class Tenant:
+    plane: Plane
+    id: str
+    key: str
+
+    def lease(self, command: list[str], **more: Any) -> str:
+        body = {"command": command, "gpus": 1, "max_seconds": 600} | more
+        return str(self.plane.call("POST", "/v1/leases", body, key=self.key)["id"])
+
+    def wallet(self) -> dict[str, Any]:
+        return self.plane.call("GET", "/v1/wallet", key=self.key)
+
+
+def tenant(plane: Plane, name: str, usd: str) -> Tenant:
+    id_ = plane.call("POST", "/v1/tenants", {"name": name})["id"]
+    plane.call("POST", f"/v1/tenants/{id_}/credits", {"amount_usd": usd})
+    key = plane.call("POST", f"/v1/tenants/{id_}/keys", {"name": "test"})["key"]
+    return Tenant(plane, id_, key)
+
+
+def await_state(plane: Plane, lease: str, state: str) -> dict[str, Any]:
+    def reached() -> dict[str, Any] | None:
+        shown = plane.call("GET", f"/v1/leases/{lease}")
+        return shown if shown["state"] == state else None
+
+    found: dict[str, Any] = plane.until(reached)
+    return found
+
+
+def abandon_a_hold(plane: Plane, tenant: Tenant) -> None:
+    """Hold money as a gateway does that then dies for good."""
+    now = datetime.now(UTC)
+    with plane.db.transaction() as tx:
+        wallet = ledger.get_account(tx, f"tenant:{tenant.id}:wallet")
+        revenue = ledger.get_account(tx, f"tenant:{tenant.id}:revenue")
+        transfer = Transfer(
+            id=new_id(), debit_account=wallet.id, credit_account=revenue.id,
+            amount=Money(1000), reason="tokens", happened_at=now,
+        )  # fmt: skip
+        until = now + timedelta(seconds=0.2)
+        ledger.hold(tx, transfer, holder="gateway:gone:1", expires_at=until, now=now)
+
+
+def live(plane: Plane) -> None:
+    """Let leases live in every way, and look at the whole of it in the end."""
+    rich, poor = tenant(plane, "rich", "1"), tenant(plane, "poor", "0.00004")
+    abandon_a_hold(plane, rich)
+    leases = {
+        "completed": rich.lease(["sh", "-c", "sleep 4.4"]),
+        "reclaimed": rich.lease(LOOP, tier="on_demand"),
+        "credit_exhausted": poor.lease(LOOP),
+    }
+    # Over before its first second is: all that was held for it returns.
+    assert await_state(plane, rich.lease(["true"]), "ended")["end_reason"] == "completed"
+    leases["released"] = rich.lease(LOOP)
+    await_state(plane, leases["released"], "running")
+    plane.call("DELETE", f"/v1/leases/{leases['released']}", key=rich.key)
+    for reason in ("released", "completed", "credit_exhausted"):
+        assert await_state(plane, leases[reason], "ended")["end_reason"] == reason
+    job = plane.call(
+        "POST", "/v1/internal-jobs", {"command": ["sleep", "60"], "name": "ours", "gpus": SLOTS}
+    )["id"]
+    assert await_state(plane, leases["reclaimed"], "ended")["end_reason"] == "reclaimed"
+    plane.call("DELETE", f"/v1/internal-jobs/{job}")
+    plane.until(lambda: not Decimal(rich.wallet()["held_usd"]))
+    plane.until(lambda: not Decimal(poor.wallet()["held_usd"]))
+
+    plane.check(later=timedelta(minutes=1))
+    with plane.db.transaction() as tx:
+        # Each was asked for under a name, however often, and is there once.
+        assert tx.execute("SELECT count(*) AS n FROM lease").fetchone() == {"n": 5}
+        paid = tx.execute(
+            "SELECT reason, count(*) AS n FROM transfer WHERE kind = 'posted' GROUP BY reason"
+        ).fetchall()
+    assert {row["reason"]: row["n"] for row in paid} == {"payment": 3, "credit": 1}
+    # Two blocks and a bit it could pay for, so two it had.
+    assert Decimal(poor.wallet()["balance_usd"]) * 10**9 == 40_000 - 2 * BLOCK_NANOS
+
+
+def declared() -> set[str]:
+    """Return the names of all points in the source, but those of the gateway's process."""
+    source = Path("src/sublet")
+    text = "".join(
+        path.read_text() for path in source.rglob("*.py") if path.parent.name != "gateway"
+    )
+    named = set(re.findall(r'failpoint\("([a-z_.]+)"\)', text))
+    return {name for name in named if not name.startswith("control.depose.")}  # takes two planes
+
+
+@pytest.fixture(scope="module")
+def steps(zygote: Zygote, postgres_url: str, template: str) -> set[str]:
+    """Every step that is passed when nothing goes wrong."""
+    folder = Path(tempfile.mkdtemp(prefix="sublet-test-"))
+    with fresh_url(postgres_url, template) as url, plane(zygote, url, folder) as control:
+        live(control)
+        assert control.deaths == []
+        reached = control.reached()
+    shutil.rmtree(folder)
+    return reached
+
+
+def test_a_life_passes_every_step_that_has_a_name(steps: set[str]) -> None:
+    assert declared() - steps == set()
+    print(*sorted(steps), sep="\n")
+
+
+def test_whichever_step_is_the_last_the_books_add_up(control: Plane, steps: set[str]) -> None:
+    control.plan("* kill")
+    live(control)
+    killed = {mark.removesuffix(" kill") for mark in control.fired()}
+    print(len(killed), "steps, at each of which it died")
+    assert killed >= steps
+    control.until(lambda: len(control.deaths) == len(killed))
+
+
+def test_a_connection_lost_around_any_commit_costs_nothing(control: Plane, steps: set[str]) -> None:
+    control.plan("* drop")
+    live(control)
+    assert control.deaths == []
+    control.kill()  # a start that is cut off ends, and a supervisor starts it again
+    commits = {f"{step} drop" for step in steps if step.endswith("_commit")}
+    control.until(lambda: control.fired() >= commits)
+    print("cut off at", len(control.fired()), "commits")

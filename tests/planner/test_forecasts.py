@@ -1,0 +1,74 @@
+"""The pieces of a forecast: moving extremes, quantile regression, calibrated depths, the band."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tests.planner.pools import pool, wandering
+
+from sublet.planner.band import BAND, band_scores
+from sublet.planner.calibration import DEPTHS, Ladder
+from sublet.planner.outlook import hourly, outlooks
+from sublet.planner.regression import fit_quantile
+from sublet.planner.signals import average, held, lowest, lowest_ahead
+
+VALUES = st.lists(st.integers(0, 9), min_size=1, max_size=40)
+
+
+@given(VALUES, st.integers(1, 50))
+def test_moving_extremes_are_what_they_say(numbers: list[int], width: int) -> None:
+    values = np.array(numbers, dtype=np.float64)
+    behind = [min(numbers[max(at + 1 - width, 0) : at + 1]) for at in range(len(numbers))]
+    assert lowest(values, width).tolist() == behind
+    mean = [np.mean(numbers[max(at + 1 - width, 0) : at + 1]) for at in range(len(numbers))]
+    assert average(values, width) == pytest.approx(mean)
+    ahead = lowest_ahead(values, width)
+    whole = max(len(numbers) - width + 1, 0)
+    assert ahead[:whole].tolist() == [min(numbers[at : at + width]) for at in range(whole)]
+    assert np.isnan(ahead[whole:]).all() and len(ahead) == len(numbers) + 1
+
+
+def test_a_window_is_known_when_half_of_it_is() -> None:
+    values = np.array([3, np.nan, np.nan, 5, np.nan, np.nan, np.nan])
+    assert lowest_ahead(values, 4)[:4] == pytest.approx([3, np.nan, np.nan, np.nan], nan_ok=True)
+    assert held(values).tolist() == [3, 3, 3, 5, 5, 5, 5]
+
+
+@settings(max_examples=10, deadline=None)
+@given(st.integers(0, 10**6), st.sampled_from([0.5, 0.9]))
+def test_the_asked_share_lies_below_a_fitted_quantile(seed: int, share: float) -> None:
+    dice = np.random.default_rng(seed)
+    signal = dice.normal(size=600)
+    columns = np.stack([np.ones(600), signal], axis=1)
+    values = 2 * signal + dice.normal(size=600) * np.exp(signal / 2)
+    weights = fit_quantile(columns, values, share, ridge=1e-6)
+    assert np.mean(values <= columns @ weights) == pytest.approx(share, abs=0.02)
+
+
+def test_hours_start_on_the_hour_and_end_now() -> None:
+    curve = wandering(0, days=2, step_seconds=600)
+    slots = hourly(curve)
+    assert slots[0] == 6 and slots[-1] == len(curve)
+
+
+def test_a_deeper_promise_never_sells_more() -> None:
+    forecasts = outlooks(wandering(2, days=30), (1, 4))
+    for forecast in forecasts.values():
+        assert (np.diff(forecast.sellable(DEPTHS), axis=1) <= 0).all()
+
+
+def test_nothing_is_sold_where_nothing_has_kept() -> None:
+    running = np.tile([0.0, 0, 100, 100], 24 * 30 // 4)  # never idle for four hours
+    forecast = outlooks(pool(running, 100), (4,))[4]
+    rows = np.arange(len(forecast.slots))
+    assert Ladder(forecast).choose(rows, confidence=0.99).gpus.sum() == 0
+
+
+def test_the_band_covers_what_it_says() -> None:
+    curve = wandering(8, days=90)
+    forecast = outlooks(curve, (4,))[4]
+    rows = np.arange(30 * 24, len(forecast.slots) - 5, 2)
+    scores = band_scores(forecast, rows)
+    for share in BAND:
+        assert scores[share].coverage == pytest.approx(share, abs=0.05)
+    assert all(score.pinball_gpus > 0 for score in scores.values())
