@@ -140,7 +140,11 @@ class Control:
         """
         found = []
         for lease in live:
-            seen = self._engine.observe(lease.id)
+            try:
+                seen = self._engine.observe(lease.id)
+            except Unavailable:  # of one that cannot be reached, what is stored holds
+                found.append(lease)
+                continue
             if lease.state is State.RUNNING and seen.phase in {Phase.EXITED, Phase.LOST}:
                 continue
             told = seen.reclaimed_at is not None and lease.release_asked is None
