@@ -23,14 +23,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sublet.planner import bounds
-from sublet.planner.backtest import Setting, backtest
+from sublet.planner.backtest import Setting, backtest, prepare
 from sublet.planner.band import BAND, band_scores
 from sublet.planner.curve import Columns, Curve, read_curve
 from sublet.planner.outlook import outlooks
 from sublet.planner.plan import Policy, learn, make_plan
 from sublet.planner.policies import POLICIES
 from sublet.planner.portfolio import DEFAULT_PRICES, Prices
-from sublet.planner.score import Score, Share
+from sublet.planner.score import Score, Share, score
 from sublet.planner.windows import LENGTHS, span, windows
 
 DAY: Final = 86_400
@@ -158,11 +158,14 @@ def prices(found: Found) -> None:
         )
         print("| prices | `default` | next best |")
         print("|---|---:|---|")
+        _, task = prepare(curve, setting)
+        fixed = {name: POLICIES[name](task) for name in RIVALS}  # prices do not move them
         for name, paid in PRICES.items():
-            report = backtest(curve, replace(setting, policies=["default", *RIVALS], prices=paid))
-            ours = next(one for one in report.scores if one.name == "default")
-            best = next(one for one in report.scores if one.name != "default")
-            print(f"| {name} | {percent(ours.revenue)} | `{best.name}` {percent(best.revenue)} |")
+            field, task = prepare(curve, replace(setting, prices=paid))
+            ours = score("default", POLICIES["default"](task), field).revenue
+            others = [score(rival, told, field) for rival, told in fixed.items()]
+            best = max(others, key=lambda one: one.revenue.value)
+            print(f"| {name} | {percent(ours)} | `{best.name}` {percent(best.revenue)} |")
 
 
 def forecast(found: Found) -> None:
@@ -322,9 +325,9 @@ def interval(share: Share) -> str:
 
 def firm(one: Score) -> str:
     return " | ".join(
-        f"{100 * score.kept_of_clairvoyant.value:.1f} / {100 * score.broken.value:.2f}"
-        f" ({100 * score.broken.low:.1f}-{100 * score.broken.high:.1f})"
-        for score in one.firm.values()
+        f"{100 * length.kept_of_clairvoyant.value:.1f} / {100 * length.broken.value:.2f}"
+        f" ({100 * length.broken.low:.1f}-{100 * length.broken.high:.1f})"
+        for length in one.firm.values()
     )
 
 

@@ -19,10 +19,14 @@ from sublet.core.postgres import Postgres
 # Workers share the processors; threads of the linear algebra would only wait for each other.
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
-# CI looks at the same examples every time; everybody else looks at new ones.
-hypothesis.settings.register_profile("ci", derandomize=True, deadline=None)
-if os.environ.get("CI"):
-    hypothesis.settings.load_profile("ci")
+# CI looks at the same examples every time; everybody else looks at new ones. How long one takes
+# on a busy machine says nothing.
+_SLOW = [hypothesis.HealthCheck.too_slow]
+hypothesis.settings.register_profile("new", deadline=None, suppress_health_check=_SLOW)
+hypothesis.settings.register_profile(
+    "ci", derandomize=True, deadline=None, suppress_health_check=_SLOW
+)
+hypothesis.settings.load_profile("ci" if os.environ.get("CI") else "new")
 
 # What takes longer than a look away from the screen: not part of `make check`.
 _REAL = {

@@ -24,6 +24,7 @@ class Config:
     gateway_name: str = "gateway-0"  # SUBLET_GATEWAY_NAME: one process a name on one database
     slots: int | None = None  # SUBLET_SLOTS: CPU slots where there is no GPU; default: one a core
     notice_seconds: int = 10  # SUBLET_NOTICE_SECONDS: first policy of a new pool
+    confidence: float = 0.99  # SUBLET_CONFIDENCE: share of firm GPU-windows that must hold
     model: bool = True  # SUBLET_MODEL: host the demo model
     engine: str = "local"  # SUBLET_ENGINE: what runs the work, local or slurm
     slurm: Path | None = None  # SUBLET_SLURM: the file with the settings of the Slurm cluster
@@ -110,6 +111,8 @@ def load(environment: Mapping[str, str] | None = None, **overrides: Any) -> Conf
         raise Misconfigured("SUBLET_NOTICE_SECONDS must lie in 0…86400")
     if not 1 <= config.keep_logs_days <= 36_500:
         raise Misconfigured("SUBLET_KEEP_LOGS_DAYS must lie in 1…36500")
+    if not 0.5 <= config.confidence <= 0.9999:
+        raise Misconfigured("SUBLET_CONFIDENCE must lie in 0.5…0.9999")
     return replace(config, data=Path(config.data).expanduser().absolute())
 
 
@@ -122,4 +125,8 @@ def _parse(variable: str, text: str, kind: str) -> object:
         if not re.fullmatch("[0-9]{1,18}", text):
             raise Misconfigured(f"{variable} must be a whole number, not {text!r}")
         return int(text)
+    if "float" in kind:
+        if not re.fullmatch(r"[0-9]{1,9}(\.[0-9]{1,9})?", text):
+            raise Misconfigured(f"{variable} must be a number such as 0.99, not {text!r}")
+        return float(text)
     return Path(text) if "Path" in kind else text

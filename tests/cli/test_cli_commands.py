@@ -35,6 +35,7 @@ NONE: dict[str, Any] = {"items": []}
     ("arguments", "call", "key", "body"),
     [
         ("status", "GET /v1/status", OPERATOR, None),
+        ("surplus", "GET /v1/surplus", OPERATOR, None),
         ("tenant list", "GET /v1/tenants", OPERATOR, None),
         ("tenant show acme", f"GET /v1/tenants/{ID}", OPERATOR, None),
         (
@@ -326,3 +327,30 @@ def test_a_bar_is_drawn_after_a_while_and_taken_away(
     with progress.bar(wanted=False) as tell:
         tell("nothing", 1.0)
     assert capsys.readouterr().err == ""
+
+
+def test_a_surplus_says_what_is_forecast_and_why_no_more_is_sold(
+    sublet: Sublet, api: FakeApi
+) -> None:
+    now = {"gpus": 8, "internal_running": 3, "internal_pending": 0, "leased": 1, "sellable": 4}
+    plan = {
+        "made_at": "2026-01-01T12:00:01Z", "as_of": "2026-01-01T12:00:00Z", "known_hours": 30.0, "known_share": 0.75,
+        "firm": {"1h": 4, "4h": 3, "24h": 0}, "interruptible": 4, "reserve": 1,
+        "reasons": [{"reason": "cold_start", "windows": ["4h", "24h"], "why": "little is known"}],
+        "band": [
+            {"ahead_seconds": 300, "demand": {"0.5": 3, "0.99": 4}},
+            {"ahead_seconds": 86400, "demand": {"0.5": 5, "0.99": 8}},
+        ],
+    }  # fmt: skip
+    pools = [{"name": "h200", **now, "plan": plan}, {"name": "cpu", **now, "plan": None}]
+    api.on("GET /v1/surplus", {"confidence": 0.99, "pools": pools})
+    lines = [line.split() for line in sublet("surplus").out.splitlines()]
+    assert lines[1] == [
+        "h200",
+        *["8", "3", "0", "1", "4", "3", "0", "4", "1", "4"],
+        "2026-01-01",
+        "12:00:00Z",
+    ]
+    assert ["cold_start", "(4h,", "24h):", "little", "is", "known"] in lines
+    assert ["99%", "of", "the", "time", "no", "more", "than", "4", "8"] in lines
+    assert "cpu: not planned yet" in sublet("surplus").out

@@ -8,14 +8,18 @@ import pytest
 
 # Typer itself loads pydantic as soon as it reads an option of a command.
 HEAVY = {
-    "aiohttp", "fastapi", "httpx", "numpy", "psycopg", "rich", "ssl", "starlette", "sublet.app",
+    "aiohttp", "fastapi", "httpx", "lightgbm", "numpy", "polars", "psycopg", "rich", "ssl", "starlette", "sublet.app",
     "sublet.cli.client", "uvicorn",
 }  # fmt: skip
 
 
 @pytest.mark.parametrize(
     ("arguments", "heavy"),
-    [(["--help"], {*HEAVY, "pydantic"}), (["lease", "create", "--help"], HEAVY)],
+    [
+        (["--help"], {*HEAVY, "pydantic"}),
+        (["lease", "create", "--help"], HEAVY),
+        (["audit", "--help"], HEAVY),
+    ],
 )
 def test_help_loads_nothing_that_is_slow(arguments: list[str], heavy: set[str]) -> None:
     program = (

@@ -109,3 +109,18 @@ def test_a_price_charges_in_its_own_currency() -> None:
     rate = Rate(nanos=3, per=2, currency="EUR")
     assert (rate.charge(1), rate.charge_most(1)) == (Money(2, "EUR"), Money(2, "EUR"))
     assert parse_amount("1", currency="EUR") == Money(NANOS, "EUR")
+
+
+@given(st.integers(0, 10**6), st.integers(1, 40), st.integers(0, 10**4))
+def test_every_charge_is_the_exact_price_rounded_half_to_even(
+    nanos: int, per: int, quantity: int
+) -> None:
+    """With few units to a price, so that exactly half a nano comes often."""
+    charged = Rate(nanos=nanos, per=per).charge(quantity)
+    assert charged == Money(round(Fraction(nanos * quantity, per)))
+    half = Rate(nanos=nanos, per=2 * per).charge(per * (2 * quantity + 1))
+    assert half == Money(round(Fraction(nanos * (2 * quantity + 1), 2)))
+
+
+def test_nothing_has_no_sign() -> None:
+    assert str(Money(0)) == str(-Money(0)) == "0.00 USD"

@@ -12,6 +12,7 @@ from sublet.gateway.failures import TABLE
 from sublet.leases.lease import EndReason, State
 from sublet.market.price import Tier
 from sublet.metering.usage import Outcome
+from sublet.planner.prospect import Reason
 
 ROOT = Path(__file__).parents[2]
 _LINK = re.compile(r"\[[^\]]*\]\(([^)\s]+)\)")
@@ -74,6 +75,11 @@ def test_the_apis_errors_are_all_on_the_page() -> None:
 def test_every_state_and_reason_is_in_the_glossary(words: type) -> None:
     page = (ROOT / "docs" / "glossary.md").read_text(encoding="utf-8")
     assert [word.value for word in words if f"`{word.value}`" not in page] == []  # type: ignore[attr-defined]
+
+
+def test_every_reason_for_selling_no_more_is_on_its_page() -> None:
+    page = (ROOT / "docs" / "operate" / "surplus.md").read_text(encoding="utf-8")
+    assert [reason.value for reason in Reason if f"`{reason.value}`" not in page] == []
 
 
 def test_the_pages_name_no_package_host() -> None:

@@ -194,3 +194,18 @@ def test_a_reclaimed_model_says_so_and_comes_back(instance: Instance) -> None:
     assert instance.api("DELETE", f"/v1/internal-jobs/{job}").status_code == 202
     instance.await_model()
     instance.verify()
+
+
+def test_a_new_instance_says_what_it_may_sell_and_why_no_more(instance: Instance) -> None:
+    def planned() -> dict[str, object] | None:
+        (pool,) = instance.api("GET", "/v1/surplus").json()["pools"]
+        found: dict[str, object] | None = pool["plan"]
+        return found
+
+    plan = until(planned, what="a plan")
+    assert plan["gpus"] == 4
+    assert plan["firm"] == {"1h": 0, "4h": 0, "24h": 0}
+    assert plan["reserve"] == 1 or plan["demand"] == 4
+    shown = instance.cli("surplus")
+    assert shown.returncode == 0, shown.stderr
+    assert "cold_start (1h, 4h, 24h): too little is known" in shown.stdout

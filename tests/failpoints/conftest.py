@@ -10,11 +10,11 @@ from sublet.metering import lease_meter
 
 @pytest.fixture(scope="module")
 def zygote() -> Iterator[Zygote]:
-    """Processes in which a minute of a lease is two seconds; so it is to our auditor."""
+    """Processes in which a minute of a lease is three seconds; so it is to our auditor."""
     made = Zygote()
     with pytest.MonkeyPatch.context() as patch:
         for module in (blocks, lease_meter):
-            patch.setattr(module, "BLOCK_SECONDS", 2)
+            patch.setattr(module, "BLOCK_SECONDS", 3)
         yield made
     made.close()
 

@@ -229,13 +229,14 @@ class Plane:
 
 @contextmanager
 def plane(
-    zygote: Zygote, database_url: str, folder: Path, *, part: str = "control"
+    zygote: Zygote, database_url: str, folder: Path, *, part: str = "control", plan: str = ""
 ) -> Iterator[Plane]:
+    """Run one from its first start on with this `plan`."""
     with Database(database_url) as db:
         made = Plane(zygote, db, database_url, folder, part)
+        made.plan(plan)
         try:
             made.start()
-            made._until_answers()
             yield made
         finally:
             made.stop()

@@ -8,6 +8,7 @@ just after each COMMIT; it is started again, and the auditor looks at once.
 import re
 import shutil
 import tempfile
+from collections import Counter
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
@@ -24,7 +25,7 @@ from sublet.ledger import store as ledger
 from sublet.ledger.transfer import Transfer
 
 LOOP = ["sh", "-c", "while :; do sleep 0.05; done"]
-BLOCK_NANOS = 16_667  # two seconds of a slot at 0.03 USD an hour, rounded up
+BLOCK_NANOS = 25_000  # three seconds of a slot at 0.03 USD an hour
 
 
 @dataclass(slots=True)
@@ -42,7 +43,7 @@ class Tenant:
 
 
 def tenant(plane: Plane, name: str, usd: str) -> Tenant:
-    id_ = plane.call("POST", "/v1/tenants", {"name": name})["id"]
+    id_ = plane.call("POST", "/v1/tenants", {"name": f"{name} {new_id()}"})["id"]
     plane.call("POST", f"/v1/tenants/{id_}/credits", {"amount_usd": usd})
     key = plane.call("POST", f"/v1/tenants/{id_}/keys", {"name": "test"})["key"]
     return Tenant(plane, id_, key)
@@ -73,10 +74,10 @@ def abandon_a_hold(plane: Plane, tenant: Tenant) -> None:
 
 def live(plane: Plane) -> None:
     """Let leases live in every way, and look at the whole of it in the end."""
-    rich, poor = tenant(plane, "rich", "1"), tenant(plane, "poor", "0.00004")
+    rich, poor = tenant(plane, "rich", "1"), tenant(plane, "poor", "0.00006")
     abandon_a_hold(plane, rich)
     leases = {
-        "completed": rich.lease(["sh", "-c", "sleep 4.4"]),
+        "completed": rich.lease(["sh", "-c", "sleep 6.4"]),
         "reclaimed": rich.lease(LOOP, tier="on_demand"),
         "credit_exhausted": poor.lease(LOOP),
     }
@@ -96,15 +97,13 @@ def live(plane: Plane) -> None:
     plane.until(lambda: not Decimal(poor.wallet()["held_usd"]))
 
     plane.check(later=timedelta(minutes=1))
-    with plane.db.transaction() as tx:
-        # Each was asked for under a name, however often, and is there once.
-        assert tx.execute("SELECT count(*) AS n FROM lease").fetchone() == {"n": 5}
-        paid = tx.execute(
-            "SELECT reason, count(*) AS n FROM transfer WHERE kind = 'posted' GROUP BY reason"
-        ).fetchall()
-    assert {row["reason"]: row["n"] for row in paid} == {"payment": 3, "credit": 1}
+    # Each was asked for under a name, however often, and is there once.
+    for one, asked, given in ((rich, 4, {"payment": 1, "credit": 1}), (poor, 1, {"payment": 1})):
+        assert len(plane.call("GET", "/v1/leases", key=one.key)["items"]) == asked
+        rows = plane.call("GET", "/v1/statement?limit=1000", key=one.key)["items"]
+        assert Counter(row["reason"] for row in rows if row["reason"] != "lease") == given
     # Two blocks and a bit it could pay for, so two it had.
-    assert Decimal(poor.wallet()["balance_usd"]) * 10**9 == 40_000 - 2 * BLOCK_NANOS
+    assert Decimal(poor.wallet()["balance_usd"]) * 10**9 == 60_000 - 2 * BLOCK_NANOS
 
 
 def declared() -> set[str]:
@@ -134,20 +133,30 @@ def test_a_life_passes_every_step_that_has_a_name(steps: set[str]) -> None:
     print(*sorted(steps), sep="\n")
 
 
-def test_whichever_step_is_the_last_the_books_add_up(control: Plane, steps: set[str]) -> None:
-    control.plan("* kill")
-    live(control)
-    killed = {mark.removesuffix(" kill") for mark in control.fired()}
-    print(len(killed), "steps, at each of which it died")
-    assert killed >= steps
-    control.until(lambda: len(control.deaths) == len(killed))
+def test_whichever_step_is_the_last_the_books_add_up(
+    zygote: Zygote, database_url: str, folder: Path, steps: set[str]
+) -> None:
+    with plane(zygote, database_url, folder, plan="* kill") as control:
+        for _ in range(3):  # on a slow machine, some step may not have been taken at first
+            live(control)
+            killed = {mark.removesuffix(" kill") for mark in control.fired()}
+            if killed >= steps:
+                break
+        print(len(killed), "steps, at each of which it died")
+        assert killed >= steps
+        control.until(lambda: len(control.deaths) == len(killed))
 
 
-def test_a_connection_lost_around_any_commit_costs_nothing(control: Plane, steps: set[str]) -> None:
-    control.plan("* drop")
-    live(control)
-    assert control.deaths == []
-    control.kill()  # a start that is cut off ends, and a supervisor starts it again
+def test_a_connection_lost_around_any_commit_costs_nothing(
+    zygote: Zygote, database_url: str, folder: Path, steps: set[str]
+) -> None:
     commits = {f"{step} drop" for step in steps if step.endswith("_commit")}
-    control.until(lambda: control.fired() >= commits)
-    print("cut off at", len(control.fired()), "commits")
+    with plane(zygote, database_url, folder, plan="* drop") as control:
+        live(control)
+        # A start that is cut off ends, and a supervisor starts it again.
+        assert len(control.deaths) == 2
+        if not control.fired() >= commits:
+            control.kill()  # what it does once a minute it does at its start
+            live(control)
+        assert control.fired() >= commits
+        print("cut off at", len(control.fired()), "commits")

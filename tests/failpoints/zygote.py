@@ -1,7 +1,7 @@
 """Starts control planes without loading their code again and again: it forks them, real and whole.
 
 Reads a line of JSON, starts what it asks for, and answers with the new process's number. A
-minute of a lease is two seconds here, so that its life fits into a test; and the machine's
+minute of a lease is three seconds here, so that its life fits into a test; and the machine's
 clock is off by as many seconds as the file TEST_CLOCK says.
 """
 
@@ -16,12 +16,12 @@ from types import ModuleType
 from sublet.core import clock
 from sublet.leases import blocks
 
-blocks.BLOCK_SECONDS = 2  # type: ignore[misc] -- before whoever copies it is loaded
-blocks.AHEAD = timedelta(seconds=1.5)  # type: ignore[misc]
+blocks.BLOCK_SECONDS = 3  # type: ignore[misc] -- before whoever copies it is loaded
+blocks.AHEAD = timedelta(seconds=2.5)  # type: ignore[misc]
 
 from sublet.app import control, gateway, leadership  # noqa: E402 -- see above
 
-leadership.STALE_SECONDS = 2.0  # type: ignore[misc]
+leadership.STALE_SECONDS = 6.0  # type: ignore[misc]
 
 
 def wall() -> datetime:

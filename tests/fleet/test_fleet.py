@@ -14,7 +14,13 @@ from sublet.core.db import Database, Tx
 from sublet.core.errors import Invalid, NotFound
 from sublet.engine.port import InternalJob, Node
 from sublet.fleet import store
-from sublet.fleet.pool import LONGEST_NOTICE_SECONDS, Demand, demand_of, gpus_by_pool
+from sublet.fleet.pool import (
+    LONGEST_NOTICE_SECONDS,
+    Demand,
+    demand_by_pool,
+    demand_of,
+    gpus_by_pool,
+)
 
 NOON = datetime(2026, 1, 1, 12, tzinfo=UTC)
 MINUTE = timedelta(minutes=1)
@@ -61,6 +67,7 @@ def test_every_gpu_is_in_one_pool(found: list[tuple[str, int]]) -> None:
 )
 def test_what_internal_jobs_hold_and_wait_for(jobs: list[InternalJob], demand: Demand) -> None:
     assert demand_of(jobs, "h200") == demand
+    assert demand_by_pool(jobs).get("h200", Demand(running=0, pending=0)) == demand
 
 
 def test_a_pool_is_recorded_when_it_changes_and_only_then(tx: Tx) -> None:

@@ -8,7 +8,7 @@ from datetime import UTC, datetime, timedelta
 from functools import partial
 from random import Random
 from threading import Barrier, Thread
-from typing import Any
+from typing import Any, TypeVar
 from uuid import UUID
 
 import pytest
@@ -23,12 +23,13 @@ from sublet.core.ids import sibling_id
 from sublet.core.money import Money
 from sublet.core.process import wait_for
 from sublet.ledger import audit, store
-from sublet.ledger.batch import Hold, Settlement
+from sublet.ledger.batch import Hold, Settlement, hold_many
 from sublet.ledger.linked import Broken, Expire, Post, Step, Void, link, link_many
 from sublet.ledger.transfer import Transfer
 
 NOON = datetime(2026, 1, 1, 12, tzinfo=UTC)
 LATER = NOON + timedelta(hours=1)
+T = TypeVar("T")
 CODES = ("revenue", "wallet:0", "wallet:1")
 
 
@@ -306,6 +307,17 @@ def test_chains_of_one_call_spend_what_the_chains_ahead_of_them_left(book: Datab
         audited(tx)
 
 
+def test_a_hold_of_a_chain_that_broke_stays_open(book: Database) -> None:
+    with undone(book) as tx:
+        revenue, payer, _, _ = accounts(tx)
+        assert link(tx, [hold(1, payer, revenue, 10), hold(2, payer, revenue, 10)], now=NOON)
+        outcomes = link_many(tx, [[settle(1, 11)], [settle(2, 5)]], now=NOON)
+        assert isinstance(outcomes[0], Broken) and outcomes[1] is True
+        assert [one.id for one in store.holds_of(tx, "me")] == [UUID(int=1)]
+        audited(tx)
+        assert store.expire(tx, now=LATER) == [UUID(int=1)]
+
+
 def test_what_has_expired_has_expired_also_when_the_clock_was_set_back(book: Database) -> None:
     with undone(book) as tx:
         revenue, payer, _, _ = accounts(tx)
@@ -479,11 +491,15 @@ def waits(db: Database) -> bool:
 
 def while_another(db: Database, act: Callable[[Tx], object], chain: list[Step]) -> bool | Broken:
     """Link `chain` while a transaction that did `act` is open, which then commits."""
-    answers: list[bool | Broken] = []
+    return meanwhile(db, act, lambda tx: link_many(tx, [chain], now=NOON)[0])
+
+
+def meanwhile(db: Database, act: Callable[[Tx], object], then: Callable[[Tx], T]) -> T:
+    answers: list[T] = []
 
     def other() -> None:
         with db.transaction() as tx:
-            answers.extend(link_many(tx, [chain], now=NOON))
+            answers.append(then(tx))
 
     thread = Thread(target=other)
     with db.transaction() as tx:
@@ -492,6 +508,24 @@ def while_another(db: Database, act: Callable[[Tx], object], chain: list[Step]) 
         assert wait_for(lambda: waits(db), wait_seconds=20)
     thread.join(20)
     return answers[0]
+
+
+def test_of_many_holds_the_one_whose_id_somebody_takes_at_this_moment_is_not_granted(
+    pair: Database,
+) -> None:
+    with pair.transaction() as tx:
+        revenue, one, two, _ = accounts(tx)
+        bank = store.get_account(tx, "bank").id
+    theft = transfer(2, bank, two, 1)
+    asked = [hold(number, one, revenue, 5) for number in (1, 2, 3)]
+    answers = meanwhile(
+        pair,
+        lambda tx: store.post(tx, theft, now=NOON),
+        lambda tx: hold_many(tx, asked, now=NOON),
+    )
+    assert [answers[0], type(answers[1]), answers[2]] == [True, Invalid, True]
+    with pair.transaction() as tx:
+        assert store.get_account(tx, "wallet:0").held == Money(10)
 
 
 def test_an_id_that_somebody_takes_at_this_moment_breaks_the_chain(pair: Database) -> None:

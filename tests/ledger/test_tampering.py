@@ -221,7 +221,7 @@ TAMPERED = {
     ),
     "money was spent long before it came": (
         "no_overspend", "stood at -",
-        unguarded("transfer", FREELY_NUMBERED, "UPDATE transfer SET sequence = sequence + 100000 WHERE reason = 'payment'"),
+        unguarded("transfer", FREELY_NUMBERED, "UPDATE transfer SET sequence = sequence + 1000000 WHERE reason = 'payment'"),
     ),
     "a hold is resolved twice": (
         "no_overspend", "is resolved 2 times",
@@ -380,7 +380,7 @@ TAMPERED = {
 
 def test_where_the_record_is_cut_for_the_replay_does_not_matter(told: Told) -> None:
     far_apart = unguarded(
-        "transfer", FREELY_NUMBERED, "UPDATE transfer SET sequence = sequence * 20000"
+        "transfer", FREELY_NUMBERED, "UPDATE transfer SET sequence = sequence * 200000"
     )
     assert differences(told, far_apart) == []
 

@@ -53,6 +53,23 @@ def test_what_is_no_report_is_said_so(line: bytes) -> None:
         Report.read(line)
 
 
+def test_a_line_that_was_cut_is_no_report() -> None:
+    """Its total would be read, and be too small."""
+    whole = Report.write(usage(lease_id=new_id(), model=None), [line(1, 10**9)])
+    assert Report.read(whole.line) == whole
+    for length in range(len(whole.line)):
+        with pytest.raises(Invalid):
+            Report.read(whole.line[:length])
+    with pytest.raises(Invalid):
+        Report.read(b"\xff" + whole.line)
+
+
+def test_a_line_names_its_lease_or_its_model() -> None:
+    lease = usage(lease_id=UUID(int=5), model=None)
+    written = Report.write(lease, []).line.decode().split("\t")
+    assert written[4:8] == ["\\N", str(UUID(int=5)), "\\N", "r"]
+
+
 HARD = 'a\\b\tc\nd\re"{},\\N é'
 
 

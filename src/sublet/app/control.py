@@ -7,7 +7,7 @@ import socket
 import sys
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import uvicorn
 from fastapi import FastAPI
@@ -19,7 +19,8 @@ from sublet.app.http import BodyGuard, install_errors
 from sublet.app.leadership import Leadership, id_of_engine, wait_for_engine, wait_to_lead
 from sublet.app.logs import log_to_stderr
 from sublet.app.loop import Control, Loop
-from sublet.app.routes import internal, leases, ledger, operations, tenants
+from sublet.app.planning import Planning
+from sublet.app.routes import internal, leases, ledger, operations, surplus, tenants
 from sublet.app.secrets import load_or_make
 from sublet.app.services import Services
 from sublet.app.signals import DRAIN
@@ -33,6 +34,9 @@ from sublet.core.migrations import migrate
 from sublet.core.net import listen
 from sublet.core.postgres import wait_until_durable
 from sublet.models.service import Hosting, Replicas
+
+if TYPE_CHECKING:
+    from sublet.planner.service import Planner
 
 log = logging.getLogger(__name__)
 
@@ -74,7 +78,7 @@ def build_api(services: Services) -> FastAPI:
         },
     )
     app.state.services = services
-    for routes in (tenants, leases, internal, operations, ledger, pages):
+    for routes in (tenants, leases, internal, operations, surplus, ledger, pages):
         app.include_router(routes.router)
     install_errors(app)
     app.add_middleware(BodyGuard)
@@ -140,6 +144,7 @@ def run(config: Config) -> int:
             refuses_commands=built.refuses_commands,
             wake=lambda: loop.wake(),  # noqa: PLW0108 -- it is made below
         )
+        planning = Planning(lambda: _planner(db, config.confidence), clock=clock)
         control = Control(
             db=ours,
             engine=engine,
@@ -147,6 +152,7 @@ def run(config: Config) -> int:
             first_notice_seconds=config.notice_seconds,
             replicas=replicas,
             notice_url=services.notice_url,
+            planning=planning,
         )
         server = _Server(
             uvicorn.Config(
@@ -182,9 +188,16 @@ def run(config: Config) -> int:
         loop.start()
         server.run(sockets=[listener])
         loop.join(timeout=5)
+        planning.join(timeout=5)
         if lock is not None:
             lock.close()
     return 0
+
+
+def _planner(db: Database, confidence: float) -> "Planner":
+    from sublet.planner.service import Planner  # noqa: PLC0415 -- numpy is slow to load
+
+    return Planner(db, confidence=confidence)
 
 
 class _Server(uvicorn.Server):

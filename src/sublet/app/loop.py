@@ -14,6 +14,7 @@ from uuid import UUID
 
 from sublet.app import bootstrap
 from sublet.app.leadership import Leadership
+from sublet.app.planning import Planning
 from sublet.core.clock import Clock
 from sublet.core.db import Database
 from sublet.core.errors import Conflict, Misconfigured, SubletError, Unavailable, Unpaid
@@ -21,7 +22,8 @@ from sublet.core.failpoint import failpoint
 from sublet.core.seal import Sealer
 from sublet.engine.port import Engine, InternalJob, Phase
 from sublet.fleet import store as fleet
-from sublet.fleet.pool import gpus_by_pool
+from sublet.fleet.demand import Sampler
+from sublet.fleet.pool import Pool, gpus_by_pool
 from sublet.leases import resume
 from sublet.leases import service as leases
 from sublet.leases import store as lease_store
@@ -52,6 +54,7 @@ class Control:
         first_notice_seconds: int,
         replicas: Replicas | None,
         notice_url: Callable[[UUID], str] | None = None,
+        planning: Planning | None = None,
     ) -> None:
         self._db = db
         self._engine = engine
@@ -59,6 +62,8 @@ class Control:
         self._first_notice_seconds = first_notice_seconds
         self._replicas = replicas
         self._notice_url = notice_url
+        self._planning = planning
+        self._sampler = Sampler()
         self._recorded: dict[UUID, InternalJob] = {}
         self._fences: dict[UUID, datetime] = {}
         self._unpaid: dict[UUID, datetime] = {}  # not asked for again before then
@@ -120,6 +125,7 @@ class Control:
             self._replicas.reconcile(by_id, jobs)
         self._sweep_holds(now)
         self._seal(now)
+        self._sample(pools, jobs, now)
 
     def _carry_on(self) -> None:
         """Keep paid leases going while the cluster does not answer: it runs them all the same.
@@ -254,6 +260,15 @@ class Control:
         self._recorded.clear()
         self._fences.clear()
         self._looked_at = None
+
+    def _sample(self, pools: list[Pool], jobs: list[InternalJob], now: datetime) -> None:
+        """Keep how the pools stood, and let the planner learn from it."""
+        samples = self._sampler.look({pool.name: pool.gpus for pool in pools}, jobs, now=now)
+        if samples:
+            with self._db.transaction() as tx:
+                fleet.keep_samples(tx, samples)
+        if self._planning is not None:
+            self._planning.tick()
 
     def idle(self) -> bool:
         """Return whether no lease is live."""

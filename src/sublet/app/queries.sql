@@ -56,11 +56,12 @@ SELECT pg_terminate_backend(pid, %(wait_ms)s) AS ended
 
 -- name: set_for_audit
 -- Until the transaction ends. A timeout of 0 is none; 32 MB are for each sort, twice that for each
--- hash table; and compiling statements takes memory that nobody bounds.
+-- hash table; compiling statements takes memory that nobody bounds; and where all of a table is
+-- read, hashing beats sorting by more than PostgreSQL thinks.
 SELECT set_config(name, value, true)
   FROM (VALUES ('statement_timeout', '0'), ('lock_timeout', '0'), ('transaction_timeout', '0'),
                ('idle_in_transaction_session_timeout', '0'), ('work_mem', '32MB'),
-               ('hash_mem_multiplier', '2'), ('jit', 'off')) AS wanted(name, value)
+               ('hash_mem_multiplier', '2'), ('jit', 'off'), ('enable_sort', 'off')) AS wanted(name, value)
   JOIN pg_settings USING (name);
 
 -- name: get_last_sign

@@ -1,16 +1,12 @@
 """`sublet ledger …`: the record of all money, for other programs."""
 
-import os
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from tempfile import NamedTemporaryFile
-from typing import IO, Annotated, Literal
+from typing import Annotated, Literal
 
 import typer
 
 from sublet.cli.command import Session, command, new_group
-from sublet.cli.failure import ExitCode, Failure
+from sublet.cli.files import whole
 from sublet.cli.logs import Log
 from sublet.cli.output import print_json
 
@@ -56,35 +52,10 @@ def export(
                     log.write(piece)
             return
         size_bytes = 0
-        with _whole(output) as file, stream as response:
+        with whole(output) as file, stream as response:
             for piece in response.iter_bytes():
                 size_bytes += file.write(piece)
     if session.json:
         print_json({"output": str(output), "format": format, "bytes": size_bytes})
     else:
         print(f"{output}  {size_bytes} bytes")
-
-
-@contextmanager
-def _whole(path: Path) -> Iterator[IO[bytes]]:
-    """Open a new file that takes the place of `path` once it is whole, readable by us alone.
-
-    Raises:
-        Failure: it cannot be written.
-    """
-    try:
-        if path.exists() and not path.is_file():  # a pipe or a device: nothing to replace
-            with path.open("wb") as straight:
-                yield straight
-            return
-        with NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}.", delete=False) as file:
-            try:
-                yield file
-                file.flush()
-                os.fsync(file.fileno())
-                Path(file.name).replace(path)
-            except BaseException:
-                Path(file.name).unlink(missing_ok=True)
-                raise
-    except OSError as error:
-        raise Failure(f"cannot write {path}: {error.strerror}", ExitCode.USAGE) from None

@@ -10,6 +10,7 @@ from typer.main import get_command
 
 from sublet import __version__
 from sublet.cli import (
+    audit,
     backtest,
     engine,
     fleet,
@@ -22,6 +23,7 @@ from sublet.cli import (
     prices,
     processes,
     status,
+    surplus,
     tenants,
     verify,
 )  # fmt: skip
@@ -40,12 +42,13 @@ def build() -> typer.Typer:
             'sublet model chat gemma-3-270m "Once upon a time"',
             "sublet internal run --slots 2 -- make train",
             "sublet verify",
+            "sublet audit sacct.txt --html idle.html",
         ),
         version=__version__,
     )
     for module in (
         processes, status, leases, keys, money, models, tenants, internal, fleet, prices, ledger,
-        engine, verify, backtest,
+        engine, verify, backtest, audit, surplus,
     ):  # fmt: skip
         module.add_to(root)
     return root

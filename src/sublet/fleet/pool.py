@@ -44,3 +44,18 @@ def demand_of(jobs: Sequence[InternalJob], pool: str) -> Demand:
         running=sum(job.gpus for job in ours if job.running),
         pending=sum(job.gpus for job in ours if job.pending),
     )
+
+
+def demand_by_pool(jobs: Sequence[InternalJob]) -> dict[str, Demand]:
+    """Return what internal jobs hold and wait for in every pool that they name, in one pass."""
+    running: dict[str, int] = {}
+    pending: dict[str, int] = {}
+    for job in jobs:
+        if job.running:
+            running[job.gpu_model] = running.get(job.gpu_model, 0) + job.gpus
+        elif job.pending:
+            pending[job.gpu_model] = pending.get(job.gpu_model, 0) + job.gpus
+    return {
+        pool: Demand(running=running.get(pool, 0), pending=pending.get(pool, 0))
+        for pool in running.keys() | pending.keys()
+    }

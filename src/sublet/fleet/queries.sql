@@ -43,3 +43,24 @@ SELECT job_id, pool, gpus, name,
   FROM internal_job_event
  GROUP BY job_id, pool, gpus, name
  ORDER BY submitted_at, job_id;
+
+-- name: put_demand_samples
+-- Looks at one slot are joined to the worst of them, however often and by whom they are kept.
+INSERT INTO demand_sample (pool, slot, gpus, running, pending)
+SELECT *
+  FROM unnest(%(pools)s::text[], %(slots)s::timestamptz[], %(gpus)s::integer[], %(running)s::integer[], %(pending)s::integer[])
+    ON CONFLICT (pool, slot) DO UPDATE
+   SET gpus = least(demand_sample.gpus, EXCLUDED.gpus),
+       running = greatest(demand_sample.running, EXCLUDED.running),
+       pending = greatest(demand_sample.pending, EXCLUDED.pending);
+
+-- name: list_demand_samples
+SELECT pool, array_agg(extract(epoch FROM slot)::bigint ORDER BY slot) AS slots,
+       array_agg(gpus ORDER BY slot) AS gpus, array_agg(running ORDER BY slot) AS running,
+       array_agg(pending ORDER BY slot) AS pending
+  FROM demand_sample
+ WHERE slot >= %(since)s
+ GROUP BY pool;
+
+-- name: forget_demand_samples
+DELETE FROM demand_sample WHERE slot < %(before)s;

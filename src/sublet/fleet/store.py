@@ -9,6 +9,7 @@ from uuid import UUID
 from sublet.core.db import Tx, load_queries, one
 from sublet.core.errors import Invalid, NotFound
 from sublet.engine.port import InternalJob
+from sublet.fleet.demand import Sample
 from sublet.fleet.pool import LONGEST_NOTICE_SECONDS, Pool
 
 QUERIES: Final = load_queries("sublet.fleet")
@@ -101,6 +102,40 @@ def record_internal_jobs(tx: Tx, jobs: Sequence[InternalJob], *, now: datetime) 
                     "name": job.name, "happened_at": happened_at, "recorded_at": now,
                 }  # fmt: skip
                 tx.execute(QUERIES["insert_internal_job_event"], row)
+
+
+def keep_samples(tx: Tx, samples: Sequence[Sample]) -> None:
+    """Keep what was seen of slots; what was kept of the same slots before is joined to it."""
+    ordered = sorted(samples, key=lambda sample: (sample.pool, sample.slot))
+    row = {
+        "pools": [sample.pool for sample in ordered],
+        "slots": [sample.slot for sample in ordered],
+        "gpus": [sample.gpus for sample in ordered],
+        "running": [sample.running for sample in ordered],
+        "pending": [sample.pending for sample in ordered],
+    }
+    tx.execute(QUERIES["put_demand_samples"], row)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Samples:
+    """A pool's samples in order of time; lists of equal length."""
+
+    slots: Sequence[int]  # their starts, in seconds since the epoch
+    gpus: Sequence[int]
+    running: Sequence[int]
+    pending: Sequence[int]
+
+
+def list_samples(tx: Tx, *, since: datetime) -> dict[str, Samples]:
+    """Return the samples of every pool that has any, of slots from an instant on."""
+    rows = tx.execute(QUERIES["list_demand_samples"], {"since": since}).fetchall()
+    return {row.pop("pool"): Samples(**row) for row in rows}
+
+
+def forget_samples(tx: Tx, *, before: datetime) -> int:
+    """Remove samples of slots before an instant. Returns how many there were."""
+    return tx.execute(QUERIES["forget_demand_samples"], {"before": before}).rowcount
 
 
 def list_internal_spans(tx: Tx) -> list[InternalSpan]:

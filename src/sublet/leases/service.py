@@ -170,6 +170,10 @@ def advance(
         match decide(lease, seen, now):
             case Move() as move:
                 lease = _move(lease, move, db=db, now=now)
+                if move.to is State.RUNNING:
+                    # It may have run for longer than its first minute while nobody looked. It
+                    # is paid for first; what comes next is decided then.
+                    return lease, seen
             case Start():
                 lease, started = _start(lease, db=db, engine=engine, now=now, notice_url=notice_url)
                 if not started:

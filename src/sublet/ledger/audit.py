@@ -15,8 +15,8 @@ WEIGHT: Final = 20.0  # of all steps, as `Progress` counts
 # The sweeper runs every second; a hold this long past its time has been forgotten.
 _OVERDUE: Final = timedelta(minutes=1)
 _COUNTERS: Final = ("debits_pending", "debits_posted", "credits_pending", "credits_posted")
-# Replayed in one go: a tenth of a million transfers, where tenants are a thousand.
-_STRETCHES: Final = 2_000
+# Replayed in one go, between two words of how far it is.
+_STRETCHES: Final = 500
 
 
 def audit(tx: Tx, findings: Findings, *, now: datetime, progress: Progress | None = None) -> None:

@@ -195,14 +195,14 @@ SELECT currency,
 
 -- name: replay_transfers
 -- Every transfer once, beside the hold that it resolves, summed by the two accounts and by a
--- stretch of 32,768 numbers; from these sums follow, each as rows of its own `kind`:
+-- stretch of 262,144 numbers; from these sums follow, each as rows of its own `kind`:
 --   total    how many there are, how many hold money, resolve a hold, do not fit theirs; and the
 --            fingerprint of what is held and not resolved, which must be that of `open_hold`
 --   account  whose counters are not what its transfers say
 --   stretch  of a prepaid account, where all that lowers its balance is more than it began with:
 --            only there it may have been below zero in between
 WITH pair AS MATERIALIZED (
-    SELECT t.debit_account, t.credit_account, t.sequence >> 15 AS stretch,
+    SELECT t.debit_account, t.credit_account, t.sequence >> 18 AS stretch,
            sum(CASE t.kind WHEN 'pending' THEN t.amount_nanos
                            WHEN 'posted'  THEN 0 ELSE coalesce(-p.amount_nanos, 0) END) AS pending,
            sum(CASE t.kind WHEN 'pending' THEN 0 ELSE t.amount_nanos END) AS posted,
@@ -277,12 +277,12 @@ SELECT s.code, m.sequence, m.available::numeric(38,0) AS available
                      FROM transfer t
                      LEFT JOIN transfer p ON p.id = t.pending_id
                     WHERE t.debit_account = s.account
-                      AND t.sequence BETWEEN s.stretch << 15 AND (s.stretch << 15) + 32767
+                      AND t.sequence BETWEEN s.stretch << 18 AND (s.stretch << 18) + 262143
                    UNION ALL
                    SELECT t.sequence, t.amount_nanos
                      FROM transfer t
                     WHERE t.credit_account = s.account AND t.kind <> 'pending'
-                      AND t.sequence BETWEEN s.stretch << 15 AND (s.stretch << 15) + 32767
+                      AND t.sequence BETWEEN s.stretch << 18 AND (s.stretch << 18) + 262143
                   ) AS e
        ) AS m
  WHERE m.available < 0

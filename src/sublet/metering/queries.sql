@@ -80,7 +80,7 @@ SELECT c.usage_id, l.quantity, l.amount_nanos, p.sku, p.nanos, p.per, p.currency
 -- name: sum_lines
 -- Every line of every charge once: how many are not their quantity at their price (rounded half to
 -- even to a nano), or name no price; and fingerprints of what they add up to.
--- (OFFSET 0 keeps what a price is doubled to from being worked out for every line.)
+-- (GROUP BY keeps what a price is doubled to from being worked out for every line.)
 SELECT count(*) FILTER (WHERE (abs(l.amount_nanos * p.twice_per - p.twice_nanos * l.quantity) <= p.per)
                               IS NOT TRUE) AS wrong,
        coalesce(sum(l.quantity * uuid_hash_extended(l.usage_id, uuid_hash_extended(l.tenant_id, %(seed)s))::numeric), 0) AS quantities,
@@ -89,7 +89,7 @@ SELECT count(*) FILTER (WHERE (abs(l.amount_nanos * p.twice_per - p.twice_nanos 
                unnest(quantities) AS quantity, unnest(amounts) AS amount_nanos
           FROM charge) AS l
   LEFT JOIN (SELECT id, 2 * nanos AS twice_nanos, 2::numeric * per AS twice_per, per::numeric AS per
-               FROM price OFFSET 0) AS p ON p.id = l.price_id;
+               FROM price GROUP BY id) AS p ON p.id = l.price_id;
 
 -- name: sum_charges
 -- Every charge once: fingerprints of what it is as a whole, and of what its transfer must be.
@@ -119,16 +119,16 @@ SELECT count(*) AS usages,
 
 -- name: sum_moved
 -- Every transfer for use once: a fingerprint of it and of the tenant whose money it was, or whose
--- debt the house bears. (OFFSET 0: see above, of accounts and their codes.)
+-- debt the house bears. (GROUP BY: see above, of accounts and their codes.)
 SELECT coalesce(sum(t.amount_nanos * uuid_hash_extended(t.id, uuid_hash_extended(
            coalesce(d.tenant_id, CASE WHEN d.lost THEN c.tenant_id END,
                     '00000000-0000-0000-0000-000000000000'), %(seed)s))), 0) AS transfers
   FROM transfer t
   LEFT JOIN (SELECT id, code = 'house:bad_debt' AS lost,
                     substring(code FROM '^tenant:([0-9a-f-]{36}):wallet$')::uuid AS tenant_id
-               FROM account OFFSET 0) AS d ON d.id = t.debit_account
+               FROM account GROUP BY id) AS d ON d.id = t.debit_account
   LEFT JOIN (SELECT id, substring(code FROM '^tenant:([0-9a-f-]{36}):revenue$')::uuid AS tenant_id
-               FROM account OFFSET 0) AS c ON c.id = t.credit_account
+               FROM account GROUP BY id) AS c ON c.id = t.credit_account
  WHERE t.kind IN ('posted', 'post') AND t.reason IN ('tokens', 'lease') AND t.amount_nanos > 0;
 
 -- name: find_wrong_charges

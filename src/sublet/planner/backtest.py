@@ -52,6 +52,21 @@ def backtest(
         raise Invalid(f"no policy is called {unknown[0]!r}; there are {', '.join(POLICIES)}")
     if not 0 < setting.confidence < 1:
         raise Invalid(f"the confidence must lie between 0 and 1, not at {setting.confidence}")
+    field, task = prepare(curve, setting)
+    scores = []
+    for name in dict.fromkeys(setting.policies):
+        told(name)
+        scores.append(score(name, POLICIES[name](task), field))
+    scores.sort(key=lambda one: (not one.holds_the_gate, -one.revenue.value))
+    return Report(scores=scores, seconds=time.monotonic() - began)
+
+
+def prepare(curve: Curve, setting: Setting) -> tuple[Field, Task]:
+    """Return what policies are scored against, and what they are asked.
+
+    Raises:
+        Invalid: nothing is left to score, or the training ends after the scoring starts.
+    """
     curve = curve.without_days(setting.skip_days)
     field = _field(curve, setting)
     start = curve.start + field.scored.first * curve.step_seconds
@@ -60,19 +75,13 @@ def backtest(
         raise Invalid(
             "the training must end before the scored part starts: see --train-until and --from"
         )
-    task = Task(
+    return field, Task(
         curve=curve,
         grids=field.grids,
         confidence=setting.confidence,
         prices=setting.prices,
         train_until=curve.slot(until),
     )
-    scores = []
-    for name in dict.fromkeys(setting.policies):
-        told(name)
-        scores.append(score(name, POLICIES[name](task), field))
-    scores.sort(key=lambda one: (not one.holds_the_gate, -one.revenue.value))
-    return Report(scores=scores, seconds=time.monotonic() - began)
 
 
 def _field(curve: Curve, setting: Setting) -> Field:

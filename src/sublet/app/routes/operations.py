@@ -6,6 +6,7 @@ import queue
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from typing import Annotated, Any, Final
 
 from fastapi import APIRouter, Query, Response
@@ -30,7 +31,9 @@ log = logging.getLogger(__name__)
 
 router = APIRouter(prefix="/v1")
 
+# How often an audit says how far it is, and how long it is silent at most.
 _TELL_EVERY_SECONDS: Final = 0.25
+_REPEAT_EVERY_SECONDS: Final = 10.0
 
 
 @router.get("/status", tags=["operations"])
@@ -143,7 +146,12 @@ def change_deployment(ours: Ours, _: Operator, name: str, body: DeploymentChange
     return document
 
 
-@router.get("/audit", tags=["operations"], response_model=None)
+@router.get(
+    "/audit",
+    tags=["operations"],
+    response_model=None,
+    responses={200: {"content": {"application/json": {}, "application/x-ndjson": {}}}},
+)
 def run_audit(
     ours: Ours,
     _: Operator,
@@ -162,7 +170,7 @@ def run_audit(
 
 
 def _audit_lines(ours: Services) -> Iterator[str]:
-    """Audit in a thread of its own, and write down twice a second how far it is."""
+    """Audit in a thread of its own, and write down now and then how far it is."""
     news: queue.Queue[dict[str, Any]] = queue.Queue()
     left = threading.Event()
 
@@ -183,9 +191,11 @@ def _audit_lines(ours: Services) -> Iterator[str]:
             news.put(envelope("internal", "Sublet failed; its log says why."))
 
     threading.Thread(target=work, name="audit", daemon=True).start()
+    line: dict[str, Any] = {"progress": {"what": "beginning", "done": 0.0}}
     try:
         while True:
-            line = news.get()
+            with suppress(queue.Empty):  # then the line before goes out again: we are alive
+                line = news.get(timeout=_REPEAT_EVERY_SECONDS)
             while "progress" in line and not news.empty():
                 line = news.get()
             yield json.dumps(line) + "\n"

@@ -1,0 +1,1 @@
+"""What sat idle, in hindsight: `sublet audit`."""
