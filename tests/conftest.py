@@ -29,7 +29,10 @@ hypothesis.settings.register_profile(
 hypothesis.settings.load_profile("ci" if os.environ.get("CI") else "new")
 
 # What takes longer than a look away from the screen: not part of `make check`.
-_REAL = {"engine", "contract", "failpoints", "faults", "gateway", "models", "races", "simulation"}
+_REAL = {
+    "engine", "contract", "failpoints", "faults", "gateway", "models", "races", "simulation",
+    "slurm",
+}  # fmt: skip
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -26,6 +26,8 @@ class Config:
     notice_seconds: int = 10  # SUBLET_NOTICE_SECONDS: first policy of a new pool
     confidence: float = 0.99  # SUBLET_CONFIDENCE: share of firm GPU-windows that must hold
     model: bool = True  # SUBLET_MODEL: host the demo model
+    engine: str = "local"  # SUBLET_ENGINE: what runs the work, local or slurm
+    slurm: Path | None = None  # SUBLET_SLURM: the file with the settings of the Slurm cluster
     keep_logs_days: int = 30  # SUBLET_KEEP_LOGS_DAYS: of workloads that ended
     unsafe_no_sandbox: bool = False  # SUBLET_UNSAFE_NO_SANDBOX: run tenants' code unguarded
     database_url: str | None = None  # DATABASE_URL: a PostgreSQL of yours, 15 or newer
@@ -98,6 +100,13 @@ def load(environment: Mapping[str, str] | None = None, **overrides: Any) -> Conf
             raise Misconfigured(f"{variable_of(name)} must lie in 0…65535")
     if config.slots is not None and not 1 <= config.slots <= 4096:
         raise Misconfigured("SUBLET_SLOTS must lie in 1…4096")
+    if config.engine not in {"local", "slurm"}:
+        raise Misconfigured(f"SUBLET_ENGINE must be local or slurm, not {config.engine[:40]!r}")
+    if (config.engine == "slurm") != (config.slurm is not None):
+        raise Misconfigured(
+            "SUBLET_ENGINE=slurm and SUBLET_SLURM go together: the second names the file with the"
+            " settings of the cluster"
+        )
     if not 0 <= config.notice_seconds <= 86_400:
         raise Misconfigured("SUBLET_NOTICE_SECONDS must lie in 0…86400")
     if not 1 <= config.keep_logs_days <= 36_500:

@@ -135,7 +135,7 @@ def test_a_lease_is_asked_for_as_it_was_written(sublet: Sublet, api: FakeApi, fo
     assert api.seen[0].body == {
         "id": ID, "pool": "cpu", "gpus": 2, "tier": "on_demand", "max_seconds": 5400,
         "environment": {"A": "1", "B": ""}, "files": {"run.py": "cHJpbnQoMSk="},
-        "memory_bytes": 512 << 20, "network": True,
+        "memory_bytes": 512 << 20, "network": True, "resumable": False,
         "command": ["python3", "run.py", "--json", "-f", "--", "x"],
     }  # fmt: skip
 

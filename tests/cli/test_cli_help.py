@@ -43,6 +43,8 @@ def test_every_command_of_a_client_can_print_json(path: tuple[str, ...]) -> None
         command = command.commands[name]
     options = {name for parameter in command.params for name in parameter.opts}
     shared = {"--data", "--url", "--key", "--ca", "--json"}
+    if path[0] == "engine":  # asks the cluster, not an instance
+        return
     if path in LOCAL:
         shared = {"--json"}
     assert shared <= options or path in PROCESSES

@@ -54,6 +54,13 @@ class TestedEngine(Engine, InternalQueue, Protocol):
 
 
 class Harness:
+    # How far the instants of an engine may lie ahead of the clock.
+    grain = timedelta(0)
+    # How long a start may take where another scheduler does it, on a busy machine.
+    start_seconds = 0.0
+    # Whether the internal queue is the engine's own: Slurm has one that is not ours to feed.
+    feeds_queue = True
+
     def __init__(self, engine: TestedEngine, clock: Clock, *, sandboxed: bool) -> None:
         self.engine = engine
         self.clock = clock

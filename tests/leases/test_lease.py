@@ -237,3 +237,26 @@ def test_what_ran_and_ended_between_two_looks_did_run() -> None:
     assert isinstance(second, Move)
     assert (second.reason, second.exit_code) == (EndReason.COMPLETED, 0)
     assert lease.move(second).stopped_at == NOON + 3 * SECOND
+
+
+@pytest.mark.parametrize("phase", [Phase.RUNNING, Phase.EXITED, Phase.LOST])
+def test_what_the_cluster_itself_told_to_go_is_reclaimed_and_billed_until_then(
+    phase: Phase,
+) -> None:
+    running = lease_in(State.RUNNING)
+    told_at, gone_at = NOON + 20 * SECOND, NOON + 25 * SECOND
+    seen = Observation(
+        phase=phase, started_at=running.running_at, reclaimed_at=told_at,
+        exited_at=None if phase is Phase.RUNNING else gone_at,
+    )  # fmt: skip
+    move = decide(running, seen, NOON + 30 * SECOND)
+    assert isinstance(move, Move)
+    assert move.reason is EndReason.RECLAIMED
+    assert running.move(move).stopped_at == told_at
+
+
+def test_only_a_reclaimed_resumable_lease_is_paused() -> None:
+    for reason in EndReason:
+        ended = lease_in(State.ENDED, resumable=True)
+        assert replace(ended, end_reason=reason).paused == (reason is EndReason.RECLAIMED)
+    assert not lease_in(State.RUNNING, resumable=True).paused

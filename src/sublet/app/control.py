@@ -7,14 +7,14 @@ import socket
 import sys
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
-from datetime import timedelta
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import uvicorn
 from fastapi import FastAPI
 
 from sublet import __version__
 from sublet.app.bootstrap import bootstrap, get_house
+from sublet.app.engines import build_engine, home_of_engine
 from sublet.app.http import BodyGuard, install_errors
 from sublet.app.leadership import Leadership, id_of_engine, wait_for_engine, wait_to_lead
 from sublet.app.logs import log_to_stderr
@@ -33,9 +33,6 @@ from sublet.core.errors import Misconfigured, SubletError
 from sublet.core.migrations import migrate
 from sublet.core.net import listen
 from sublet.core.postgres import wait_until_durable
-from sublet.engine.hardware import find_gpus, find_nodes
-from sublet.engine.local import LocalEngine
-from sublet.engine.sandbox import find_sandbox
 from sublet.models.service import Hosting, Replicas
 
 if TYPE_CHECKING:
@@ -101,14 +98,16 @@ def run(config: Config) -> int:
         )
     listener = listen(config.host, config.api_port)
     clock = SystemClock()
+    config.data.mkdir(mode=0o700, parents=True, exist_ok=True)
     secrets = load_or_make(config.data / "secrets.json")
     wait_until_durable(config.database_url, wait_seconds=_DATABASE_WAIT_SECONDS)
     for sign in (signal.SIGTERM, signal.SIGINT):
         signal.signal(sign, lambda *_: sys.exit(0))  # as long as we wait
+    home = home_of_engine(config)
     leadership = Leadership(
         config.database_url,
-        engine=id_of_engine(config.data / "engine"),
-        place=f"{socket.gethostname()}:{config.data / 'engine'}",
+        engine=id_of_engine(home),
+        place=f"{socket.gethostname()}:{home}",
         clock=clock,
     )
     with (
@@ -119,22 +118,13 @@ def run(config: Config) -> int:
         with db.transaction() as tx:
             bootstrap(tx, secrets, model=config.model, now=clock.now())
             house = get_house(tx)
-        lock = wait_for_engine(config.data / "engine", leadership)
+        # Of a cluster the database alone says who leads; a machine's own engine is locked, too.
+        lock = wait_for_engine(home, leadership) if config.engine == "local" else None
         wait_to_lead(leadership)
         # What the loop does is accepted only as long as we lead.
         ours = db.checked(leadership.check)
-        sandbox, why_not = find_sandbox()
-        if sandbox is None:
-            log.warning("sandbox.missing", extra={"reason": why_not})
-        engine = LocalEngine(
-            config.data / "engine",
-            nodes=find_nodes(cpu_slots=config.slots),
-            gpus=find_gpus(),
-            clock=clock,
-            sandbox=sandbox,
-            unsafe_no_sandbox=config.unsafe_no_sandbox,
-            kept=timedelta(days=config.keep_logs_days),
-        )
+        built = build_engine(config, clock=clock)
+        engine = built.engine
         replicas = (
             Replicas(
                 db=ours, clock=clock, hosting=Hosting(house=house, weights=config.data / "models")
@@ -147,11 +137,11 @@ def run(config: Config) -> int:
             config=config,
             db=db,
             engine=engine,
-            internal_queue=engine,
+            internal_queue=built.queue,
             clock=clock,
             replicas=replicas,
             signing_key=secrets.signing_key,
-            refuses_commands=why_not if sandbox is None and not config.unsafe_no_sandbox else None,
+            refuses_commands=built.refuses_commands,
             wake=lambda: loop.wake(),  # noqa: PLW0108 -- it is made below
         )
         planning = Planning(lambda: _planner(db, config.confidence), clock=clock)
@@ -182,14 +172,12 @@ def run(config: Config) -> int:
         loop = Loop(
             control,
             leadership=leadership,
-            drained=lambda: not engine.alive(),
+            drained=built.drained,
             when_done=finished,
         )
 
         def drain(*_: object) -> None:
-            for job in engine.internal_jobs():
-                if job.running:
-                    engine.cancel_internal(job.id)
+            built.cancel_internal_jobs()
             loop.drain()
 
         # Stopped, we leave leases running and find them again: an upgrade costs no tenant
@@ -201,7 +189,8 @@ def run(config: Config) -> int:
         server.run(sockets=[listener])
         loop.join(timeout=5)
         planning.join(timeout=5)
-        lock.close()
+        if lock is not None:
+            lock.close()
     return 0
 
 
@@ -219,13 +208,13 @@ class _Server(uvicorn.Server):
         yield
 
 
-def main() -> int:
-    """Run from the environment; say in one line what is wrong with it."""
+def main(**overrides: Any) -> int:
+    """Run from the environment, and `overrides`; say in one line what is wrong with them."""
     log_to_stderr()
     if failpoint.arm(os.environ):
         log.warning("failpoints.armed")
     try:
-        return run(load())
+        return run(load(**overrides))
     except SubletError as error:
         print(f"sublet: {error}", file=sys.stderr)  # noqa: T201 -- for the person who started it
         return 2 if isinstance(error, Misconfigured) else 1

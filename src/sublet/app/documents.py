@@ -66,6 +66,9 @@ class NewLease(Body):
     memory_bytes: Annotated[int, Field(ge=1 << 20, le=1 << 50, strict=True)] | None = None
     processes: Annotated[int, Field(ge=1, le=4096, strict=True)] | None = None
     network: bool = False
+    resumable: bool = Field(
+        False, description="Reclaimed, it comes back by itself with the time that is left"
+    )
 
 
 class NewInternalJob(Body):
@@ -143,6 +146,8 @@ def lease_document(lease: Lease, price: Price, *, charged: Money) -> dict[str, A
         "state": lease.state,
         "since": lease.since,
         "end_reason": lease.end_reason or lease.release_asked,
+        "paused": lease.paused,
+        "resumes": lease.resumes,
         "requested_at": lease.requested_at,
         "running_at": lease.running_at,
         "stopped_at": lease.stopped_at,

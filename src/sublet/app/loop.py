@@ -24,6 +24,7 @@ from sublet.engine.port import Engine, InternalJob, Phase
 from sublet.fleet import store as fleet
 from sublet.fleet.demand import Sampler
 from sublet.fleet.pool import Pool, gpus_by_pool
+from sublet.leases import resume
 from sublet.leases import service as leases
 from sublet.leases import store as lease_store
 from sublet.leases.lease import EndReason, Lease, State
@@ -83,7 +84,11 @@ class Control:
                 self._engine.tick()
             except Unavailable as error:  # what runs must be looked after all the same
                 log.warning("engine.unavailable", extra={"detail": str(error)})
-        jobs = list(self._engine.internal_jobs())
+        try:
+            jobs = list(self._engine.internal_jobs())
+        except Unavailable:
+            self._carry_on()
+            raise
         self._observe_fleet(jobs)
         with self._db.transaction() as tx:
             live = lease_store.list_live(tx)
@@ -94,7 +99,7 @@ class Control:
             {lease.id: EndReason.SHUTDOWN for lease in live}
             if self.stopping
             else dict.fromkeys(
-                leases.reclaim_for_internal(live, pools=pools, jobs=jobs, now=now),
+                leases.reclaim_for_internal(self._seen(live), pools=pools, jobs=jobs, now=now),
                 EndReason.RECLAIMED,
             )
         )
@@ -108,6 +113,9 @@ class Control:
                 live = lease_store.list_live(tx)
         self._each(live, self._take_on)
         self._each(unsettled, lambda lease: self._settle(lease, seen_until=now))
+        if not self.stopping:
+            back = resume.resume(self._db, jobs=jobs, now=self._clock.now())
+            self._each(back, self._take_on)
         self._record_starts(jobs)
         if self._replicas is not None and not self.stopping:
             with self._db.transaction() as tx:
@@ -118,6 +126,36 @@ class Control:
         self._sweep_holds(now)
         self._seal(now)
         self._sample(pools, jobs, now)
+
+    def _carry_on(self) -> None:
+        """Keep paid leases going while the cluster does not answer: it runs them all the same.
+
+        Nothing else is decided without it. What is held now is settled by what it tells later.
+        """
+        with self._db.transaction() as tx:
+            live = lease_store.list_live(tx)
+        for lease in live:
+            if lease.state is State.RUNNING and lease.release_asked is None:
+                paid = leases.pay_ahead(lease, db=self._db, now=self._clock.now())
+                self._fence(paid)
+
+    def _seen(self, live: Sequence[Lease]) -> list[Lease]:
+        """Return the leases as the engine has them: what is gone holds nothing any more.
+
+        And what the cluster itself told to go is leaving, whether we have noted it or not.
+        """
+        found = []
+        for lease in live:
+            try:
+                seen = self._engine.observe(lease.id)
+            except Unavailable:  # of one that cannot be reached, what is stored holds
+                found.append(lease)
+                continue
+            if lease.state is State.RUNNING and seen.phase in {Phase.EXITED, Phase.LOST}:
+                continue
+            told = seen.reclaimed_at is not None and lease.release_asked is None
+            found.append(replace(lease, release_asked=EndReason.RECLAIMED) if told else lease)
+        return found
 
     def _observe_fleet(self, jobs: list[InternalJob]) -> None:
         now = self._clock.now()
@@ -172,16 +210,19 @@ class Control:
         lease, seen = leases.advance(
             lease, db=self._db, engine=self._engine, clock=self._clock, notice_url=url
         )
+        self._fence(lease)
+        if lease.state is State.ENDED:
+            self._fences.pop(lease.id, None)
+        running = seen.phase is Phase.RUNNING
+        self._settle(lease, seen_until=asked_at if running else lease.since)
+
+    def _fence(self, lease: Lease) -> None:
         fence = leases.fence_of(lease)
         if fence is not None and self._fences.get(lease.id) != fence:
             failpoint("lease.fence.before_engine")
             self._engine.extend(lease.id, deadline=fence)
             failpoint("lease.fence.after_engine")
             self._fences[lease.id] = fence
-        if lease.state is State.ENDED:
-            self._fences.pop(lease.id, None)
-        running = seen.phase is Phase.RUNNING
-        self._settle(lease, seen_until=asked_at if running else lease.since)
 
     def _settle(self, lease: Lease, *, seen_until: datetime) -> None:
         now = self._clock.now()

@@ -119,6 +119,9 @@ def create(
         typer.Option(parser=size_bytes, metavar="SIZE", help="Limit its memory: 512M, 2G."),
     ] = None,
     network: Annotated[bool, typer.Option("--network", help="Ask for the network.")] = False,
+    resumable: Annotated[
+        bool, typer.Option("--resumable", help="Reclaimed, come back with the time that is left.")
+    ] = False,
     id: Annotated[  # noqa: A002 -- the option's name
         UUID | None,
         typer.Option(metavar="UUID", help="Choose its id: repeating it leases only once."),
@@ -147,6 +150,7 @@ def create(
         "environment": environment(env or []),
         "files": files(file or []),
         "network": network,
+        "resumable": resumable,
     }
     if pool is not None:
         body["pool"] = pool

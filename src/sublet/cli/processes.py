@@ -3,6 +3,7 @@
 The application is imported when one of them runs, never by a client's command.
 """
 
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -21,7 +22,10 @@ def add_to(root: typer.Typer) -> None:
     )(up)  # fmt: skip
     command(
         root, "control", shared=(),
-        examples=("DATABASE_URL=postgresql://db/sublet sublet control",),
+        examples=(
+            "DATABASE_URL=postgresql://db/sublet sublet control",
+            "sublet control --engine slurm --slurm /etc/sublet/slurm.toml",
+        ),
     )(control)  # fmt: skip
     command(
         root, "gateway", shared=(),
@@ -79,15 +83,25 @@ def up(
     raise typer.Exit(run(config.load(**overrides)))
 
 
-def control(_session: Session) -> None:
+def control(
+    _session: Session,
+    *,
+    engine: Annotated[
+        str | None, typer.Option(metavar="local|slurm", help="What runs the work.")
+    ] = None,
+    slurm: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Settings of the Slurm cluster.")
+    ] = None,
+) -> None:
     """Run the control plane alone: API, console and loops.
 
-    Its settings come from the environment. SIGTERM leaves leases running: the next one goes on
-    with them.
+    Settings not given here come from the environment. SIGTERM leaves leases running: the next one
+    goes on with them.
     """
     from sublet.app.control import main  # noqa: PLC0415
 
-    raise typer.Exit(main())
+    given = {"engine": engine, "slurm": slurm}
+    raise typer.Exit(main(**{name: value for name, value in given.items() if value is not None}))
 
 
 def gateway(_session: Session) -> None:

@@ -12,6 +12,7 @@ from sublet import __version__
 from sublet.cli import (
     audit,
     backtest,
+    engine,
     fleet,
     internal,
     keys,
@@ -47,7 +48,7 @@ def build() -> typer.Typer:
     )
     for module in (
         processes, status, leases, keys, money, models, tenants, internal, fleet, prices, ledger,
-        verify, backtest, audit, surplus,
+        engine, verify, backtest, audit, surplus,
     ):  # fmt: skip
         module.add_to(root)
     return root

@@ -39,7 +39,7 @@ class Launcher:
             OSError: the machine has no room for it.
         """
         groups = self._groups(record)
-        orders = self._orders(folder, record) | {"clock_offset": clock_offset}
+        orders = self.orders(folder, record) | {"clock_offset": clock_offset}
         # Beside launch.json, which the shim removes: whoever buries a lost one needs the names.
         write_durably(folder / "cgroups.json", json.dumps([str(path) for path in groups]).encode())
         write_durably(folder / "launch.json", json.dumps(orders).encode())
@@ -64,7 +64,8 @@ class Launcher:
             workload.id, memory_bytes=workload.memory_bytes, processes=workload.processes
         )
 
-    def _orders(self, folder: Path, record: Record) -> dict[str, object]:
+    def orders(self, folder: Path, record: Record) -> dict[str, object]:
+        """Return what the shim is told, and furnish the sandbox in `folder` if there is one."""
         workload = record.workload
         sandbox: dict[str, object] | None = None
         command = list(workload.command)
@@ -121,7 +122,7 @@ class Launcher:
         }
         if workload.notice_url is not None:
             ours["SUBLET_NOTICE_URL"] = workload.notice_url
-        if workload.gpu_model != "cpu":
+        if workload.gpu_model != "cpu" and record.slots:
             names = [gpu.uuid for gpu in self._gpus(record)] or [str(s) for s in record.slots]
             ours["CUDA_VISIBLE_DEVICES"] = ",".join(names)
         return {**workload.environment, **ours}

@@ -1,4 +1,4 @@
-"""What we ask of whatever runs the work: local, simulated, later Slurm and Kubernetes.
+"""What we ask of whatever runs the work: local, simulated, Slurm, later Kubernetes.
 
 An engine is the cluster beneath us. It knows nothing of money, tenants or leases: it has
 nodes with slots, runs workloads on them, and has a queue of internal jobs that are none of
@@ -58,6 +58,7 @@ class Observation:
     exited_at: datetime | None = None  # its slots came free
     exit_code: int | None = None  # 128 + signal number when a signal ended it
     detail: str | None = None  # a plain sentence on why it did not start or was lost
+    reclaimed_at: datetime | None = None  # the cluster itself told it to go, for a job of its own
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

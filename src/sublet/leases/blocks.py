@@ -100,6 +100,7 @@ def used_seconds(lease: Lease, block: int, *, until: datetime) -> int:
     if lease.running_at is None:
         return 0
     if lease.stopped_at is not None:
-        until = min(until, lease.stopped_at)
+        # Not the earlier of the two: the engine's clock may be a little ahead of ours.
+        until = lease.stopped_at
     usable = (until - lease.running_at) // timedelta(seconds=1)
     return min(max(usable - block * BLOCK_SECONDS, 0), block_seconds(lease, block))

@@ -81,6 +81,14 @@ class Lease:
     paid_until: datetime | None = None  # held money covers it until here
     exit_code: int | None = None
     detail: str | None = None  # a sentence for people
+    resumable: bool = False  # once reclaimed, it waits to come back
+    resumes: LeaseId | None = None  # the lease that it goes on with
+
+    @property
+    def paused(self) -> bool:
+        return (
+            self.resumable and self.state is State.ENDED and self.end_reason is EndReason.RECLAIMED
+        )
 
     def move(self, move: "Move") -> Self:
         """Return the lease one move later.
@@ -151,8 +159,10 @@ def decide(lease: Lease, seen: Observation, now: datetime) -> Decision:
             # It ran and ended between two looks. It was usable, so it runs first.
             return Move(to=State.RUNNING, at=max(seen.started_at, lease.since))
         case State.PROVISIONING, Phase.EXITED | Phase.LOST:
+            reclaimed = seen.reclaimed_at is not None
             return Move(
-                to=State.DRAINING, at=now, reason=EndReason.START_FAILED,
+                to=State.DRAINING, at=now,
+                reason=EndReason.RECLAIMED if reclaimed else EndReason.START_FAILED,
                 exit_code=seen.exit_code, detail=seen.detail,
             )  # fmt: skip
         case State.PROVISIONING, Phase.RUNNING:
@@ -168,14 +178,15 @@ def decide(lease: Lease, seen: Observation, now: datetime) -> Decision:
             return Start()
         case State.RUNNING, Phase.EXITED:
             return Move(
-                to=State.DRAINING, at=_usable_until(lease, seen.exited_at or now),
+                to=State.DRAINING, at=_usable_until(lease, _told_or_gone(seen, now)),
                 reason=_reason_of_exit(lease, seen, now), exit_code=seen.exit_code,
                 detail=seen.detail,
             )  # fmt: skip
         case State.RUNNING, Phase.LOST | Phase.ABSENT:
             return Move(
-                to=State.DRAINING, at=_usable_until(lease, seen.exited_at or now),
-                reason=EndReason.NODE_LOST, detail=seen.detail,
+                to=State.DRAINING, at=_usable_until(lease, _told_or_gone(seen, now)),
+                reason=EndReason.NODE_LOST if seen.reclaimed_at is None else EndReason.RECLAIMED,
+                detail=seen.detail,
             )  # fmt: skip
         case State.RUNNING, _ if lease.ends_at is not None and now >= lease.ends_at:
             return Move(
@@ -184,6 +195,12 @@ def decide(lease: Lease, seen: Observation, now: datetime) -> Decision:
             )  # fmt: skip
         case State.RUNNING, _ if lease.paid_until is not None and now >= lease.paid_until:
             return Move(to=State.DRAINING, at=lease.paid_until, reason=EndReason.CREDIT_EXHAUSTED)
+        case State.RUNNING, _ if seen.reclaimed_at is not None:
+            # The cluster was faster than we: it told the workload to go by itself.
+            return Move(
+                to=State.DRAINING, at=_usable_until(lease, seen.reclaimed_at),
+                reason=EndReason.RECLAIMED,
+            )  # fmt: skip
         case State.RUNNING, _ if lease.release_asked is not None:
             return Move(to=State.DRAINING, at=now, reason=lease.release_asked)
         case State.DRAINING, Phase.EXITED | Phase.LOST | Phase.ABSENT:
@@ -202,6 +219,12 @@ def _usable_until(lease: Lease, at: datetime) -> datetime:
     return at if lease.paid_until is None else min(at, lease.paid_until)
 
 
+def _told_or_gone(seen: Observation, now: datetime) -> datetime:
+    """Nothing is billed from the notice on, whoever gave it."""
+    gone_at = seen.exited_at or now
+    return gone_at if seen.reclaimed_at is None else min(seen.reclaimed_at, gone_at)
+
+
 def _reason_of_exit(lease: Lease, seen: Observation, now: datetime) -> EndReason:
     """Say why a running workload is gone: by itself, or by the fence at its deadline."""
     exited_at = seen.exited_at or now
@@ -210,4 +233,6 @@ def _reason_of_exit(lease: Lease, seen: Observation, now: datetime) -> EndReason
     # Before the fence it left by itself, though nobody was there to pay for its last seconds.
     if lease.paid_until is not None and exited_at >= lease.paid_until + lease.notice:
         return EndReason.CREDIT_EXHAUSTED
+    if seen.reclaimed_at is not None:
+        return EndReason.RECLAIMED
     return EndReason.COMPLETED

@@ -1,9 +1,10 @@
 -- name: insert_lease
 -- The caller chose the id. A repeat inserts nothing and returns no row.
 INSERT INTO lease (id, tenant_id, pool, gpus, tier, notice_seconds, price_id, workload, max_seconds,
-                   requested_at, state, since, version)
+                   requested_at, state, since, version, resumable, resumes)
 VALUES (%(id)s, %(tenant_id)s, %(pool)s, %(gpus)s, %(tier)s, %(notice_seconds)s, %(price_id)s,
-        %(workload)s, %(max_seconds)s, %(requested_at)s, %(state)s, %(since)s, %(version)s)
+        %(workload)s, %(max_seconds)s, %(requested_at)s, %(state)s, %(since)s, %(version)s, %(resumable)s,
+        %(resumes)s)
     ON CONFLICT (id) DO NOTHING
 RETURNING id;
 
@@ -47,6 +48,17 @@ SELECT version, state, reason, happened_at, recorded_at
 UPDATE lease
    SET release_asked = %(reason)s
  WHERE id = %(id)s AND release_asked IS NULL AND state IN ('admitted', 'provisioning', 'running')
+RETURNING id;
+
+-- name: list_paused
+SELECT * FROM lease
+ WHERE resumable AND state = 'ended' AND end_reason = 'reclaimed'
+ ORDER BY requested_at, id;
+
+-- name: end_pause
+UPDATE lease
+   SET resumable = false
+ WHERE id = %(id)s AND resumable AND state = 'ended' AND end_reason = 'reclaimed'
 RETURNING id;
 
 -- name: sum_held_gpus

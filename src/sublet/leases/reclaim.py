@@ -29,6 +29,8 @@ def choose(leases: Sequence[Lease], *, gpus: int, now: datetime) -> list[Lease]:
         key=lambda lease: (
             lease.tier is Tier.ON_DEMAND,
             lease.gpus * (now - (lease.running_at or now)).total_seconds(),
+            # As Slurm's own preemption has it: should it choose beside us, it chooses the same.
+            lease.requested_at,
             lease.id,
         ),
     )

@@ -55,6 +55,8 @@ class Request:
     tier: Tier
     max_duration: timedelta
     spec: Spec
+    resumable: bool = False
+    resumes: LeaseId | None = None  # set where a paused lease comes back
 
 
 def pressure_of(tx: Tx, pool: Pool, jobs: Sequence[InternalJob]) -> Pressure:
@@ -107,6 +109,8 @@ def admit(
         state=State.REQUESTED,
         since=now,
         version=1,
+        resumable=request.resumable,
+        resumes=request.resumes,
     )
     pressure = pressure_of(tx, pool, jobs)  # before the insert, so that it is not in it
     if not store.insert(tx, lease, request.spec, now=now):
@@ -136,6 +140,7 @@ def _repeated(tx: Tx, lease: Lease, spec: Spec) -> Lease:
         and before.gpus == lease.gpus
         and before.tier == lease.tier
         and before.max_duration == lease.max_duration
+        and (before.resumable or before.paused or not lease.resumable)
         and store.get_spec(tx, lease.id) == replace(spec, command=list(spec.command))
     )
     if not same:

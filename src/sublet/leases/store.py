@@ -38,7 +38,7 @@ def insert(tx: Tx, lease: Lease, spec: Spec, *, now: datetime) -> bool:
         "price_id": lease.price_id, "workload": Jsonb(_to_json(spec)),
         "max_seconds": int(lease.max_duration.total_seconds()),
         "requested_at": lease.requested_at, "state": lease.state, "since": lease.since,
-        "version": lease.version,
+        "version": lease.version, "resumable": lease.resumable, "resumes": lease.resumes,
     }  # fmt: skip
     if one(tx, QUERIES["insert_lease"], row) is None:
         return False
@@ -114,6 +114,16 @@ def ask_release(tx: Tx, lease_id: LeaseId, reason: EndReason) -> bool:
     return one(tx, QUERIES["ask_release"], {"id": lease_id, "reason": reason}) is not None
 
 
+def list_paused(tx: Tx) -> list[Lease]:
+    """Return reclaimed leases that wait to come back, the first requested first."""
+    return [_lease(row) for row in tx.execute(QUERIES["list_paused"]).fetchall()]
+
+
+def end_pause(tx: Tx, lease_id: LeaseId) -> bool:
+    """Let a paused lease wait no longer; False when it does not. It came back, or was given up."""
+    return one(tx, QUERIES["end_pause"], {"id": lease_id}) is not None
+
+
 def held_gpus(tx: Tx, pool: str) -> int:
     """Return how many GPUs of `pool` are set aside for leases."""
     row = one(tx, QUERIES["sum_held_gpus"], {"pool": pool})
@@ -159,6 +169,8 @@ def _lease(row: Mapping[str, Any]) -> Lease:
         paid_until=row["paid_until"],
         exit_code=row["exit_code"],
         detail=row["detail"],
+        resumable=row["resumable"],
+        resumes=row["resumes"],
     )
 
 

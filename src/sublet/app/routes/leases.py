@@ -92,6 +92,7 @@ def create_lease(ours: Ours, tenant: OneTenant, once: OneCall, body: NewLease) -
             memory_bytes=_memory(ours, pool, body),
             processes=body.processes or _PROCESSES,
         ),
+        resumable=body.resumable,
     )
     if body.id is not None:
         _check_id_is_free(ours, LeaseId(body.id))
@@ -131,10 +132,11 @@ def show_lease(ours: Ours, found: AnyCaller, lease_id: UUID) -> dict[str, Any]:
 
 @router.delete("/leases/{lease_id}", status_code=202, tags=["leases"])
 def end_lease(ours: Ours, found: AnyCaller, lease_id: UUID) -> dict[str, Any]:
-    """Give a lease back. It is told at once and billed no further."""
+    """Give a lease back. It is told at once and billed no further; a paused one stays away."""
     with ours.db.transaction() as tx:
         lease = service.check_owner(tx, LeaseId(lease_id), _owner(found))
         store.ask_release(tx, lease.id, EndReason.RELEASED)
+        store.end_pause(tx, lease.id)
         document = _document(tx, store.get(tx, lease.id))
     ours.wake()
     return document

@@ -1,0 +1,499 @@
+"""An `Engine` on a Slurm cluster: a lease is one job, and Slurm's own queue comes first.
+
+Nothing is kept in this process that is not in Slurm or in the shared folder, so that any other
+process goes on from there. One query shows all jobs; who asks in between gets that look again.
+"""
+
+import json
+import logging
+import os
+import shutil
+import threading
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from datetime import datetime, timedelta
+from typing import Final
+from uuid import UUID
+
+from sublet.core.clock import Clock
+from sublet.core.errors import Invalid, Refused, Unavailable
+from sublet.engine import records
+from sublet.engine.checks import check
+from sublet.engine.launching import Launcher
+from sublet.engine.port import InternalJob, Node, Notice, Observation, Phase, Workload
+from sublet.engine.records import Due, Kind, Record
+from sublet.engine.sandbox import Sandbox
+from sublet.engine.shim import write_durably
+from sublet.engine.slurm import ends, submitting, view, watch
+from sublet.engine.slurm import folder as shared
+from sublet.engine.slurm.commands import Slurm
+from sublet.engine.slurm.looking import Cluster, Look, Looker
+from sublet.engine.slurm.reading import SlurmJob
+from sublet.engine.slurm.settings import SlurmSettings
+from sublet.engine.slurm.view import Layout
+
+log = logging.getLogger(__name__)
+
+LOG_BYTES: Final = 64 << 20
+LISTED: Final = timedelta(days=1)
+# How long after its notice a job may still be there before Slurm is asked to kill it.
+_OVERDUE: Final = timedelta(seconds=3)
+_AGAIN: Final = timedelta(seconds=10)
+_SAVE_SECONDS: Final = 5.0
+
+
+@dataclass(slots=True)
+class _Lease:
+    """What this process remembers of one lease, all of which can be read again."""
+
+    key: str | None = None  # of its job
+    submitted: float = 0.0  # by this process, on the monotonic clock
+    gpu_model: str = ""
+    gpus: int = 0
+    started: bool = False
+    stop: Notice | None = None
+    cancelled_at: datetime | None = None
+
+
+@dataclass(slots=True)
+class _Pending:
+    """What to tell Slurm at the next tick, all in one command."""
+
+    pokes: set[str] = field(default_factory=set)
+
+
+class SlurmEngine:
+    def __init__(
+        self,
+        settings: SlurmSettings,
+        *,
+        clock: Clock,
+        sandbox: Sandbox | None,
+        unsafe_no_sandbox: bool = False,
+        log_bytes: int = LOG_BYTES,
+    ) -> None:
+        """Find again whatever runs, and start nothing.
+
+        Raises:
+            Unavailable: the shared folder or Slurm did not answer.
+        """
+        self._settings = settings
+        self._root = settings.shared
+        self._clock = clock
+        self._slurm = Slurm(settings=settings)
+        self._looker = Looker(self._slurm, clock=clock)
+        self._unsafe_no_sandbox = unsafe_no_sandbox
+        self._lock = threading.RLock()
+        self._leases: dict[UUID, _Lease] = {}
+        self._pending = _Pending()
+        self._saved_at = 0.0
+        self._mine: Sequence[InternalJob] = ()
+        self._followed: Look | None = None
+        with _disk():
+            (self._root / "ended").mkdir(mode=0o700, parents=True, exist_ok=True)
+            program, bwrap = shared.install(
+                self._root, None if sandbox is None else sandbox.program
+            )
+        self._agent = program
+        if sandbox is not None:
+            assert bwrap is not None
+            sandbox = replace(sandbox, program=bwrap)
+        self._launcher = Launcher(
+            root=self._root,
+            sandbox=sandbox,
+            cgroups=None,  # the job is in Slurm's own
+            gpus=(),  # which ones, only the node will know
+            cores=None,
+            log_bytes=log_bytes,
+            parent={},
+        )
+        self._cluster: Cluster = self._looker.cluster()
+        self._watch = watch.Watch(cluster=self._cluster.name)
+        self._leads = False
+
+    # ---- the port
+
+    def nodes(self) -> Sequence[Node]:
+        look = self._look()
+        return view.nodes_of(look.nodes, look.jobs)
+
+    def observe(self, workload: UUID) -> Observation:
+        with self._lock, _disk():
+            return self._observe(workload)
+
+    def workloads(self) -> Mapping[UUID, Observation]:
+        since = self._clock.now() - LISTED
+        found = {}
+        with self._lock, _disk():
+            ended = [
+                entry.name
+                for entry in os.scandir(self._root / "ended")
+                if entry.stat().st_mtime >= since.timestamp()
+            ]
+            for name in [*os.listdir(self._root), *ended]:  # noqa: PTH208 -- names alone
+                try:
+                    id_ = UUID(name)
+                except ValueError:
+                    continue
+                seen = self._observe(id_)
+                if seen.phase is not Phase.ABSENT:
+                    found[id_] = seen
+        return found
+
+    def internal_jobs(self) -> Sequence[InternalJob]:
+        look = self._look()
+        with self._lock:
+            self._follow(look)
+            return list(self._mine)
+
+    def start(self, workload: Workload, *, deadline: datetime) -> bool:
+        look = self._look()
+        whole = [
+            Node(name=n.name, gpu_model=n.gpu_model, gpus=n.gpus, memory_bytes=n.memory_bytes)
+            for n in look.nodes
+        ]
+        check(workload, whole)
+        with self._lock, _disk():
+            here = self._root / str(workload.id)
+            if (self._root / "ended" / str(workload.id)).exists():
+                return True
+            if here.exists():
+                if self._observe(workload.id).phase is not Phase.ABSENT:
+                    return True
+                # We died before Slurm had it, or it was told us by nobody: a look that is newer
+                # than the last sbatch knows.
+                look = self._look(fresh=True)
+                if self._observe(workload.id).phase is not Phase.ABSENT:
+                    return True
+            layout = self._room(workload, look)
+            if layout is None:
+                return False
+            if not here.exists():
+                self._create(workload, deadline)
+            self._submit(workload, layout)
+            return True
+
+    def extend(self, workload: UUID, *, deadline: datetime) -> None:
+        with self._lock, _disk():
+            here = self._root / str(workload)
+            if here.exists() and shared.read_end(here) is None:
+                records.write_deadline(here, _due(deadline))
+
+    def stop(self, workload: UUID, *, notice: Notice) -> None:
+        with self._lock, _disk():
+            here = self._root / str(workload)
+            if not here.exists():
+                return
+            seen = self._observe(workload)
+            if seen.phase not in {Phase.STARTING, Phase.RUNNING}:
+                return
+            lease = self._leases[workload]
+            if (first := records.read_notice(here)) is not None:
+                lease.stop = first
+            if lease.stop is None or notice.stops_at < lease.stop.stops_at:
+                told = notice if lease.stop is None else replace(
+                    lease.stop, stops_at=notice.stops_at)  # fmt: skip
+                records.write_notice(here, told, due=_due(told.stops_at))
+                lease.stop = told
+                if lease.key is not None:
+                    self._pending.pokes.add(lease.key)
+            self._insist(workload, lease)
+
+    def logs(self, workload: UUID, *, offset: int = 0, limit: int = 1 << 20) -> bytes:
+        if offset < 0 or limit < 0:
+            raise Invalid(f"offset and limit cannot be negative: {offset}, {limit}")
+        with _disk():
+            for folder in (self._root / str(workload), self._root / "ended" / str(workload)):
+                try:
+                    with (folder / "log").open("rb") as file:
+                        file.seek(offset)
+                        return file.read(limit)
+                except FileNotFoundError:
+                    continue
+        return b""
+
+    def tick(self) -> None:
+        with self._lock, _disk():
+            if not self._leads:
+                # Only who leads comes here: it goes on from what the last one saw.
+                self._watch = watch.load(self._root / "internal.json", self._cluster.name)
+                self._leads, self._followed = True, None
+        if self._looker.due():
+            self._look(fresh=True)
+        with self._lock, _disk():
+            self._poke()
+            if time.monotonic() >= self._saved_at + _SAVE_SECONDS:
+                self._watch.save(self._root / "internal.json")
+                self._saved_at = time.monotonic()
+
+    def refresh(self) -> None:
+        """Look now, however lately we looked."""
+        self._look(fresh=True)
+
+    # ---- what we see
+
+    def _look(self, *, fresh: bool = False) -> Look:
+        look = self._looker.look(fresh=fresh)
+        with self._lock:
+            self._follow(look)
+        return look
+
+    def _follow(self, look: Look) -> None:
+        if look is self._followed:
+            return
+        self._followed = look
+        demand = view.internal_demand(look.jobs, look.nodes, partition=self._settings.partition)
+        self._mine = self._watch.look(demand, look.jobs, now=self._clock.now())
+
+    def _observe(self, id_: UUID) -> Observation:
+        here = self._root / str(id_)
+        lease = self._leases.get(id_)
+        if lease is None:
+            there = self._root / "ended" / str(id_)
+            if (ended := shared.read_end(there)) is not None:
+                return ended
+            if not here.exists():
+                return Observation(phase=Phase.ABSENT)
+            if (ended := shared.read_end(here)) is not None:
+                return self._bury(id_, ended)  # we died before it was moved aside
+            lease = self._leases[id_] = _Lease(key=shared.job_key(here))
+        look = self._look()
+        jobs = look.leases.get(id_, ())
+        if not jobs:
+            return self._unseen(id_, lease, look)
+        # Should Slurm ever have two: the one that runs, else the first.
+        job, *others = sorted(jobs, key=lambda job: (not job.holds, _number(job)))
+        lease.key = job.key
+        for other in others:
+            if not other.ended:
+                self._cancel(other.key)
+        return self._judge(id_, lease, job)
+
+    def _unseen(self, id_: UUID, lease: _Lease, look: Look) -> Observation:
+        """Say what of a lease is true that Slurm's queue does not show."""
+        here = self._root / str(id_)
+        if look.began < lease.submitted or shared.submit_runs(here):
+            return Observation(phase=Phase.STARTING)
+        if lease.key is None:
+            lease.key = shared.job_key(here)
+        status = records.read_status(here)
+        if lease.key is None and status.started_at is None and status.exited_at is None:
+            return Observation(phase=Phase.ABSENT)  # it never reached Slurm
+        if lease.key is not None and lease.submitted == 0.0:
+            # Its number was written after we looked, by an sbatch that outlived its control plane.
+            written = (here / "job").stat().st_mtime
+            if look.at.timestamp() <= written:
+                return Observation(phase=Phase.STARTING)
+        accounted = self._looker.account(lease.key) if lease.key is not None else None
+        if accounted is not None and accounted.ended_at is not None:
+            state, started, ended = accounted.state, accounted.started_at, accounted.ended_at
+            code = accounted.exit_code
+        else:
+            # Purged, and no accounting to ask: what its agent wrote, or the last that we saw.
+            state, code = "COMPLETED" if status.exited_at else "NODE_FAIL", None
+            started = status.started_at
+            ended = status.exited_at or status.started_at or look.at
+        return self._bury(id_, self._end(id_, state, started, ended, code))
+
+    def _judge(self, id_: UUID, lease: _Lease, job: SlurmJob) -> Observation:
+        here = self._root / str(id_)
+        if job.ended:
+            ended_at = job.ended_at or self._clock.now()
+            seen = self._end(
+                id_, job.state, job.started_at, ended_at, job.exit_code, preempted=job.preempted
+            )
+            return self._bury(id_, seen)
+        if not lease.started and job.holds:
+            lease.started = records.read_status(here).started_at is not None
+        if job.waits:
+            if job.restarts:
+                # It ran, and an administrator put it back into the queue: never twice. Slurm says
+                # so; that it was launched may be news since we looked, and says nothing.
+                self._cancel(job.key)
+                detail = "its job was put back into Slurm's queue"
+                status = records.read_status(here)
+                ended_at = status.exited_at or self._clock.now()
+                seen = self._end(id_, "NODE_FAIL", status.started_at, ended_at, None)
+                return self._bury(id_, replace(seen, detail=detail))
+            why = None if job.reason == "None" else f"Slurm has not started it yet: {job.reason}"
+            return Observation(phase=Phase.STARTING, detail=why)
+        if not lease.started:
+            return Observation(phase=Phase.STARTING)
+        told_at = None
+        if job.preempted:
+            told_at = shared.preempted_at(here) or self._clock.now()
+        return Observation(
+            phase=Phase.RUNNING, started_at=self._ours(job.started_at), reclaimed_at=told_at
+        )
+
+    def _end(
+        self,
+        id_: UUID,
+        state: str,
+        started_at: datetime | None,
+        ended_at: datetime,
+        code: int | None,
+        *,
+        preempted: bool | None = None,
+    ) -> Observation:
+        return ends.end_of(
+            self._root / str(id_),
+            state=state,
+            started_at=self._ours(started_at),
+            ended_at=ended_at - self._looker.ahead,
+            code=code,
+            preempted=preempted,
+        )
+
+    def _ours(self, instant: datetime | None) -> datetime | None:
+        """Return an instant of Slurm's clock on ours; they differ only where they are wrong."""
+        return None if instant is None else instant - self._looker.ahead
+
+    def _bury(self, id_: UUID, seen: Observation) -> Observation:
+        here = self._root / str(id_)
+        self._leases.pop(id_, None)
+        if not here.exists():  # another control plane of this database was faster
+            return shared.read_end(self._root / "ended" / str(id_)) or seen
+        shared.write_end(here, seen)
+        shared.archive(self._root, id_)
+        return seen
+
+    # ---- what we ask for
+
+    def _room(self, workload: Workload, look: Look) -> Layout | None:
+        """Return where a lease fits; None while there is no room, or internal jobs wait."""
+        if any(job.pending and job.gpu_model == workload.gpu_model for job in self._mine):
+            return None
+        free = view.free_by_node(look.nodes, look.jobs, workload.gpu_model)
+        if sum(free.values()) - self._unplaced(look, workload.gpu_model) < workload.gpus:
+            return None
+        return view.lay_out(workload, look.nodes, free, exclusive=self._settings.exclusive)
+
+    def _unplaced(self, look: Look, gpu_model: str) -> int:
+        """Return how many GPUs are for jobs of ours that hold no node yet, or were not seen."""
+        waiting = sum(
+            view.amount_of(job, gpu_model)
+            for jobs in look.leases.values()
+            for job in jobs
+            if job.waits
+        )
+        unseen = sum(
+            lease.gpus
+            for id_, lease in self._leases.items()
+            if lease.gpu_model == gpu_model and id_ not in look.leases
+        )
+        return waiting + unseen
+
+    def _create(self, workload: Workload, deadline: datetime) -> None:
+        confined = workload.sandboxed and self._launcher.sandbox is not None
+        if workload.sandboxed and not confined and not self._unsafe_no_sandbox:
+            raise Refused(
+                "there is no sandbox, so no tenant's command is run here; install bubblewrap on"
+                " the login node, or set unsafe_no_sandbox to run it unprotected"
+            )
+        record = Record(
+            workload=replace(workload, files={}),
+            kind=Kind.LEASE,
+            confined=confined,
+            name="",
+            submitted_at=self._clock.now(),
+            sequence=0,
+        )
+        here = self._root / str(workload.id)
+        draft = here.with_name(f".new-{here.name}")
+        if draft.exists():
+            shutil.rmtree(draft)  # we died before it was whole
+        records.create(here, record, workload.files, _due(deadline))
+
+    def _submit(self, workload: Workload, layout: Layout) -> None:
+        """Hand a lease to Slurm, once.
+
+        sbatch holds a lock for as long as it runs, and writes the job's number into the lease's
+        folder by itself: whoever comes after us learns both without us. Should Slurm take a
+        second one after all, its agent finds that the lease was launched, and does nothing.
+        """
+        here = self._root / str(workload.id)
+        record = records.read(here)
+        orders = self._launcher.orders(here, record)
+        orders["grace_seconds"] = self._cluster.grace_seconds
+        write_durably(here / "launch.json", json.dumps(orders).encode())
+        lock = shared.take_submit_lock(here)
+        if lock is None:
+            raise Unavailable("an earlier sbatch of this lease has not ended yet")
+        lease = self._leases.setdefault(workload.id, _Lease())
+        lease.submitted = time.monotonic()
+        lease.gpu_model, lease.gpus = workload.gpu_model, workload.gpus
+        options = submitting.options(
+            workload, layout, settings=self._settings, here=here, agent=self._agent
+        )
+        output = os.open(here / "job", os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+        try:
+            process = self._slurm.begin("sbatch", *options, keep=[lock], output=output)
+            self._slurm.finish(process, "sbatch")
+        except Refused as error:
+            shutil.rmtree(here)
+            self._leases.pop(workload.id, None)
+            raise Refused(f"Slurm refused the lease's job: {error}") from error
+        except Unavailable:
+            # Slurm may have it nevertheless: the next look tells.
+            lease.submitted = 0.0
+            raise
+        finally:
+            os.close(output)
+            os.close(lock)
+        # A look that began before the answer may not show the job.
+        lease.submitted = time.monotonic()
+        lease.key = shared.job_key(here)
+        log.info("slurm.submitted", extra={"lease": workload.id, "job": lease.key})
+
+    def _insist(self, id_: UUID, lease: _Lease) -> None:
+        """Have Slurm cancel what waits in its queue, or is still there after its notice."""
+        assert lease.stop is not None
+        if lease.key is None:
+            return
+        now = self._clock.now()
+        job = next((j for j in self._look().leases.get(id_, ()) if j.key == lease.key), None)
+        late = now >= lease.stop.stops_at + _OVERDUE
+        if (job is None or not job.waits) and not late:
+            return
+        if lease.cancelled_at is None or now >= lease.cancelled_at + _AGAIN:
+            lease.cancelled_at = now
+            self._cancel(lease.key)
+
+    def _cancel(self, key: str) -> None:
+        try:
+            self._slurm.run("scancel", key)
+        except Refused as error:  # it has ended meanwhile
+            log.info("slurm.not_cancelled", extra={"job": key, "detail": str(error)})
+
+    def _poke(self) -> None:
+        """Have every agent look for its notice now: a network file system may be slow to tell."""
+        keys = sorted(self._pending.pokes)
+        self._pending.pokes.clear()
+        for at in range(0, len(keys), 100):
+            try:
+                self._slurm.run("scancel", "--batch", "--signal=USR1", *keys[at : at + 100])
+            except Refused as error:
+                log.info("slurm.not_poked", extra={"jobs": len(keys), "detail": str(error)})
+
+
+def _due(instant: datetime) -> Due:
+    """An agent goes by the instant: seconds since this machine started are none of its node's."""
+    return Due(instant=instant, steady_seconds=0.0)
+
+
+def _number(job: SlurmJob) -> int:
+    digits = job.key.partition("_")[0]
+    return int(digits) if digits.isdigit() else 0
+
+
+@contextmanager
+def _disk() -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise Unavailable(
+            f"the folder shared with Slurm's nodes did not answer: {error}"
+        ) from error

@@ -1,0 +1,201 @@
+"""What a lease's Slurm job runs: the shim, and what Slurm asks of it besides.
+
+Run on a compute node as `python3 -I -S agent.pyz FOLDER [--nodes N]`, with nothing but Python's
+standard library. It hears three voices, and the earliest end wins:
+
+- ours, by files in FOLDER: the deadline, and the notice (SIGUSR1: look now);
+- Slurm's, by SIGTERM, when it preempts the job, an administrator cancels it, or its time limit
+  nears. Then the agent gives the notice itself: with Sublet dead, the tenant is told all the same.
+"""
+
+import contextlib
+import json
+import os
+import re
+import shlex
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Mapping
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any, Final
+
+from sublet.engine.shim import (
+    _SUBREAPER,
+    Shim,
+    _prctl,
+    _Watched,
+    steady_seconds,
+    try_lock,
+    write_durably,
+)
+
+_MESSAGE: Final = "An internal job needs these GPUs; save your work now."
+_GPU_VARIABLES: Final = ("SLURM_STEP_GPUS", "SLURM_JOB_GPUS", "GPU_DEVICE_ORDINAL")
+
+
+class Cluster:
+    """What Slurm said to this process since it started."""
+
+    def __init__(self) -> None:
+        self.told_at: datetime | None = None
+        self.look = False
+        signal.signal(signal.SIGTERM, self._told)
+        signal.signal(signal.SIGUSR1, self._poked)
+        for number in (signal.SIGINT, signal.SIGHUP):
+            # A handler, not SIG_IGN: the workload must not inherit that we stay.
+            signal.signal(number, lambda *_: None)
+
+    def _told(self, *_: object) -> None:
+        self.told_at = self.told_at or datetime.now(UTC)
+
+    def _poked(self, *_: object) -> None:
+        self.look = True
+
+
+class NodeShim(Shim):
+    """A shim whose orders lie in the lease's folder, and whose own files may lie elsewhere."""
+
+    def __init__(
+        self, folder: Path, launch: Mapping[str, Any], *, orders: Path, cluster: Cluster
+    ) -> None:
+        super().__init__(folder, launch)
+        self.orders = orders
+        self.cluster = cluster
+        self._deadline_file = _Watched(orders / "deadline")
+        self._stop_file = _Watched(orders / "stop.json")
+
+    def read_orders(self) -> None:
+        if self.cluster.told_at is not None:
+            give_notice(self.orders, self.launch["grace_seconds"], self.cluster.told_at)
+        if self.cluster.look:
+            self.cluster.look = False
+            os.listdir(self.orders)  # noqa: PTH208 -- a network file system looks anew
+        # Seconds since a machine started mean nothing on another: the instants are what counts.
+        if (news := self._deadline_file.news()) is not None:
+            try:
+                self.deadline = steady_at(json.loads(news)["instant"])
+            except ValueError:
+                if self.deadline is None:
+                    raise  # nothing runs without a fence
+                self._deadline_file.forget()  # half written over the one before
+        if (news := self._stop_file.news()) is not None:
+            self.kill_at = steady_at(json.loads(news)["stops_at"])
+
+
+def steady_at(instant: str) -> float:
+    """Return an instant of the cluster's clocks in seconds since this node started."""
+    left = datetime.fromisoformat(instant) - datetime.now(UTC)
+    return steady_seconds() + left.total_seconds()
+
+
+def give_notice(orders: Path, grace_seconds: float, told_at: datetime) -> None:
+    """Write the notice that Slurm's SIGTERM stands for, once; an earlier end of ours stands."""
+    if (orders / "preempted").exists():
+        return
+    stops_at = told_at + timedelta(seconds=grace_seconds)
+    notice = {
+        "reason": "reclaimed",
+        "message": _MESSAGE,
+        "noticed_at": told_at.isoformat(),
+        "stops_at": stops_at.isoformat(),
+    }
+    with contextlib.suppress(FileNotFoundError):
+        ours = json.loads((orders / "stop.json").read_bytes())
+        notice = ours | {
+            "stops_at": min(datetime.fromisoformat(ours["stops_at"]), stops_at).isoformat()
+        }
+    text = json.dumps(notice).encode()
+    write_durably(orders / "box" / "notice.json", text, mode=0o644)
+    write_durably(orders / "stop.json", text)
+    write_durably(orders / "preempted", told_at.isoformat().encode())
+
+
+def devices(variables: Mapping[str, str]) -> list[str]:
+    """Return the device files of the GPUs that Slurm gave this step."""
+    for name in _GPU_VARIABLES:
+        if found := re.findall(r"\d+", variables.get(name, "")):
+            return [f"/dev/nvidia{number}" for number in found]
+    return []
+
+
+def prepare(launch: dict[str, Any], folder: Path, own: Path, variables: Mapping[str, str]) -> None:
+    """Add what only this node knows: which GPUs it has, and which of the lease's nodes it is."""
+    known = {
+        "SUBLET_NODE": variables.get("SLURM_NODEID", "0"),
+        "SUBLET_NODES": variables.get("SLURM_JOB_NUM_NODES", "1"),
+        "SUBLET_NODE_LIST": variables.get("SLURM_JOB_NODELIST", ""),
+    }
+    for name in ("CUDA_VISIBLE_DEVICES", "ROCR_VISIBLE_DEVICES"):
+        if name in variables:
+            known[name] = variables[name]
+    launch["environment"] = {**launch["environment"], **known}
+    sandbox = launch["sandbox"]
+    if sandbox is None:
+        return
+    environment = own / "environment.node"
+    text = (folder / "environment").read_text(encoding="utf-8")
+    text += "".join(f"export {name}={shlex.quote(value)}\n" for name, value in known.items())
+    environment.write_text(text, encoding="utf-8")
+    environment.chmod(0o644)
+    options = [
+        str(environment) if option == str(folder / "environment") else option
+        for option in sandbox["options"]
+    ]
+    at = options.index("--remount-ro")  # before /dev is closed
+    binds = [
+        word
+        for device in (*devices(variables), "/dev/nvidiactl", "/dev/nvidia-uvm")
+        for word in ("--dev-bind-try", device, device)
+    ]
+    sandbox["options"] = [*options[:at], *binds, *options[at:]]
+
+
+def look_after(folder: Path, cluster: Cluster) -> int:
+    """Run the lease on this node; return the exit status."""
+    rank = int(os.environ.get("SLURM_PROCID", "0"))
+    own = folder if rank == 0 else folder / f"node-{rank}"
+    own.mkdir(exist_ok=True)
+    if try_lock(own / "lock") is None:
+        return 0
+    if (own / "launched").exists() or (own / "status.json").exists():
+        return 0  # Slurm ran this job again, or there are two of it: never twice
+    _prctl(_SUBREAPER, 1)
+    launch = json.loads((folder / "launch.json").read_bytes())
+    launch["clock_offset"] = datetime.now(UTC).timestamp() - steady_seconds()
+    prepare(launch, folder, own, os.environ)
+    shim = NodeShim(own, launch, orders=folder, cluster=cluster)
+    shim.run()
+    if shim.exit_code is None:
+        return 1
+    return shim.exit_code
+
+
+def relay(folder: Path, nodes: int, cluster: Cluster) -> int:
+    """Start an agent on each node, and hand on what Slurm tells only the first of them."""
+    if (folder / "launched").exists():
+        return 0
+    command = [
+        "srun", f"--nodes={nodes}", f"--ntasks={nodes}", "--ntasks-per-node=1", "--input=none",
+        "--kill-on-bad-exit=1", "--mem=0",
+        f"--cpus-per-task={os.environ.get('SLURM_CPUS_PER_TASK', '1')}",
+        sys.executable, "-I", "-S", sys.argv[0], str(folder),
+    ]  # fmt: skip
+    grace = json.loads((folder / "launch.json").read_bytes())["grace_seconds"]
+    with subprocess.Popen(command) as process:
+        while process.poll() is None:
+            if cluster.told_at is not None:
+                give_notice(folder, grace, cluster.told_at)
+            time.sleep(0.1)
+        return process.returncode
+
+
+def main() -> None:
+    cluster = Cluster()
+    os.environ.pop("SLURM_JWT", None)
+    folder = Path(sys.argv[1])
+    if len(sys.argv) > 3 and sys.argv[2] == "--nodes":
+        sys.exit(relay(folder, int(sys.argv[3]), cluster))
+    sys.exit(look_after(folder, cluster))

@@ -1,0 +1,201 @@
+"""Looking at the cluster: one query for all jobs, now and then one for the nodes.
+
+A controller that answers slowly is asked less often, so that we never take more than a tenth of
+its time; and JSON is given up for columns where it is not offered, not known, or takes long.
+"""
+
+import logging
+import re
+import threading
+import time
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from typing import Final
+from uuid import UUID
+
+from sublet.core.clock import Clock
+from sublet.core.errors import Refused, Unavailable
+from sublet.engine.slurm import reading, view
+from sublet.engine.slurm.commands import Slurm
+from sublet.engine.slurm.reading import Accounted, SlurmJob, SlurmNode, Unknown
+from sublet.engine.slurm.settings import Format
+
+log = logging.getLogger(__name__)
+
+_SHORTEST_SECONDS: Final = 0.2
+_NODES_SECONDS: Final = 2.0
+_CONFIG_SECONDS: Final = 60.0
+_BACK_OFF: Final = 10.0  # times as long as a look took, until the next one
+_JSON_SECONDS: Final = 0.5  # more than that, and columns are asked for
+_CLOCKS_APART: Final = timedelta(seconds=3)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Cluster:
+    """What seldom changes."""
+
+    name: str
+    version: str
+    grace_seconds: float  # of the partition that leases run in
+    accounting: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Look:
+    """The cluster at one instant."""
+
+    at: datetime
+    began: float  # on the monotonic clock
+    jobs: Sequence[SlurmJob]
+    nodes: Sequence[SlurmNode]
+    leases: Mapping[UUID, Sequence[SlurmJob]] = field(default_factory=dict)
+
+
+class Looker:
+    def __init__(self, slurm: Slurm, *, clock: Clock) -> None:
+        self._slurm = slurm
+        self._clock = clock
+        self._lock = threading.Lock()
+        self._last: Look | None = None
+        self._nodes: Sequence[SlurmNode] = ()
+        self._nodes_at = 0.0
+        self._nodes_took = 0.0
+        self._configured_at = 0.0
+        self._period = _SHORTEST_SECONDS
+        self._json = slurm.settings.format is not Format.TEXT
+        self._accounting = False
+        self.ahead = timedelta(0)  # by how much Slurm's clock is ahead of ours
+
+    def due(self) -> bool:
+        return self._last is None or time.monotonic() >= self._last.began + self._period
+
+    def look(self, *, fresh: bool = False) -> Look:
+        """Return the last look while it is young enough, else a new one.
+
+        Raises:
+            Unavailable: Slurm did not answer, or in words that we do not know.
+        """
+        last = self._last
+        asked = time.monotonic()
+        if last is not None and not fresh and asked < last.began + max(2.0, 3 * self._period):
+            return last
+        with self._lock:
+            last = self._last
+            if last is not None and last.began >= asked:
+                return last  # somebody else looked while we waited
+            self._last = self._now()
+            return self._last
+
+    def _now(self) -> Look:
+        if time.monotonic() >= self._configured_at + _CONFIG_SECONDS:
+            self.cluster()
+        at, began = self._clock.now(), time.monotonic()
+        jobs = self._jobs()
+        took = time.monotonic() - began
+        if time.monotonic() >= self._nodes_at + max(_NODES_SECONDS, _BACK_OFF * self._nodes_took):
+            self._look_at_nodes()
+        most = self._slurm.settings.longest_period_seconds
+        self._period = min(max(_SHORTEST_SECONDS, _BACK_OFF * took), most)
+        leases: dict[UUID, list[SlurmJob]] = defaultdict(list)
+        for job in jobs:
+            if (id_ := view.lease_of(job)) is not None:
+                leases[id_].append(job)
+        return Look(at=at, began=began, jobs=jobs, nodes=self._nodes, leases=leases)
+
+    def _jobs(self) -> list[SlurmJob]:
+        if self._json:
+            began = time.monotonic()
+            try:
+                jobs = reading.read_jobs_json(self._slurm.run("squeue", "--json"))
+            except (Unknown, Refused) as error:
+                if self._slurm.settings.format is Format.JSON:
+                    raise Unavailable(f"squeue --json: {error}") from error
+                log.warning("slurm.no_json", extra={"detail": str(error)[:300]})
+                self._json = False
+            else:
+                slow = time.monotonic() - began > _JSON_SECONDS
+                if slow and self._slurm.settings.format is Format.AUTO:
+                    log.info("slurm.json_is_slow", extra={"jobs": len(jobs)})
+                    self._json = False
+                return jobs
+        try:
+            text = self._slurm.run("squeue", "-h", "-a", "-t", "all", "-O", reading.job_format())
+            return reading.read_jobs(text)
+        except Unknown as error:
+            raise reading.unavailable(error) from error
+        except Refused as error:
+            raise Unavailable(str(error)) from error
+
+    def _look_at_nodes(self) -> None:
+        began = time.monotonic()
+        partition = self._slurm.settings.partition
+        try:
+            text = self._slurm.run("sinfo", "-h", "-N", "-p", partition, "-O",
+                                   reading.node_format())  # fmt: skip
+            self._nodes = reading.read_nodes(text)
+        except Unknown as error:
+            raise reading.unavailable(error) from error
+        except Refused as error:
+            raise Unavailable(str(error)) from error
+        self._nodes_at = time.monotonic()
+        self._nodes_took = self._nodes_at - began
+
+    def cluster(self) -> Cluster:
+        """Read what seldom changes, and compare the clocks.
+
+        Raises:
+            Unavailable: Slurm did not answer, or has no such partition.
+        """
+        asked = self._clock.now()
+        text = self._slurm.run("scontrol", "show", "config")
+        answered = self._clock.now()
+        config = settings_of(text)
+        if (told := re.search(r"data as of (\S+)", text)) is not None:
+            self._compare(datetime.fromisoformat(told[1]).replace(tzinfo=UTC), asked, answered)
+        partition = self._slurm.settings.partition
+        try:
+            shown = self._slurm.run("scontrol", "-o", "show", "partition", partition)
+        except Refused:
+            raise Unavailable(
+                f"Slurm has no partition {partition!r}: `sublet engine slurm plan` says what to add"
+            ) from None
+        grace = re.search(r"GraceTime=(\d+)", shown)
+        self._accounting = "none" not in config.get("AccountingStorageType", "none")
+        self._configured_at = time.monotonic()
+        return Cluster(
+            name=config.get("ClusterName", "cluster"),
+            version=config.get("SLURM_VERSION", ""),
+            grace_seconds=float(grace[1]) if grace else 0.0,
+            accounting=self._accounting,
+        )
+
+    def _compare(self, told: datetime, asked: datetime, answered: datetime) -> None:
+        """Say by how much Slurm's clock is ahead. Its answer is cut to whole seconds."""
+        ahead = told + timedelta(seconds=0.5) - (asked + (answered - asked) / 2)
+        if abs(ahead - self.ahead) < _CLOCKS_APART:
+            return
+        self.ahead = timedelta(seconds=round(ahead.total_seconds()))
+        if abs(self.ahead) < _CLOCKS_APART:
+            self.ahead = timedelta(0)
+        log.warning("slurm.clocks_apart", extra={"ahead_seconds": self.ahead.total_seconds()})
+
+    def account(self, key: str) -> Accounted | None:
+        """Return what accounting knows of a job that the queue has forgotten; None: nothing."""
+        if not self._accounting:
+            return None
+        fields = ",".join(reading.ACCOUNTED)
+        try:
+            text = self._slurm.run("sacct", "-n", "-P", "-X", "-j", key, "-o", fields)
+            found = [row for row in reading.read_accounted(text) if row.key == key]
+        except (Unavailable, Refused, Unknown) as error:
+            log.warning("slurm.no_accounting", extra={"job": key, "detail": str(error)[:300]})
+            return None
+        return found[-1] if found else None
+
+
+def settings_of(text: str) -> dict[str, str]:
+    """Read `scontrol show config`."""
+    found = re.findall(r"^(\w+)\s+=\s*(.*?)\s*$", text, re.MULTILINE)
+    return dict(found)

@@ -1,0 +1,91 @@
+"""Bringing paused leases back: those that were reclaimed, and are resumable.
+
+A lease that goes on is a new lease with what was left of the old one's time, under an id that
+follows from the old one's; so it comes back once, however often anybody tries.
+"""
+
+import logging
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import replace
+from datetime import datetime, timedelta
+
+from sublet.core.db import Database
+from sublet.core.errors import Invalid, NotFound, Refused
+from sublet.core.ids import derived_id
+from sublet.engine.port import InternalJob
+from sublet.fleet import store as fleet
+from sublet.leases import service, store
+from sublet.leases.lease import Lease, LeaseId
+from sublet.leases.service import Request
+from sublet.planner.surplus import sellable_gpus
+from sublet.tenants import store as tenants
+from sublet.tenants.tenant import TenantId
+
+log = logging.getLogger(__name__)
+
+_LEAST = timedelta(seconds=1)
+
+
+def time_left(lease: Lease) -> timedelta:
+    """Return what is left of the time that a lease was sold for."""
+    if lease.running_at is None or lease.stopped_at is None:
+        return lease.max_duration
+    return lease.max_duration - (lease.stopped_at - lease.running_at)
+
+
+def resume(db: Database, *, jobs: Sequence[InternalJob], now: datetime) -> list[Lease]:
+    """Admit again what waits to come back and has room, in the order of first request.
+
+    Raises:
+        Unavailable: the database did not answer.
+    """
+    with db.transaction() as tx:
+        paused = store.list_paused(tx)
+        pools = {pool.name: pool for pool in fleet.list_pools(tx)} if paused else {}
+        room = {
+            name: sellable_gpus(service.pressure_of(tx, pools[name], jobs))
+            for name in {lease.pool for lease in paused}
+        }
+    used: dict[str, int] = defaultdict(int)
+    back = []
+    for lease in paused:
+        # Strictly in order within a pool: a small one that overtakes could keep a big one out.
+        if used[lease.pool] + lease.gpus > room[lease.pool]:
+            room[lease.pool] = 0
+            continue
+        if (found := _resume_one(lease, db=db, jobs=jobs, now=now)) is not None:
+            used[lease.pool] += lease.gpus
+            back.append(found)
+    return back
+
+
+def _resume_one(
+    lease: Lease, *, db: Database, jobs: Sequence[InternalJob], now: datetime
+) -> Lease | None:
+    try:
+        with db.transaction() as tx:
+            if not store.end_pause(tx, lease.id):
+                return None
+            left = time_left(lease)
+            if left < _LEAST:
+                return None
+            spec = store.get_spec(tx, lease.id)
+            environment = {**spec.environment, "SUBLET_RESUMES": str(lease.id)}
+            request = Request(
+                id=LeaseId(derived_id(lease.id, "resume")),
+                pool=lease.pool,
+                gpus=lease.gpus,
+                tier=lease.tier,
+                max_duration=left,
+                spec=replace(spec, environment=environment),
+                resumable=True,
+                resumes=lease.id,
+            )
+            tenant = tenants.get_tenant(tx, TenantId(lease.tenant_id))
+            found = service.admit(tx, tenant, request, jobs=jobs, now=now)
+    except (Refused, Invalid, NotFound) as error:  # it stays paused, and is tried again
+        log.info("lease.not_resumed", extra={"lease": lease.id, "detail": str(error)})
+        return None
+    log.info("lease.resumed", extra={"lease": found.id, "resumes": lease.id})
+    return found

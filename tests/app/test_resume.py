@@ -1,0 +1,97 @@
+"""Resumable leases, from the reclaim to their return."""
+
+from datetime import timedelta
+
+from tests.simulation.world import World
+
+from sublet.app.loop import Control
+from sublet.core.db import Database
+from sublet.core.ids import new_id
+from sublet.engine.port import Workload
+from sublet.engine.simulated import SimulatedEngine
+from sublet.leases import service, store
+from sublet.leases.lease import Lease, State
+from sublet.leases.service import Request
+from sublet.leases.store import Spec
+from sublet.market.price import Tier
+
+SECOND = timedelta(seconds=1)
+
+
+class Scene:
+    """A quiet cluster, all of which one resumable lease has."""
+
+    def __init__(self, db: Database) -> None:
+        self.db = db
+        world = World(1, db, trouble=False)
+        self.clock = world.clock
+        node = world.engine.nodes()[0]
+        self.engine = SimulatedEngine([node], self.clock)
+        self.control = Control(
+            db=db, engine=self.engine, clock=self.clock, first_notice_seconds=10, replicas=None
+        )
+        self.control.tick()
+        request = Request(
+            pool=node.gpu_model, gpus=node.gpus, tier=Tier.INTERRUPTIBLE,
+            max_duration=3600 * SECOND, spec=Spec(command=["work"]), resumable=True,
+        )  # fmt: skip
+        tenant = world._new_tenant("patient", 10_000_000)
+        with db.transaction() as tx:
+            self.lease = service.admit(tx, tenant, request, jobs=[], now=self.clock.now())
+        self.node = node
+
+    def pass_(self, seconds: int) -> None:
+        for _ in range(seconds):
+            self.control.tick()
+            self.clock.advance(SECOND)
+
+    def reclaim(self, *, seconds: int) -> None:
+        """Let an internal job take everything for so long."""
+        job = Workload(
+            id=new_id(), gpu_model=self.node.gpu_model, gpus=self.node.gpus,
+            command=["sleep", str(seconds)],
+        )  # fmt: skip
+        self.engine.submit_internal(job, name="first", submitted_at=self.clock.now())
+        self.pass_(5)
+
+    def shown(self, lease: Lease) -> Lease:
+        with self.db.transaction() as tx:
+            return store.get(tx, lease.id)
+
+    def live(self) -> list[Lease]:
+        with self.db.transaction() as tx:
+            return store.list_live(tx)
+
+
+def test_it_comes_back_once_with_the_time_that_was_left(db: Database) -> None:
+    scene = Scene(db)
+    scene.pass_(100)
+    scene.reclaim(seconds=60)
+    before = scene.shown(scene.lease)
+    assert before.paused and scene.live() == []
+    scene.pass_(60)
+    (back,) = scene.live()
+    assert (back.state, back.resumes) == (State.RUNNING, before.id)
+    assert before.stopped_at is not None and before.running_at is not None
+    assert back.max_duration == before.max_duration - (before.stopped_at - before.running_at)
+    assert not scene.shown(scene.lease).paused
+
+
+def test_it_comes_back_as_often_as_it_is_reclaimed(db: Database) -> None:
+    scene = Scene(db)
+    for _ in range(3):
+        scene.pass_(30)
+        scene.reclaim(seconds=20)
+        assert scene.live() == []
+        scene.pass_(25)
+        assert [lease.state for lease in scene.live()] == [State.RUNNING]
+
+
+def test_what_was_given_back_while_paused_stays_away(db: Database) -> None:
+    scene = Scene(db)
+    scene.pass_(10)
+    scene.reclaim(seconds=20)
+    with db.transaction() as tx:
+        assert store.end_pause(tx, scene.lease.id)
+    scene.pass_(60)
+    assert scene.live() == []

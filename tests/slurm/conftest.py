@@ -1,0 +1,28 @@
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from tests.slurm.cluster import Cluster, cluster
+from tests.slurm.control import Control
+
+
+@pytest.fixture(scope="module")
+def four_nodes() -> Iterator[Cluster]:
+    """Four nodes with eight GPUs each; leases have a notice of ten seconds."""
+    with cluster("--nodes", "4", "--gpus", "8", "--notice", "10") as started:
+        yield started
+
+
+@pytest.fixture
+def run_on(folder: Path, database_url: str) -> Iterator[Callable[[Cluster], Control]]:
+    """Start `sublet control` on a cluster; both are empty again after the test."""
+    made: list[tuple[Cluster, Control]] = []
+
+    def start(on: Cluster, **settings: str) -> Control:
+        made.append((on, Control(on, folder, database_url, **settings)))
+        return made[-1][1].start()
+
+    yield start
+    for on, control in made:
+        control.stop()
+        on.clear()

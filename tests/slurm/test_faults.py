@@ -1,0 +1,234 @@
+"""What goes wrong with a cluster, and with Sublet: nothing is lost, run twice or changed on a guess."""
+
+import contextlib
+import signal
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from tests.engine.harness import notice
+from tests.engine.slurm_harness import SlurmHarness, slurm
+from tests.slurm.cluster import Cluster, cluster, until
+from tests.slurm.control import Control
+
+from sublet.core.errors import Unavailable
+from sublet.engine.port import Phase
+from sublet.engine.slurm.adapter import SlurmEngine
+from sublet.engine.slurm.settings import Format
+
+Start = Callable[[Cluster], Control]
+POLITE = ("sh", "-c", "trap 'echo bye; exit 0' TERM; echo up; while :; do sleep 0.05; done")
+
+
+@pytest.fixture(scope="module")
+def two_nodes() -> Iterator[Cluster]:
+    """Forgets a job two seconds after its end, and keeps accounts."""
+    with cluster(
+        "--nodes", "2", "--gpus", "4", "--model", "toy", "--min-job-age", "2", "--accounting"
+    ) as started:
+        yield started
+
+
+@pytest.fixture
+def world(two_nodes: Cluster, folder: Path) -> Iterator[SlurmHarness]:
+    with slurm(two_nodes, folder, sandboxed=False, form=Format.TEXT) as harness:
+        yield harness
+
+
+@contextlib.contextmanager
+def without(cluster: Cluster, daemon: str) -> Iterator[None]:
+    """Take one daemon away, and bring it back."""
+    cluster.inner.stop(daemon)
+    try:
+        yield
+    finally:
+        cluster.inner.start(daemon, *(("-D",) if daemon == "slurmdbd" else ()))
+        ready = "sacctmgr -n list cluster" if daemon == "slurmdbd" else "scontrol ping"
+        until(lambda: cluster.inner.ask(*ready.split()).returncode == 0, what=daemon)
+
+
+def test_with_the_controller_away_nothing_is_known_and_nothing_changes(
+    world: SlurmHarness,
+) -> None:
+    id_ = world.start("sleep", "60", gpus=2)
+    world.wait_for(id_, Phase.RUNNING)
+    with without(world.cluster, "slurmctld"):
+        with pytest.raises(Unavailable):
+            world.engine.refresh()
+        # The fence moves, for that needs the shared folder alone.
+        world.engine.extend(id_, deadline=world.in_(90))
+        with pytest.raises(Unavailable):
+            world.another().refresh()
+    until(lambda: _answers(world))
+    assert world.phase(id_) is Phase.RUNNING
+    assert [node.gpus for node in world.engine.nodes()] == [4, 4]
+    world.engine.stop(id_, notice=notice(world.clock.now()))
+    world.wait_for(id_, Phase.EXITED)
+
+
+def _answers(world: SlurmHarness) -> bool:
+    try:
+        world.engine.refresh()
+    except Unavailable:
+        return False
+    return True
+
+
+@pytest.mark.parametrize("accounts", [True, False], ids=["accounting", "no accounting"])
+def test_a_job_that_slurm_has_forgotten_is_settled_all_the_same(
+    world: SlurmHarness, accounts: bool
+) -> None:
+    id_ = world.start("sh", "-c", "sleep 1; exit 3")
+    world.wait_for(id_, Phase.RUNNING)
+    key = world.cluster.run("squeue", "-h", "-n", f"sublet-{id_}", "-o", "%i")
+    with contextlib.nullcontext() if accounts else without(world.cluster, "slurmdbd"):
+        # Nobody looks until it has ended and is gone from Slurm's memory.
+        gone = "slurm_load_jobs error: Invalid job id specified"
+        until(
+            lambda: gone in world.cluster.inner.ask("squeue", "-h", "-t", "all", "-j", key).stderr,
+            what="Slurm to forget it",
+        )
+        seen = world.another().observe(id_)
+    assert (seen.phase, seen.exit_code) == (Phase.EXITED, 3)
+    assert seen.started_at is not None and seen.exited_at is not None
+    if accounts:
+        recorded = world.cluster.run("sacct", "-n", "-P", "-X", "-j", key, "-o", "ElapsedRaw")
+        assert (seen.exited_at - seen.started_at).total_seconds() == int(recorded)
+
+
+def test_a_node_that_is_lost_takes_its_leases_along_and_no_others(world: SlurmHarness) -> None:
+    ids = [world.start("sleep", "60", gpus=4) for _ in range(2)]
+    for id_ in ids:
+        world.wait_for(id_, Phase.RUNNING)
+    where = {
+        id_: world.cluster.run("squeue", "-h", "-n", f"sublet-{id_}", "-o", "%N") for id_ in ids
+    }
+    lost, kept = ids
+    # Its slurmd is gone, or it would come back by itself.
+    world.cluster.inner.stop(f"slurmd-{where[lost]}", sign=signal.SIGKILL)
+    world.cluster.run("scontrol", "update", f"node={where[lost]}", "state=down", "reason=test")
+    try:
+        world.wait_for(lost, Phase.LOST)
+        assert world.phase(kept) is Phase.RUNNING
+        assert world.engine.observe(lost).detail == "its node failed"
+        world.wait_until(lambda: sum(node.gpus for node in world.engine.nodes()) == 4)
+    finally:
+        world.cluster.inner.start_node(where[lost])
+    world.wait_until(lambda: sum(node.gpus for node in world.engine.nodes()) == 8)
+
+
+def test_a_draining_node_counts_for_as_much_as_runs_there(world: SlurmHarness) -> None:
+    id_ = world.start("sleep", "60", gpus=3)
+    world.wait_for(id_, Phase.RUNNING)
+    node = world.cluster.run("squeue", "-h", "-n", f"sublet-{id_}", "-o", "%N")
+    world.cluster.run("scontrol", "update", f"node={node}", "state=drain", "reason=test")
+    try:
+        world.wait_until(lambda: sum(node.gpus for node in world.engine.nodes()) == 4 + 3)
+        assert world.phase(id_) is Phase.RUNNING
+    finally:
+        world.cluster.run("scontrol", "update", f"node={node}", "state=resume")
+        world.wait_until(lambda: sum(node.gpus for node in world.engine.nodes()) == 8)
+
+
+def test_what_an_administrator_cancels_is_lost_and_says_so(world: SlurmHarness) -> None:
+    id_ = world.start("sleep", "60")
+    world.wait_for(id_, Phase.RUNNING)
+    world.cluster.run("scancel", f"--name=sublet-{id_}")
+    world.wait_for(id_, Phase.LOST)
+    assert world.engine.observe(id_).detail == "its job was cancelled in Slurm"
+
+
+def test_what_an_administrator_requeues_or_holds_runs_no_second_time(world: SlurmHarness) -> None:
+    marks = world.root / "marks"
+    id_ = world.start("sh", "-c", f"echo ran >> {marks}; sleep 60")
+    world.wait_until(marks.exists)
+    world.wait_for(id_, Phase.RUNNING)
+    key = world.cluster.run("squeue", "-h", "-n", f"sublet-{id_}", "-o", "%i")
+    world.cluster.run("scontrol", "update", f"job={key}", "requeue=1")
+    world.cluster.run("scontrol", "requeuehold", key)
+    world.wait_for(id_, Phase.LOST)
+    detail = world.engine.observe(id_).detail
+    assert detail == "its job was put back into Slurm's queue"
+    until(lambda: not world.cluster.run("squeue", "-h", "-n", f"sublet-{id_}", "-t", "PD,R"))
+    assert marks.read_text() == "ran\n"
+
+
+def test_what_started_since_we_looked_is_not_taken_for_requeued(world: SlurmHarness) -> None:
+    id_ = world.start("sleep", "60")
+    world.engine.refresh()  # it waits, or runs and is not up yet
+    until((world.root / "shared" / str(id_) / "launched").exists)
+    assert world.phase(id_) in {Phase.STARTING, Phase.RUNNING}
+    world.wait_for(id_, Phase.RUNNING)
+
+
+def test_slurm_takes_its_gpus_back_with_sublet_dead(world: SlurmHarness) -> None:
+    ids = [world.start(*POLITE, gpus=4) for _ in range(2)]
+    for id_ in ids:
+        world.wait_for_log(id_, b"up\n")
+    # Nobody ticks any more.
+    job = world.cluster.sbatch("sleep 60", gpus=4)
+    until(lambda: world.cluster.state(job) == "RUNNING")
+    fresh = world.another()
+    seen = {id_: fresh.observe(id_) for id_ in ids}
+    gone = [id_ for id_ in ids if seen[id_].phase is Phase.EXITED]
+    assert len(gone) == 1
+    assert seen[gone[0]].reclaimed_at is not None
+    assert b"bye" in fresh.logs(gone[0])
+
+
+def test_a_job_that_waits_for_something_else_is_no_reason_to_reclaim(world: SlurmHarness) -> None:
+    blocker = world.cluster.sbatch("sleep 60", gpus=1)
+    for options in (
+        ("--hold",),
+        ("--begin=now+1hour",),
+        (f"--dependency=afterok:{blocker}",),
+        ("--licenses=none:1",),
+    ):
+        with contextlib.suppress(AssertionError):  # a licence that nobody has is refused at once
+            world.cluster.sbatch("true", *options, gpus=8)
+    until(lambda: world.cluster.state(blocker) == "RUNNING")
+    for _ in range(3):
+        world.engine.refresh()
+        (job,) = SlurmEngine.internal_jobs(world.engine)
+        assert job.running
+
+
+def test_killed_at_any_moment_it_loses_no_lease_and_starts_none_twice(
+    two_nodes: Cluster, run_on: Start
+) -> None:
+    control = run_on(two_nodes)
+    leases: list[str] = []
+    for pause in (0.05, 0.35):  # between the order and the running lease
+        leases.append(control.lease("sh", "-c", "echo up; sleep 60", gpus=2))
+        time.sleep(pause)
+        control.kill()
+        control.start()
+    for lease in leases:
+        control.reach(lease, "running")
+    names = two_nodes.run("squeue", "-h", "-t", "R,PD", "-p", "sublet", "-o", "%j").split()
+    assert sorted(names) == sorted(f"sublet-{lease}" for lease in leases)
+    job = two_nodes.sbatch("sleep 60", gpus=4)
+    for pause in (0.1, 0.4):  # while it is reclaimed
+        time.sleep(pause)
+        control.kill()
+        control.start()
+    until(lambda: two_nodes.state(job) == "RUNNING")
+    assert [control.logs(lease) for lease in leases] == ["up\n"] * 2
+    control.verify()
+
+
+def test_an_sbatch_that_outlives_its_control_plane_is_not_repeated(world: SlurmHarness) -> None:
+    """Killed between the submission and the note of it: the job is found by its name."""
+    workload = world.workload("sleep", "60")
+    assert world.engine.start(workload, deadline=world.in_(60))
+    here = world.root / "shared" / str(workload.id)
+    (here / "job").unlink()
+    fresh = world.another()
+    assert fresh.start(workload, deadline=world.in_(60))
+    world.engine = fresh
+    world.wait_for(workload.id, Phase.RUNNING)
+    names = world.cluster.run(
+        "squeue", "-h", "-t", "all", "-n", f"sublet-{workload.id}", "-o", "%i"
+    )
+    assert len(names.split()) == 1
