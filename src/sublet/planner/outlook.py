@@ -49,7 +49,7 @@ class Outlook:
     middle: Floats
     spread: Floats
     usual: Floats  # the median of the spreads of the last two weeks, where that is wider
-    most: Floats  # the most that any window of the last four weeks kept; endless: too few
+    most: Floats  # the most that any window of the last four weeks kept; all: too few were seen
     kept: Floats  # GPUs idle throughout the window: what came; NaN where not over
 
     def fall(self, depths: Floats) -> Floats:
@@ -145,7 +145,7 @@ def _outlook(curve: Curve, hours: int, known: Signals, *, last: bool) -> tuple[O
         plain=plain[-1] if len(plain) else np.full(2, np.nan),
         doubt=float(doubt[seen, 0]) if len(doubt) else 1.0,
         usual=float(median[-1]) if len(median) else np.nan,
-        most=float(most[-1]) if len(most) else np.inf,
+        most=float(most[-1]) if len(most) else 1.0,
     )
     forecasts = Outlook(
         hours=hours,
@@ -179,10 +179,10 @@ def outlooks(curve: Curve, lengths: tuple[int, ...]) -> dict[int, Outlook]:
 def _most_kept(kept: Floats, hours: int) -> Floats:
     """Return the most that windows of the last four weeks kept, of those that had ended."""
     known = np.where(np.isnan(kept), np.inf, -kept)
-    most = np.full(len(kept), np.inf)
+    most = np.ones(len(kept))
     most[hours:] = -lowest(known, _RECENT_HOURS)[: max(len(kept) - hours, 0)]
-    most[: _FIRST_FIT_HOURS + hours] = np.inf
-    return np.where(np.isneginf(most), np.inf, most)
+    most[: _FIRST_FIT_HOURS + hours] = 1.0
+    return np.where(np.isneginf(most), 1.0, most)
 
 
 def _plain_quantiles(fall: Floats, hours: int) -> Floats:
