@@ -183,7 +183,12 @@ class Serving:
         """Take what it may use at most out of the key's limit, and give back what it did not."""
         limiter, key = self._service.limiter, self._caller.key_id
         now = asyncio.get_running_loop().time
-        limiter.reserve(key, need.most_tokens, now=now())
+        try:
+            limiter.reserve(key, need.most_tokens, now=now())
+        except Failure as failure:
+            if need.counted:
+                raise
+            raise CountFirst from failure  # a bound is no reason to refuse anybody
         used = 0
         try:
             failpoint("gateway.request.admitted")
