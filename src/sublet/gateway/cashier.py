@@ -424,13 +424,16 @@ class Cashier:
 
     def _start(self, name: str, work: Callable[[], Coroutine[object, object, None]]) -> None:
         """Let `work` run, unless it does."""
-        if name not in self._running:
+        running = self._running.get(name)
+        # One that is done may still be listed: nobody would do then what came just after it.
+        if running is None or running.done():
             task = asyncio.create_task(work())
             self._running[name] = task
             task.add_done_callback(lambda done: self._ended(name, done))
 
     def _ended(self, name: str, task: asyncio.Task[None]) -> None:
-        del self._running[name]
+        if self._running.get(name) is task:
+            del self._running[name]
         if not task.cancelled() and (error := task.exception()) is not None:
             log.error("gateway.failed", exc_info=error)
 
