@@ -3,6 +3,7 @@
 import json
 import re
 import time
+from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 
 import openai
@@ -128,6 +129,9 @@ def test_internal_jobs_take_every_slot_within_the_notice(instance: Instance) -> 
         model=MODEL, prompt="1, 2, 3, 4, 5, 6, 7,", stream=True, max_tokens=3500, temperature=1.0
     )
     next(iter(stream))
+    # So that there is a second to charge, and to credit.
+    running_at = instant(instance.show_lease(firm["id"])["running_at"])
+    until(lambda: datetime.now(UTC) - running_at > timedelta(seconds=2), what="two seconds")
     started = time.monotonic()
     run = instance.cli(
         "internal", "run", "--slots", "4", "--", "sh", "-c", "echo mine; nproc; sleep 1"
@@ -157,13 +161,15 @@ def test_internal_jobs_take_every_slot_within_the_notice(instance: Instance) -> 
     assert "model_reclaimed" in str(cut.value.body)
 
     # The firm lease's tenant was credited what it had paid.
+    def charged() -> Decimal:
+        return Decimal(instance.show_lease(firm["id"])["charged_usd"])
+
+    until(charged, what="the charge")
     with instance.database() as connection:
         credited = connection.execute(
             "SELECT amount_nanos FROM transfer WHERE reason = 'credit'"
         ).fetchall()
-    assert [str(row["amount_nanos"]) for row in credited] == [
-        str(int(Decimal(ended[firm["id"]]["charged_usd"]) * 10**9))
-    ]
+    assert [row["amount_nanos"] for row in credited] == [charged() * 10**9]
     instance.await_model()
     answer = instance.openai().chat.completions.create(
         model=MODEL, messages=[{"role": "user", "content": "What is the capital of France?"}]

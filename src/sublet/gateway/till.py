@@ -129,6 +129,8 @@ class Till:
                 pot = _less(pot, answer.amount.nanos)
             answers.append(answer)
         extra = min(one.extra, max(0, pot.available.nanos) // RICH) if granted else 0
+        if extra < max((need.most.nanos for need in one.needs), default=0):
+            extra = 0  # too little for another such request: it would only lie idle
         one.answers = answers
         one.after = self._hold(holds, one.next_id, accounts, used + granted + extra, now)
 
