@@ -57,6 +57,7 @@ class SubmittingEngine(SlurmEngine):
         name: str,  # noqa: ARG002 -- the job's name is its id here
         submitted_at: datetime,  # noqa: ARG002 -- Slurm looks at its own clock
     ) -> None:
+        self.tick()  # who never ticked does not lead, and forgets what it saw when it begins to
         kind = f"--cpus-per-task={job.gpus}" if job.gpu_model == "cpu" else f"--gres=gpu:{job.gpus}"
         self.cluster.run(
             "sbatch", "-p", "internal", f"--job-name={job.id}", kind,

@@ -100,6 +100,19 @@ def test_a_kept_connection_that_died_is_replaced() -> None:
     assert (server.connections, server.requests) == (2, 3)
 
 
+@pytest.mark.parametrize("begun", [b"", b"HTTP/1.1 2", b"no HTTP at all\r\n\r\n"])
+def test_a_kept_connection_that_is_silent_or_wrong_is_not_asked_twice(begun: bytes) -> None:
+    server = Server([WHOLE, begun], [WHOLE])
+
+    async def go(wire: Wire, address: tuple[str, int]) -> None:
+        assert await ask(wire, address) == b"hello"
+        with pytest.raises(Lost):
+            await ask(wire, address, silence=0.05)
+
+    run(server, go)
+    assert (server.connections, server.requests) == (1, 2)
+
+
 def test_a_server_that_asks_for_it_is_not_kept() -> None:
     server = Server([WHOLE.replace(b"\r\n\r\n", b"\r\nconnection: close\r\n\r\n")])
 

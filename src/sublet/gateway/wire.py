@@ -20,7 +20,15 @@ _MOST_IDLE: Final = 256  # connections to one server
 
 
 class Lost(Exception):
-    """The connection could not be made, broke, or was silent for too long."""
+    """The connection could not be made, broke, or was silent for too long.
+
+    Args:
+        unheard: it broke before a byte of the answer: the server may not even have been asked.
+    """
+
+    def __init__(self, what: str, *, unheard: bool = False) -> None:
+        super().__init__(what)
+        self.unheard = unheard
 
 
 class Answer(asyncio.Protocol):
@@ -36,6 +44,7 @@ class Answer(asyncio.Protocol):
         self._parser = httptools.HttpResponseParser(self)
         self._body: list[bytes] = []
         self._buffered = 0
+        self._heard = False  # has any byte of it come?
         self._begun = False  # has its head come?
         self._whole = False
         self._keeps = False  # may it be asked again?
@@ -115,7 +124,7 @@ class Answer(asyncio.Protocol):
         assert self._transport is not None
         self._body.clear()
         self._buffered = 0
-        self._begun = self._whole = False
+        self._heard = self._begun = self._whole = False
         self._silence_seconds = silence_seconds
         self._heard_at = self._loop.time()
         self._timer = self._loop.call_later(silence_seconds, self._look)
@@ -156,6 +165,7 @@ class Answer(asyncio.Protocol):
         self._transport = cast("asyncio.Transport", transport)
 
     def data_received(self, data: bytes) -> None:
+        self._heard = True
         self._heard_at = self._loop.time()
         try:
             self._parser.feed_data(data)
@@ -169,7 +179,8 @@ class Answer(asyncio.Protocol):
 
     def connection_lost(self, error: Exception | None) -> None:
         if self._lost is None:
-            self._lost = Lost(type(error).__name__ if error else "it hung up")
+            what = type(error).__name__ if error else "it hung up"
+            self._lost = Lost(what, unheard=not self._heard)
         if self._timer is not None:
             self._timer.cancel()
         self._wake()
@@ -204,8 +215,9 @@ class Wire:
     ) -> Answer:
         """Send a request; return its answer once the head is there. `close` it in the end.
 
-        A connection that was kept may be dead without our knowing: then the request is sent
-        once more, on a new one. Whoever cannot bear that must give it an id of its own.
+        A connection that was kept may be dead without our knowing: one that breaks before a
+        byte of the answer is replaced, and the request sent once more. Whoever cannot bear that
+        must give it an id of its own.
 
         Raises:
             Lost: nobody answers.
@@ -215,9 +227,9 @@ class Wire:
             fresh, answer.fresh = answer.fresh, False
             try:
                 await answer.ask(request, silence_seconds=silence_seconds)
-            except Lost:
+            except Lost as error:
                 answer.close()
-                if fresh:
+                if fresh or not error.unheard:
                     raise
             except BaseException:
                 answer.close()

@@ -165,60 +165,43 @@ CREATE TABLE lease_event (
 -- ─── metering ───────────────────────────────────────────────────────────────────────────
 
 -- What was used. A record; (source, sequence) makes a repeated report count once.
---
--- Usages and charges come by the thousand in a second, and a foreign key is a look-up and a row
--- lock for each: so what they name is checked by `sublet verify`, not by the database.
 CREATE TABLE usage (
     id                   uuid        PRIMARY KEY,
     source               text        NOT NULL,    -- who counted: 'lease:<id>', 'gateway:<instance>'
     sequence             bigint      NOT NULL,
-    tenant_id            uuid        NOT NULL,
-    api_key_id           uuid,
-    lease_id             uuid,                          -- of a lease's seconds
+    tenant_id            uuid        NOT NULL REFERENCES tenant,
+    api_key_id           uuid        REFERENCES api_key,
+    lease_id             uuid        REFERENCES lease,  -- of a lease's seconds
     model                text,                          -- of a model's tokens
     request_id           text,
     gpu_seconds          bigint      NOT NULL DEFAULT 0 CHECK (gpu_seconds >= 0),
-    -- Disjoint: they add up to what the engine worked on.
     input_tokens         bigint      NOT NULL DEFAULT 0 CHECK (input_tokens >= 0),
-    cache_read_tokens    bigint      NOT NULL DEFAULT 0 CHECK (cache_read_tokens >= 0),
-    cache_write_tokens   bigint      NOT NULL DEFAULT 0 CHECK (cache_write_tokens >= 0),
+    cached_input_tokens  bigint      NOT NULL DEFAULT 0 CHECK (cached_input_tokens >= 0),
     output_tokens        bigint      NOT NULL DEFAULT 0 CHECK (output_tokens >= 0),
-    reasoning_tokens     bigint      NOT NULL DEFAULT 0 CHECK (reasoning_tokens >= 0),
-    -- Beside them: how many of the output and reasoning tokens reached the client.
     delivered_tokens     bigint      NOT NULL DEFAULT 0 CHECK (delivered_tokens >= 0),
     outcome              text        NOT NULL,    -- 'completed', 'aborted', 'reclaimed', 'failed'
     happened_at          timestamptz NOT NULL,
     recorded_at          timestamptz NOT NULL,
-    record               bigint      GENERATED ALWAYS AS IDENTITY UNIQUE,  -- the order of recording
     UNIQUE (source, sequence),
     CHECK ((lease_id IS NULL) <> (model IS NULL))
 );
 
--- What was asked for it: usage × price = transfer. A record; one charge a usage, with a line a
--- SKU in three arrays: a row a line would cost four times as much to write. Read `charge_line`.
+-- What was asked for it: usage × price = transfer. A record; one charge a usage and a SKU.
 CREATE TABLE charge (
-    usage_id     uuid          PRIMARY KEY,
-    tenant_id    uuid          NOT NULL,
-    price_ids    bigint[]      NOT NULL,            -- which version of which price
-    quantities   bigint[]      NOT NULL CHECK (0 <= ALL (quantities)),
-    amounts      numeric[]     NOT NULL CHECK (0 <= ALL (amounts)),  -- nanos, each rounded by itself
-    amount_nanos numeric(38,0) NOT NULL,            -- their sum
-    transfer_id  uuid,                              -- shared by charges that were handed over together
-    happened_at  timestamptz   NOT NULL,
-    recorded_at  timestamptz   NOT NULL,
-    record       bigint        GENERATED ALWAYS AS IDENTITY UNIQUE,  -- the order of recording
-    CHECK (cardinality(price_ids) = cardinality(quantities)
-           AND cardinality(price_ids) = cardinality(amounts)),
+    id           uuid        PRIMARY KEY,
+    usage_id     uuid        NOT NULL REFERENCES usage,
+    tenant_id    uuid        NOT NULL REFERENCES tenant,
+    price_id     bigint      NOT NULL REFERENCES price,
+    quantity     bigint      NOT NULL CHECK (quantity >= 0),
+    amount_nanos numeric(38,0) NOT NULL CHECK (amount_nanos >= 0),
+    transfer_id  uuid        REFERENCES transfer,   -- null only when the amount is zero
+    happened_at  timestamptz NOT NULL,
+    recorded_at  timestamptz NOT NULL,
+    UNIQUE (usage_id, price_id),
     CHECK ((transfer_id IS NULL) <= (amount_nanos = 0))
 );
-CREATE INDEX charge_of_tenant ON charge (tenant_id, record DESC);
+CREATE INDEX charge_of_tenant ON charge (tenant_id, recorded_at DESC);
 CREATE INDEX charge_of_transfer ON charge (transfer_id);
-
-CREATE VIEW charge_line AS
-SELECT c.usage_id, c.tenant_id, l.price_id, l.quantity, l.amount_nanos, c.transfer_id,
-       c.happened_at, c.recorded_at, c.record
-  FROM charge c,
-       unnest(c.price_ids, c.quantities, c.amounts) AS l(price_id, quantity, amount_nanos);
 
 -- A lease is held and charged a minute at a time: which block is held by which transfer.
 CREATE TABLE lease_block (

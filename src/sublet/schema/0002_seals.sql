@@ -4,6 +4,8 @@
 -- Every table of record gets an order of its own to be sealed in.
 ALTER TABLE internal_job_event ADD COLUMN record bigint GENERATED ALWAYS AS IDENTITY UNIQUE;
 ALTER TABLE lease_event        ADD COLUMN record bigint GENERATED ALWAYS AS IDENTITY UNIQUE;
+ALTER TABLE usage              ADD COLUMN record bigint GENERATED ALWAYS AS IDENTITY UNIQUE;
+ALTER TABLE charge             ADD COLUMN record bigint GENERATED ALWAYS AS IDENTITY UNIQUE;
 
 CREATE TABLE seal (
     number      bigint      PRIMARY KEY,          -- 1, 2, 3, …: one chain over all tables
