@@ -62,10 +62,14 @@ end
 
 
 @contextlib.contextmanager
-def server() -> Iterator[tuple[Postgres, Path]]:
-    """A PostgreSQL of our own that waits for the disk at every commit, and a folder."""
+def server(kept: Path | None = None) -> Iterator[tuple[Postgres, Path]]:
+    """A PostgreSQL of our own that waits for the disk at every commit, and a folder.
+
+    Args:
+        kept: a folder whose database is to be there the next time, too.
+    """
     folder = Path(tempfile.mkdtemp(prefix="sublet-bench-"))
-    made = Postgres(folder / "postgres")
+    made = Postgres(kept or folder / "postgres")
     try:
         made.start()
         yield made, folder

@@ -29,6 +29,7 @@ class Config:
     engine: str = "local"  # SUBLET_ENGINE: what runs the work, local or slurm
     slurm: Path | None = None  # SUBLET_SLURM: the file with the settings of the Slurm cluster
     keep_logs_days: int = 30  # SUBLET_KEEP_LOGS_DAYS: of workloads that ended
+    purse_seconds: float = 15.0  # SUBLET_PURSE_SECONDS: money is held ahead after the last request
     unsafe_no_sandbox: bool = False  # SUBLET_UNSAFE_NO_SANDBOX: run tenants' code unguarded
     database_url: str | None = None  # DATABASE_URL: a PostgreSQL of yours, 15 or newer
 
@@ -111,6 +112,8 @@ def load(environment: Mapping[str, str] | None = None, **overrides: Any) -> Conf
         raise Misconfigured("SUBLET_NOTICE_SECONDS must lie in 0…86400")
     if not 1 <= config.keep_logs_days <= 36_500:
         raise Misconfigured("SUBLET_KEEP_LOGS_DAYS must lie in 1…36500")
+    if not 0.1 <= config.purse_seconds <= 60:
+        raise Misconfigured("SUBLET_PURSE_SECONDS must lie in 0.1…60")
     if not 0.5 <= config.confidence <= 0.9999:
         raise Misconfigured("SUBLET_CONFIDENCE must lie in 0.5…0.9999")
     return replace(config, data=Path(config.data).expanduser().absolute())

@@ -48,7 +48,7 @@ class Instance:
         variables: Mapping[str, str] | None = None,
     ) -> None:
         self.data = data
-        self.variables = dict(variables or {})
+        self.variables = {"SUBLET_PURSE_SECONDS": "1"} | dict(variables or {})
         self.arguments = ("--slots", str(slots), *arguments)
         self.process: subprocess.Popen[bytes] | None = None
         self.ready: dict[str, Any] = {}

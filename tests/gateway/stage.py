@@ -232,7 +232,9 @@ class Stage:
     def start(self, *, wait: bool = True, **settings: Any) -> Gateway:
         port = settings.setdefault("http_port", free_port())
         spool = str(self.folder / "spool")
-        given = {"database_url": self.database_url, "name": "test", "spool": spool} | settings
+        given = {
+            "database_url": self.database_url, "name": "test", "spool": spool, "purse_seconds": 1,
+        } | settings  # fmt: skip
         log = self.folder / f"gateway-{port}.log"
         with log.open("ab") as out:
             process = subprocess.Popen(

@@ -66,6 +66,20 @@ def test_expired_and_revoked_keys_say_so_and_an_operator_spends_nothing(stage: S
         assert listed.status_code == 200
 
 
+def test_a_key_in_use_is_refused_soon_after_it_was_revoked(stage: Stage) -> None:
+    tenant, _ = stage.tenant()
+    now = datetime.now(UTC)
+    ask: dict[str, Any] = {"messages": says(tokens=1)}
+    with stage.db.transaction() as tx:
+        made, key = tenants.create_key(tx, tenant.id, "gone", now=now)
+    assert stage.post(key, **ask).status_code == 200
+    with stage.db.transaction() as tx:
+        tenants.revoke_key(tx, made.id, tenant_id=tenant.id, now=datetime.now(UTC))
+    # It is asked for all the time, so it is never looked up: it must be told.
+    eventually(lambda: stage.post(key, **ask).status_code == 401)
+    assert "revoked" in error(stage.post(key, **ask), 401)["message"]
+
+
 # ── requests ─────────────────────────────────────────────────────────────────────────────
 
 

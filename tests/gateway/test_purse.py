@@ -10,7 +10,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from sublet.core.ids import new_id
 from sublet.core.money import Rate
 from sublet.gateway.grant import Grant, Need
-from sublet.gateway.purse import IDLE_SECONDS, USABLE_SECONDS, Held, Purse
+from sublet.gateway.purse import IDLE_SECONDS, RENEW_SECONDS, USABLE_SECONDS, Held, Purse
 from sublet.gateway.tariff import Tariff
 from sublet.market.price import Price
 
@@ -63,13 +63,15 @@ class Life(RuleBasedStateMachine):
         self.now += seconds
         paid = int(self.spent * share)
         self.purse.busy = True
-        self.purse.leaving = self.purse.surplus(now=self.now)
-        keep = self.purse.held - self.purse.leaving - paid
+        stays = paid > 0 and self.purse.stays(paid, now=self.now)
+        self.purse.leaving = 0 if stays else self.purse.surplus(now=self.now)
+        keep = self.purse.held - self.purse.leaving - (0 if stays else paid)
         assert keep >= 0
         self.ask(3)
         if done:
             self.purse.spent -= paid
             self.spent -= paid
+        if done and not stays:
             self.ledger = keep
             self.purse.rehold(Held(id=new_id(), nanos=keep) if keep else None, at=self.now)
         else:
@@ -113,4 +115,27 @@ def test_who_comes_often_gets_more_ahead_and_who_rests_gives_it_back() -> None:
     one.take(need(1), now=0.2)
     assert one.surplus(now=0.3) == 499 - second
     assert one.surplus(now=0.3 + IDLE_SECONDS) == 499
-    assert one.expect(10, now=9) == 0
+    assert one.expect(10, now=0.2 + IDLE_SECONDS) == 0
+
+
+def test_the_hold_of_who_comes_often_stays_until_it_is_old_or_far_too_large() -> None:
+    one = purse(0)
+    one.expect(10, now=0)
+    keep = one.expect(10, now=1)
+    one.rehold(Held(id=new_id(), nanos=keep + 10), at=1)
+    grant = one.take(need(10), now=1)
+    assert grant is not None
+    one.end(grant, used=4)
+    assert one.stays(4, now=2)
+    assert not one.stays(4, now=1 + RENEW_SECONDS + 1)
+    one.rehold(Held(id=new_id(), nanos=3 * keep), at=2)
+    one.used_at = 2
+    assert not one.stays(4, now=2)
+
+
+def test_nothing_stays_of_who_comes_rarely() -> None:
+    one = purse(10)
+    grant = one.take(need(10), now=0)
+    assert grant is not None
+    one.end(grant, used=4)
+    assert not one.stays(4, now=0.1)

@@ -80,8 +80,15 @@ class Counter:
         )  # fmt: skip
         return Report.write(fact, self.tariff.lines(counts))
 
-    def turn(self, tenant: Tenant, before: Held | None, *reports: Report, keep: int = 0) -> Turn:
-        one = Turn(tenant_id=tenant.id, before=before, keep=keep, next_id=new_id())
+    def turn(
+        self,
+        tenant: Tenant,
+        before: Held | None,
+        *reports: Report,
+        keep: int = 0,
+        stays: bool = False,
+    ) -> Turn:
+        one = Turn(tenant_id=tenant.id, before=before, keep=keep, next_id=new_id(), stays=stays)
         self.till.hand_over(reports, [one])
         return one
 
@@ -234,3 +241,42 @@ def test_the_next_run_pays_for_what_the_last_one_left(counter: Counter) -> None:
     after.give_back(left)
     after.give_back(left)
     assert counter.wallet(one) == (8 * EACH, 0, 2 * EACH)
+
+
+def test_a_hold_that_stays_is_paid_for_beside_it(counter: Counter) -> None:
+    tenant = counter.tenant(5 * EACH)
+    held = counter.refill(tenant, counter.need(), counter.need()).after
+    assert held is not None
+    reports = [counter.report(tenant), counter.report(tenant)]
+    for _ in range(2):  # the second time as if nobody knew how the first one ended
+        turn = Turn(tenant_id=tenant.id, before=held, keep=0, next_id=new_id(), stays=True)
+        counter.till.hand_over(reports, [turn])
+        assert turn.after is held
+        assert counter.wallet(tenant) == (EACH, 2 * EACH, 2 * EACH)
+    assert counter.turn(tenant, held, counter.report(tenant)).after is None
+    assert counter.wallet(tenant) == (2 * EACH, 0, 3 * EACH)
+
+
+def test_a_wallet_that_cannot_pay_beside_the_hold_pays_out_of_it(counter: Counter) -> None:
+    poor, rich = counter.tenant(2 * EACH + 7), counter.tenant(9 * EACH)
+    before = [counter.refill(one, *[counter.need()] * 2).after for one in (poor, rich)]
+    reports = [counter.report(one) for one in (poor, poor, rich)]
+    turns = [
+        Turn(tenant_id=one.id, before=held, keep=keep, next_id=new_id(), stays=True)
+        for one, held, keep in zip((poor, rich), before, (0, EACH), strict=True)
+    ]
+    counter.till.hand_over(reports, turns)
+    assert turns[0].after is None
+    assert turns[1].after is before[1]
+    assert counter.wallet(poor) == (7, 0, 2 * EACH)
+    assert counter.wallet(rich) == (6 * EACH, 2 * EACH, EACH)
+
+
+def test_a_hold_that_was_to_stay_and_is_gone_is_paid_from_the_wallet(counter: Counter) -> None:
+    tenant = counter.tenant(3 * EACH)
+    held = counter.refill(tenant, counter.need()).after
+    counter.clock.advance(HOLD + timedelta(seconds=1))
+    with counter.db.transaction() as tx:
+        ledger.expire(tx, now=counter.clock.now())
+    assert counter.turn(tenant, held, counter.report(tenant), stays=True).after is None
+    assert counter.wallet(tenant) == (2 * EACH, 0, EACH)

@@ -41,6 +41,7 @@ def main() -> int:
                 https_port=config.gateway_port,
                 certificate=certificates.server,
                 private_key=certificates.server_key,
+                purse_seconds=config.purse_seconds,
             )
         )
     except SubletError as error:

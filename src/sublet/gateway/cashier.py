@@ -35,7 +35,7 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 _WAIT_SECONDS: Final = 6.0  # for money; longer than any healthy refill by far
-_WINDOW_SECONDS: Final = 0.002  # in which the first request after a lull may find company
+_WINDOW_SECONDS: Final = 0.001  # in which the first request after a lull may find company
 _HAND_OVER_SECONDS: Final = 0.01  # the same, of reports: nobody waits for those
 _MOST: Final = 500  # of either in one transaction
 _LOOK_SECONDS: Final = 0.25
@@ -66,6 +66,7 @@ class Cashier:
 
     till: Till
     spool: Spool
+    idle_seconds: float = IDLE_SECONDS  # then a purse goes back to its wallet
     _purses: dict[UUID, Purse[_Waiter]] = field(default_factory=dict)
     _poor: dict[UUID, float] = field(default_factory=dict)
     _unwritten: deque[_Entry] = field(default_factory=deque)
@@ -138,7 +139,7 @@ class Cashier:
     def _purse(self, tenant_id: UUID) -> Purse[_Waiter]:
         purse = self._purses.get(tenant_id)
         if purse is None:
-            purse = self._purses[tenant_id] = Purse(tenant_id)
+            purse = self._purses[tenant_id] = Purse(tenant_id, self.idle_seconds)
         return purse
 
     # ── the end ──────────────────────────────────────────────────────────────────────────
@@ -177,7 +178,7 @@ class Cashier:
         """Return what is idle and renew what grows old, for as long as this runs."""
         while True:
             await asyncio.sleep(_LOOK_SECONDS)
-            self._start("return", lambda: self._return(idle_seconds=IDLE_SECONDS))
+            self._start("return", lambda: self._return(idle_seconds=self.idle_seconds))
             now = asyncio.get_running_loop().time()
             for tenant_id in [id_ for id_, until in self._poor.items() if until < now]:
                 del self._poor[tenant_id]
@@ -336,18 +337,22 @@ class Cashier:
     def _begin_turn(self, purse: Purse[_Waiter], spent: int) -> Turn:
         now = asyncio.get_running_loop().time()
         purse.busy = True
-        purse.leaving = purse.surplus(now=now)
+        stays = spent > 0 and purse.stays(spent, now=now)
+        purse.leaving = 0 if stays else purse.surplus(now=now)
         keep = max(0, purse.held - purse.leaving - spent)
-        return Turn(tenant_id=purse.tenant_id, before=purse.backing, keep=keep, next_id=new_id())
+        return Turn(
+            tenant_id=purse.tenant_id, before=purse.backing, stays=stays, keep=keep,
+            next_id=new_id(),
+        )  # fmt: skip
 
     def _end_turn(self, turn: Turn, spent: int, *, done: bool) -> None:
         purse = self._purse(turn.tenant_id)
         if done:
             purse.spent -= spent
+        if done and turn.after is not turn.before:
             purse.rehold(turn.after, at=asyncio.get_running_loop().time())
         else:
             purse.rehold(turn.before, at=purse.held_at)
-        self._forget(purse)
         if purse.waiting:
             self._start("refill", self._refill)
 
@@ -366,7 +371,7 @@ class Cashier:
             elif purse.hold_id is not None and not purse.busy and not purse.waiting:
                 age = now - purse.held_at
                 if age > RENEW_SECONDS or (
-                    resting and age > IDLE_SECONDS and purse.surplus(now=now)
+                    resting and age > idle_seconds and purse.surplus(now=now)
                 ):
                     old.append(purse)
         if idle:

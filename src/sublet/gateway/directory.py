@@ -8,7 +8,7 @@ import asyncio
 from collections import OrderedDict
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Final, ParamSpec, TypeVar
 
 from sublet.core.clock import Clock
@@ -17,7 +17,7 @@ from sublet.core.errors import Unauthorized, Unavailable
 from sublet.gateway.instance import Instance
 from sublet.gateway.table import Table
 from sublet.tenants import store as tenants
-from sublet.tenants.tenant import Caller, digest
+from sublet.tenants.tenant import Caller, KeyId, digest
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -25,8 +25,11 @@ T = TypeVar("T")
 _THREADS: Final = 4
 _CALL_SECONDS: Final = 6.0  # longer than any healthy call by far
 _KEPT_SECONDS: Final = 2.0  # a revoked key works for so long at most …
-_STALE_SECONDS: Final = 1.0  # … and is looked up again behind a call's back after this
 _AWAY_SECONDS: Final = 300.0  # … unless the database is away: then for as long as purses last
+# Revocations are read with the table, for all keys at once. This long after it was looked up a
+# key is looked up again all the same: its revocation may bear the time of a clock far behind.
+_RENEW_SECONDS: Final = 150.0
+_LOOK_BACK: Final = timedelta(minutes=10)  # transactions and clocks are no further apart
 _KEPT_CALLERS: Final = 10_000
 
 _Found = Caller | Unauthorized
@@ -41,6 +44,8 @@ class Directory:
         self._clock = clock
         self._callers: OrderedDict[bytes, tuple[float, _Found]] = OrderedDict()
         self._looking: dict[bytes, asyncio.Task[_Found]] = {}
+        self._checked = float("-inf")  # when revocations were last read
+        self._away = False  # did the database fail to answer the last time?
         self._instance = instance
 
     def stop(self) -> None:
@@ -57,14 +62,27 @@ class Directory:
         return await loop.run_in_executor(self._pulse, self._instance.beat)
 
     async def read_table(self) -> Table:
-        return await self._call(self._read_table)
+        """Read what is sold, and forget the keys that were revoked.
 
-    def _read_table(self) -> Table:
+        Raises:
+            Unavailable: the database is away.
+        """
+        began = asyncio.get_running_loop().time()
+        table, revoked = await self._call(self._read_table)
+        if revoked:
+            for mark, (_, found) in list(self._callers.items()):
+                if isinstance(found, Caller) and found.key_id in revoked:
+                    del self._callers[mark]
+        self._checked = began
+        return table
+
+    def _read_table(self) -> tuple[Table, set[KeyId]]:
         with self._db.transaction() as tx:
-            return Table.read(tx)
+            since = self._clock.now() - _LOOK_BACK
+            return Table.read(tx), tenants.list_revoked(tx, since=since)
 
     async def find_caller(self, key: str) -> Caller:
-        """As `tenants.store.find_caller`, remembered for two seconds.
+        """As `tenants.store.find_caller`, remembered: a key that is revoked is known for two seconds.
 
         While the database is away, who was known before it went stays known for five minutes.
 
@@ -75,11 +93,14 @@ class Directory:
         now = asyncio.get_running_loop().time()
         mark = digest(key)
         kept = self._callers.get(mark)
-        age = _AWAY_SECONDS if kept is None else now - kept[0]
+        age = _AWAY_SECONDS if kept is None else now - self._known_at(kept)
         if kept is not None and age < _KEPT_SECONDS:
             found = kept[1]
-            if age > _STALE_SECONDS:
+            if now - kept[0] > _RENEW_SECONDS:
                 self._look(key, mark)
+        elif kept is not None and age < _AWAY_SECONDS and self._away:
+            found = kept[1]  # nobody waits for what the last one waited for in vain
+            self._look(key, mark)
         else:
             try:
                 found = await asyncio.shield(self._look(key, mark))
@@ -92,6 +113,12 @@ class Directory:
         if found.expires_at is not None and found.expires_at <= self._clock.now():
             raise Unauthorized("this API key has expired; make a new one")
         return found
+
+    def _known_at(self, kept: tuple[float, _Found]) -> float:
+        """Return when it was last found to be so."""
+        at, found = kept
+        # A key that was refused may have been made meanwhile: of that we hear nothing.
+        return max(at, self._checked) if isinstance(found, Caller) else at
 
     def _look(self, key: str, mark: bytes) -> asyncio.Task[_Found]:
         """Look a key up; at once for all that ask meanwhile."""
@@ -127,6 +154,15 @@ class Directory:
         work = self._threads.submit(function, *args, **kwargs)
         try:
             async with asyncio.timeout(_CALL_SECONDS):
-                return await asyncio.wrap_future(work)
+                done = await asyncio.wrap_future(work)
         except TimeoutError:
+            self._away = True
             raise Unavailable("the database is too busy") from None
+        except Unavailable:
+            self._away = True
+            raise
+        except Unauthorized:
+            self._away = False
+            raise
+        self._away = False
+        return done

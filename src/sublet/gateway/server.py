@@ -10,6 +10,7 @@ import logging
 import signal
 import socket
 import ssl
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,6 +30,7 @@ from sublet.gateway.directory import Directory
 from sublet.gateway.flow import Service
 from sublet.gateway.instance import Instance
 from sublet.gateway.limits import Limiter
+from sublet.gateway.purse import IDLE_SECONDS
 from sublet.gateway.replica import Replicas
 from sublet.gateway.spool import Spool, read
 from sublet.gateway.till import Till
@@ -60,6 +62,7 @@ class Settings:
     requests_per_minute: int = 600  # of one key
     tokens_per_minute: int = 1_000_000  # of one key
     drain_seconds: float = 10.0  # how long streams may go on after SIGTERM
+    purse_seconds: float = IDLE_SECONDS  # then money held ahead goes back to a tenant's wallet
 
 
 def serve(settings: Settings) -> None:
@@ -69,6 +72,8 @@ def serve(settings: Settings) -> None:
         Misconfigured: a port, the name or the spool is taken, or the certificate cannot be used.
         Unavailable: the database did not answer.
     """
+    # A thread that works for the database gives way to the requests ten times sooner.
+    sys.setswitchinterval(0.0005)
     clock = SystemClock()
     url = _bounded(settings.database_url, settings.name)
     with contextlib.ExitStack() as stack:
@@ -85,7 +90,7 @@ def serve(settings: Settings) -> None:
         returned = instance.sweep(db)
         directory = Directory(db, instance, clock)
         stack.callback(directory.stop)
-        cashier = Cashier(till, spool)
+        cashier = Cashier(till, spool, settings.purse_seconds)
         stack.callback(cashier.stop)
         log.info(
             "gateway.started",

@@ -8,7 +8,7 @@ A call that failed with Unavailable may have taken effect. It is then made again
 same ids, and finds out: it does what was not done, and returns what was.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Final
@@ -33,7 +33,8 @@ from sublet.tenants.tenant import revenue_of, wallet_of
 HOLD: Final = timedelta(minutes=15)
 BAD_DEBT: Final = "house:bad_debt"
 _REASON: Final = "tokens"
-_DIRECT, _WRITTEN_OFF = 2, 3  # of the siblings of a report's id
+_DIRECT = 2  # of the siblings of a report's id
+_WRITTEN_OFF = 3  # of the siblings of that one
 
 Answer = Grant | Failure | CountFirst
 
@@ -66,8 +67,18 @@ class Turn:
     before: Held | None
     keep: int  # nanos to hold on, beside what is paid for
     next_id: UUID
+    # Leave the hold as it is, and pay from the wallet beside it; if that has enough.
+    stays: bool = False
     # Once done:
-    after: Held | None = None
+    after: Held | None = None  # the same object as before: it stayed
+
+
+class _TooPoor(Exception):
+    """A wallet has not enough to pay beside its hold."""
+
+    def __init__(self, turn: Turn) -> None:
+        super().__init__(turn)
+        self.turn = turn
 
 
 class Till:
@@ -165,61 +176,92 @@ class Till:
         Raises:
             Unavailable: call it again with the same.
         """
+        while True:
+            try:
+                with self._db.transaction() as tx:
+                    return self._hand_over(tx, reports, turns)
+            except _TooPoor as error:
+                # Then its hold must pay, which is to be locked before any wallet is.
+                error.turn.stays, error.turn.after = False, None
+
+    def _hand_over(self, tx: Tx, reports: Sequence[Report], turns: Sequence[Turn]) -> None:
         now = self._clock.now()
-        with self._db.transaction() as tx:
-            accounts = self._find_accounts(tx, [turn.tenant_id for turn in turns])
-            new: set[UUID] = set()
-            if reports:
-                intake.stage(tx, reports)
-                new = intake.add_usages(tx, reports, now=now)
-                failpoint("gateway.hand_over.recorded")
-            totals: dict[UUID, int] = {}
-            latest: dict[UUID, Report] = {}
-            for report in reports:
-                if report.id in new:
-                    totals[report.tenant_id] = totals.get(report.tenant_id, 0) + report.nanos
-                    latest[report.tenant_id] = report
-            held = batch.lock_holds(tx, [turn.before.id for turn in turns if turn.before])
-            # Whose hold is there and suffices; the others (it expired) pay from the wallet.
-            backed = [
-                turn
-                for turn in turns
-                if turn.before
-                and turn.before.id in held
-                and totals.get(turn.tenant_id, 0) <= turn.before.nanos
-            ]
-            transfers = {
-                turn.tenant_id: sibling_id(turn.before.id, store.RESOLUTION)
-                for turn in backed
-                if turn.before and totals.get(turn.tenant_id)
-            }
-            apart = [turn for turn in turns if turn not in backed and totals.get(turn.tenant_id)]
-            # Before the money: wallets' rows are locked for as short as can be.
-            for turn in apart:
-                report = latest[turn.tenant_id]
-                transfers[turn.tenant_id] = self._charge_apart(
-                    tx, report, accounts[turn.tenant_id], totals[turn.tenant_id], now
+        accounts = self._find_accounts(tx, [turn.tenant_id for turn in turns])
+        new: set[UUID] = set()
+        if reports:
+            intake.stage(tx, reports)
+            new = intake.add_usages(tx, reports, now=now)
+            failpoint("gateway.hand_over.recorded")
+        totals: dict[UUID, int] = {}
+        latest: dict[UUID, Report] = {}
+        for report in reports:
+            if report.id in new:
+                totals[report.tenant_id] = totals.get(report.tenant_id, 0) + report.nanos
+                latest[report.tenant_id] = report
+        held = batch.lock_holds(tx, _holds_of(turn for turn in turns if not turn.stays))
+        still = batch.still_open(tx, _holds_of(turn for turn in turns if turn.stays))
+        # Whose hold stays, whose pays, and who has none any more (it expired).
+        beside, backed, apart = [], [], []
+        settlements: list[Settlement] = []
+        transfers: dict[UUID, UUID] = {}
+        for turn in turns:
+            id_, before = turn.tenant_id, turn.before
+            total = totals.get(id_, 0)
+            if turn.stays and before and before.id in still:
+                beside.append(turn)
+            elif before and before.id in held and total <= before.nanos:
+                backed.append(turn)
+                settlements.append(
+                    Settlement(hold_id=before.id, amount=Money(total), happened_at=now)
                 )
-            intake.add_charges(tx, new, staged=len(reports), transfers=transfers, now=now)
-            failpoint("gateway.hand_over.charged")
-            batch.resolve(
-                tx,
-                [
-                    Settlement(
-                        hold_id=turn.before.id,
-                        amount=Money(totals.get(turn.tenant_id, 0)),
-                        happened_at=now,
-                    )
-                    for turn in backed
-                    if turn.before
-                ],
-                held,
-                now=now,
+                if total:
+                    transfers[id_] = sibling_id(before.id, store.RESOLUTION)
+            elif total:
+                apart.append(turn)
+        payments = {
+            turn.tenant_id: _direct(
+                latest[turn.tenant_id], accounts[turn.tenant_id], totals[turn.tenant_id]
             )
-            failpoint("gateway.hand_over.paid")
-            self._keep(tx, backed, accounts, now)
-            failpoint("gateway.hand_over.kept")
-            self._recall(tx, [turn for turn in turns if turn.before and turn.before.id not in held])
+            for turn in (*beside, *apart)
+            if totals.get(turn.tenant_id)
+        }
+        # All at once, in order: two gateways must not wait both ways.
+        wallets = [id_ for turn in turns for id_ in accounts.get(turn.tenant_id, ())]
+        if apart:
+            batch.lock_accounts(tx, wallets)
+        # Before the money: wallets' rows are locked for as short as can be.
+        for turn in apart:
+            transfers[turn.tenant_id] = self._charge_apart(tx, payments[turn.tenant_id], now)
+        for turn in beside:
+            if turn.tenant_id in payments:
+                transfers[turn.tenant_id] = payments[turn.tenant_id].id
+        intake.add_charges(tx, new, staged=len(reports), transfers=transfers, now=now)
+        failpoint("gateway.hand_over.charged")
+        if settlements:
+            batch.resolve(tx, settlements, held, accounts=wallets, now=now)
+        failpoint("gateway.hand_over.paid")
+        going_on = [turn for turn in backed if turn.keep]
+        holds = batch.Holds(
+            tx,
+            accounts=wallets,
+            ids=[turn.next_id for turn in going_on] + [one.id for one in payments.values()],
+        )
+        for turn in beside:
+            if (
+                turn.tenant_id in payments
+                and holds.pay(payments[turn.tenant_id], now=now) is not True
+            ):
+                raise _TooPoor(turn)
+            turn.after = turn.before
+        for turn in going_on:
+            # It returned to the wallet a moment ago, under a lock that we still have.
+            pair = accounts[turn.tenant_id]
+            turn.after = self._hold(holds, turn.next_id, pair, turn.keep, now)
+        lost = holds.write(now=now)
+        assert not lost, lost
+        failpoint("gateway.hand_over.kept")
+        gone = [turn for turn in turns if turn.before and turn.before.id not in {*held, *still}]
+        self._recall(tx, gone)
 
     def _recall(self, tx: Tx, turns: Sequence[Turn]) -> None:
         """Of purses whose hold is gone: it was this call, made before, or the hold expired."""
@@ -230,43 +272,14 @@ class Till:
             if turn.next_id not in made:
                 turn.after = None
 
-    def _keep(
-        self, tx: Tx, turns: Sequence[Turn], accounts: Mapping[UUID, tuple[int, int]], now: datetime
-    ) -> None:
-        going_on = [turn for turn in turns if turn.keep]
-        if not going_on:
-            return
-        holds = batch.Holds(
-            tx,
-            accounts=(id_ for turn in going_on for id_ in accounts[turn.tenant_id]),
-            ids=(turn.next_id for turn in going_on),
-        )
-        for turn in going_on:
-            pair = accounts[turn.tenant_id]
-            # It returned to the wallet a moment ago, under a lock that we still have.
-            turn.after = self._hold(holds, turn.next_id, pair, turn.keep, now)
-        lost = holds.write(now=now)
-        assert not lost, lost
-
-    def _charge_apart(
-        self, tx: Tx, report: Report, accounts: tuple[int, int], nanos: int, now: datetime
-    ) -> UUID:
+    def _charge_apart(self, tx: Tx, direct: Transfer, now: datetime) -> UUID:
         """Move the money for reports whose hold is gone: from the wallet, or it is our loss."""
-        wallet, revenue = accounts
-        direct = Transfer(
-            id=sibling_id(report.id, _DIRECT),
-            debit_account=wallet,
-            credit_account=revenue,
-            amount=Money(nanos),
-            reason=_REASON,
-            happened_at=report.happened_at,
-        )
         try:
             with tx.transaction():
                 store.post(tx, direct, now=now)
         except Unpaid:
             debt = store.open_account(tx, BAD_DEBT, prepaid=False)
-            lost = replace(direct, id=sibling_id(report.id, _WRITTEN_OFF), debit_account=debt.id)
+            lost = replace(direct, id=sibling_id(direct.id, _WRITTEN_OFF), debit_account=debt.id)
             store.post(tx, lost, now=now)
             return lost.id
         return direct.id
@@ -314,6 +327,23 @@ class Till:
                 if wallet is not None and revenue is not None:
                     self._accounts[tenant] = wallet, revenue
         return {tenant: self._accounts[tenant] for tenant in wanted if tenant in self._accounts}
+
+
+def _holds_of(turns: Iterable[Turn]) -> list[UUID]:
+    return [turn.before.id for turn in turns if turn.before]
+
+
+def _direct(report: Report, accounts: tuple[int, int], nanos: int) -> Transfer:
+    """Pay `nanos` for all that was used up to this report."""
+    wallet, revenue = accounts
+    return Transfer(
+        id=sibling_id(report.id, _DIRECT),
+        debit_account=wallet,
+        credit_account=revenue,
+        amount=Money(nanos),
+        reason=_REASON,
+        happened_at=report.happened_at,
+    )
 
 
 def _void(held: Held | None, now: datetime) -> Settlement:

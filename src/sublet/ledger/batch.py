@@ -55,15 +55,15 @@ class Settlement:
 
 
 class Holds:
-    """Holds that are taken together, one after the other, each from what the last one left.
+    """Holds and payments made together, one after the other, each from what the last one left.
 
-    Made, it has locked the accounts. `hold` decides in memory; `write` makes it so.
+    Made, it has locked the accounts. `hold` and `pay` decide in memory; `write` makes it so.
     """
 
     def __init__(self, tx: Tx, *, accounts: Iterable[int], ids: Iterable[UUID]) -> None:
         self._tx = tx
         with tx.pipeline():
-            locked = _lock(tx, accounts)
+            locked = lock_accounts(tx, accounts)
             # Under the locks: whoever used one of these ids for these accounts has ended.
             found = tx.execute(QUERIES["get_transfers"], {"ids": list(ids)})
         self._accounts = {row["id"]: as_account(row) for row in locked}
@@ -80,9 +80,18 @@ class Holds:
 
     def hold(self, hold: Hold, *, now: datetime) -> bool | SubletError:
         """As `store.hold`; what that raises is returned."""
-        transfer = hold.transfer
+        more = {"expires_at": hold.expires_at, "holder": hold.holder}
+        return self._take(hold.transfer, Kind.PENDING, more, now=now)
+
+    def pay(self, transfer: Transfer, *, now: datetime) -> bool | SubletError:
+        """As `store.post`; what that raises is returned. Nobody here may spend what it brings."""
+        return self._take(transfer, Kind.POSTED, {}, now=now)
+
+    def _take(
+        self, transfer: Transfer, kind: Kind, more: Row, *, now: datetime
+    ) -> bool | SubletError:
         try:
-            row = as_row(transfer, Kind.PENDING, now=now)
+            row = as_row(transfer, kind, now=now)
         except Invalid as error:
             return error
         payer = self._accounts.get(transfer.debit_account)
@@ -97,7 +106,7 @@ class Holds:
         assert payer.currency == paid.currency == transfer.amount.currency, transfer
         if payer.prepaid and payer.available.nanos < transfer.amount.nanos:
             return Unpaid(f"{transfer.amount} is needed and {payer.available} is available")
-        row |= {"expires_at": hold.expires_at, "holder": hold.holder}
+        row |= more
         self._known[transfer.id] = row
         self._new.append(row)
         self._accounts[payer.id] = replace(
@@ -106,24 +115,33 @@ class Holds:
         return True
 
     def write(self, *, now: datetime) -> set[UUID]:
-        """Record what was held.
+        """Record what was held and paid.
 
         Returns:
-            ids that somebody else took at this very moment, for other accounts: not held.
+            ids that somebody else took at this very moment, for other accounts: not done.
         """
         if not self._new:
             return set()
         names = ("id", "debit_account", "holder", "expires_at")
-        holds = {name: [row[name] for row in self._new] for name in names}
+        pending = [row for row in self._new if row["kind"] == Kind.PENDING]
         with self._tx.pipeline():
             inserted = _insert(self._tx, self._new, now=now)
-            self._tx.execute(QUERIES["open_holds"], holds)
-            move(self._tx, ((row, row["amount_nanos"], 0) for row in self._new))
+            if pending:
+                holds = {name: [row[name] for row in pending] for name in names}
+                self._tx.execute(QUERIES["open_holds"], holds)
+            move(self._tx, map(_effect, self._new))
         written = {row["id"] for row in inserted}
         lost = [row for row in self._new if row["id"] not in written]
         if lost:
-            move(self._tx, ((row, -row["amount_nanos"], 0) for row in lost))
+            undone = ((row, -pending, -posted) for row, pending, posted in map(_effect, lost))
+            move(self._tx, undone)
         return {row["id"] for row in lost}
+
+
+def _effect(row: Row) -> tuple[Row, int, int]:
+    """Return what `move` is given for a new hold or payment."""
+    nanos = row["amount_nanos"]
+    return (row, nanos, 0) if row["kind"] == Kind.PENDING else (row, 0, nanos)
 
 
 def hold_many(tx: Tx, holds: Sequence[Hold], *, now: datetime) -> list[bool | SubletError]:
@@ -204,6 +222,19 @@ def lock_holds(tx: Tx, hold_ids: Sequence[UUID]) -> dict[UUID, Row]:
     return {row["id"]: row for row in found}
 
 
+def lock_accounts(tx: Tx, ids: Iterable[int]) -> Cursor[DictRow]:
+    """Lock these accounts, in order, and return them as they stand."""
+    return tx.execute(QUERIES["lock_accounts"], {"ids": sorted(set(ids))})
+
+
+def still_open(tx: Tx, hold_ids: Sequence[UUID]) -> set[UUID]:
+    """Return those of these holds that nobody has resolved so far; nothing is locked."""
+    if not hold_ids:
+        return set()
+    found = tx.execute(QUERIES["find_open_holds"], {"ids": list(hold_ids)})
+    return {row["transfer_id"] for row in found}
+
+
 def resolve(
     tx: Tx,
     settlements: Sequence[Settlement],
@@ -234,11 +265,11 @@ def resolve(
         others = tx.execute(QUERIES["get_transfers"], {"ids": apart}).fetchall()
     locked = {row[side] for row in (*held.values(), *others) for side in SIDES} | {*accounts}
     if not rows:
-        _lock(tx, locked)
+        lock_accounts(tx, locked)
         return {}
     ids = [one.hold_id for one in settlements]
     with tx.pipeline():
-        _lock(tx, locked)
+        lock_accounts(tx, locked)
         tx.execute(QUERIES["close_holds"], {"ids": ids})
         inserted = _insert(tx, rows, now=now)
         move(
@@ -274,10 +305,6 @@ def _resolution(held: Row, one: Settlement) -> dict[str, Any]:
 
 # These return before Postgres has answered, where the connection is in pipeline mode: a batch
 # makes a few trips to the server, not one a statement.
-
-
-def _lock(tx: Tx, ids: Iterable[int]) -> Cursor[DictRow]:
-    return tx.execute(QUERIES["lock_accounts"], {"ids": sorted(set(ids))})
 
 
 def _insert(tx: Tx, rows: Sequence[Row], *, now: datetime) -> Cursor[DictRow]:

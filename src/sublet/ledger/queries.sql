@@ -153,6 +153,11 @@ SELECT t.id, t.kind, t.pending_id, t.debit_account, t.credit_account, t.amount_n
  ORDER BY o.transfer_id
    FOR UPDATE OF o;
 
+-- name: find_open_holds
+SELECT transfer_id
+  FROM open_hold
+ WHERE transfer_id = ANY(%(ids)s::uuid[]);
+
 -- name: close_holds
 -- Under their locks.
 DELETE FROM open_hold

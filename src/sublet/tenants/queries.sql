@@ -36,6 +36,11 @@ UPDATE api_key
    AND (%(tenant_id)s::uuid IS NULL OR tenant_id = %(tenant_id)s)
 RETURNING id;
 
+-- name: list_revoked
+SELECT id
+  FROM api_key
+ WHERE revoked_at >= %(since)s;
+
 -- name: find_caller
 SELECT k.id AS key_id, k.role, k.expires_at, k.revoked_at,
        t.id, t.name, t.kind, t.network_allowed, t.created_at

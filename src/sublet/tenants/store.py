@@ -166,6 +166,11 @@ def find_caller(tx: Tx, key: str, *, now: datetime) -> Caller:
     )
 
 
+def list_revoked(tx: Tx, *, since: datetime) -> set[KeyId]:
+    """Return the keys that were revoked at that instant or later."""
+    return {row["id"] for row in tx.execute(QUERIES["list_revoked"], {"since": since})}
+
+
 def _tenant(row: Mapping[str, Any]) -> Tenant:
     return Tenant(
         id=row["id"],
