@@ -93,7 +93,8 @@ def test_nothing_of_the_replica_leaks_into_an_answer(stage: Stage) -> None:
     assert stage.replica_url.rpartition(":")[2] not in response.text
     assert stage.fake.key not in response.text
     assert response.headers["x-ratelimit-limit-requests"] == "600"
-    assert response.headers["x-ratelimit-remaining-requests"] == "599"
+    # Ten come back in a second: this one may be back already.
+    assert response.headers["x-ratelimit-remaining-requests"] in {"599", "600"}
     assert response.headers["x-ratelimit-remaining-tokens"].isdecimal()
     assert "server" not in response.headers
 
