@@ -4,13 +4,16 @@ import ssl
 import time
 from decimal import Decimal
 
+import anthropic
 import httpx
 import openai
 import pytest
 from tests.e2e.instance import MODEL, Instance, until
 
 pytestmark = pytest.mark.e2e
-QUESTION = [{"role": "user", "content": "What is the capital of France?"}]
+ASKED = "What is the capital of France?"
+COOL = {"temperature": 0}  # their SDK has no parameter for it any more
+QUESTION = [{"role": "user", "content": ASKED}]
 STORY = [{"role": "user", "content": "Tell me a very long story about the sea."}]
 
 
@@ -64,6 +67,42 @@ def test_plain_completions_and_the_list_of_models(instance: Instance) -> None:
     assert client.models.retrieve(MODEL).id == MODEL
     with pytest.raises(openai.NotFoundError):
         client.models.retrieve("gpt-0")
+
+
+def test_the_same_model_answers_in_anthropics_words(instance: Instance) -> None:
+    with anthropic.Anthropic(
+        api_key=instance.ready["tenant_key"],
+        base_url=instance.ready["gateway_http_url"],
+        _strict_response_validation=True,
+    ) as client:
+        answer = client.messages.create(
+            model=MODEL,
+            max_tokens=20,
+            extra_body=COOL,
+            messages=[{"role": "user", "content": ASKED}],
+        )
+        with client.messages.stream(
+            model=MODEL,
+            max_tokens=20,
+            extra_body=COOL,
+            messages=[{"role": "user", "content": ASKED}],
+        ) as stream:
+            streamed = "".join(stream.text_stream)
+        prompt = client.messages.count_tokens(
+            model=MODEL, messages=[{"role": "user", "content": ASKED}]
+        )
+    (block,) = answer.content
+    assert block.type == "text" and "Paris" in block.text
+    assert streamed == block.text
+    used = answer.usage
+    assert used.input_tokens + (used.cache_read_input_tokens or 0) == prompt.input_tokens
+    request = "req_" + answer.id.removeprefix("msg_")
+    until(
+        lambda: (
+            request in {c["request_id"] for c in instance.charges(instance.ready["tenant_key"])}
+        ),
+        what="its charge",
+    )
 
 
 def test_https_with_our_own_ca(instance: Instance) -> None:

@@ -1,5 +1,6 @@
 """Buckets that refill by the minute, per key."""
 
+from datetime import UTC, datetime
 from uuid import UUID
 
 import pytest
@@ -8,6 +9,7 @@ from hypothesis import strategies as st
 
 from sublet.gateway.failures import Failure, Kind
 from sublet.gateway.limits import Limiter
+from sublet.gateway.openai import CHAT
 
 KEY, OTHER = UUID(int=1), UUID(int=2)
 
@@ -17,7 +19,8 @@ def limiter() -> Limiter:
 
 
 def headers(limits: Limiter, now: float) -> dict[str, str]:
-    return {k.decode(): v.decode() for k, v in limits.headers(KEY, now=now)}
+    standing = limits.standing(KEY, now=now)
+    return {k.decode(): v.decode() for k, v in CHAT.limits(standing, datetime.now(UTC))}
 
 
 def test_one_request_too_many_is_told_when_to_come_back() -> None:

@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from sublet.gateway.ask import Api, Ask
 from sublet.gateway.failures import Kind
 from sublet.gateway.replica import Broken, Gone, Piece, _read_events, _refused
-from sublet.gateway.request import Api, Ask
 from sublet.gateway.tariff import Counts
 
 ASK = Ask(

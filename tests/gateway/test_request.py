@@ -7,8 +7,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from sublet.gateway import openai
+from sublet.gateway.ask import Api
 from sublet.gateway.failures import TABLE, Failure, Kind
-from sublet.gateway.request import Api, ChatBody, parse
+from sublet.gateway.request import ChatBody, parse
 
 USER = {"role": "user", "content": "hello"}
 CHAT: dict[str, Any] = {"model": "m", "messages": [USER]}
@@ -26,7 +28,7 @@ def refusal(body: bytes | dict[str, Any], api: Api = Api.CHAT) -> Failure:
     with pytest.raises(Failure) as refused:
         parse(api, raw)
     assert refused.value.status == 400
-    json.loads(refused.value.body())
+    json.loads(openai.CHAT.refuse(refused.value, "req_1")[1])
     return refused.value
 
 
@@ -40,7 +42,7 @@ def understood(api: Api, value: object) -> bool:
     if failure is not None:
         assert failure.status == 400
         assert failure.message
-        json.loads(failure.body())
+        json.loads(openai.CHAT.refuse(failure, "req_1")[1])
     return failure is None
 
 

@@ -8,19 +8,31 @@ from types import MappingProxyType
 from typing import Final
 
 from sublet.core.errors import Unauthorized, Unavailable
-from sublet.gateway import openai
+from sublet.gateway import anthropic, openai
+from sublet.gateway.dialect import Dialect
 from sublet.gateway.exchange import Exchange, HungUp, Message, Receive, Send
 from sublet.gateway.failures import Failure, Kind
 from sublet.gateway.flow import Service, Serving
-from sublet.gateway.request import Api, parse
-from sublet.tenants.tenant import Caller
+from sublet.tenants.tenant import Caller, Tenant
 
 log: Final = logging.getLogger(__name__)
 
-_GENERATE: Final[Mapping[str, Api]] = MappingProxyType(
-    {"/v1/chat/completions": Api.CHAT, "/v1/completions": Api.COMPLETION}
+# Each also under a prefix of its own, for clients that want one.
+_GENERATE: Final[Mapping[str, Dialect]] = MappingProxyType(
+    {
+        prefix + path: dialect
+        for prefix, path, dialect in (
+            ("", "/v1/chat/completions", openai.CHAT),
+            ("", "/v1/completions", openai.COMPLETION),
+            ("", "/v1/messages", anthropic.MESSAGES),
+            ("/openai", "/v1/chat/completions", openai.CHAT),
+            ("/openai", "/v1/completions", openai.COMPLETION),
+            ("/anthropic", "/v1/messages", anthropic.MESSAGES),
+        )
+    }
 )
-_MODELS: Final = "/v1/models"
+_COUNT: Final = frozenset({"/v1/messages/count_tokens", "/anthropic/v1/messages/count_tokens"})
+_MODELS: Final = ("/v1/models", "/openai/v1/models", "/anthropic/v1/models")
 _HEALTH: Final = "/healthz"
 _LONGEST_KEY: Final = 512
 _REFUSAL_SECONDS: Final = 5.0
@@ -39,7 +51,7 @@ class Gateway:
     async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             return
-        exchange = Exchange(scope, receive, send)
+        exchange = Exchange(scope, receive, send, _dialect_of(scope))
         try:
             failure = await self._answer(exchange)
             if failure is not None:
@@ -92,14 +104,16 @@ class Gateway:
             )
         elif path == _HEALTH:
             await self._health(exchange)
-        elif (api := _GENERATE.get(path)) is not None:
-            await self._generate(exchange, api)
+        elif path in _GENERATE:
+            await self._generate(exchange)
+        elif path in _COUNT:
+            await self._count(exchange)
         else:
             await self._identify(exchange)
-            if path == _MODELS:
-                body = openai.models(self._service.table)
-            else:
-                body = openai.model(self._service.table.find(path.removeprefix(_MODELS + "/")))
+            words = anthropic if exchange.dialect is anthropic.MESSAGES else openai
+            name = _model_of(path)
+            table = self._service.table
+            body = words.models(table) if not name else words.model(table.find(name))
             await exchange.respond(200, body)
 
     async def _health(self, exchange: Exchange) -> None:
@@ -108,7 +122,19 @@ class Gateway:
         else:
             await exchange.respond(200, b'{"status":"ok"}')
 
-    async def _generate(self, exchange: Exchange, api: Api) -> None:
+    async def _generate(self, exchange: Exchange) -> None:
+        caller, tenant = await self._admit(exchange)
+        ask = exchange.dialect.parse(await exchange.read_body(self._stopping))
+        await Serving(self._service, exchange, ask, caller, tenant).run()
+
+    async def _count(self, exchange: Exchange) -> None:
+        """Say how many tokens a prompt has. It costs nothing but a place in the limit."""
+        caller, tenant = await self._admit(exchange)
+        ask = anthropic.parse_prompt(await exchange.read_body(self._stopping))
+        tokens = await Serving(self._service, exchange, ask, caller, tenant).count()
+        await exchange.respond(200, anthropic.counted(tokens))
+
+    async def _admit(self, exchange: Exchange) -> tuple[Caller, Tenant]:
         if self._stopping.done():
             raise Failure(
                 Kind.STOPPING,
@@ -121,11 +147,12 @@ class Gateway:
                 Kind.FORBIDDEN,
                 "an operator's key spends nothing: use a key of the tenant that shall pay",
             )
-        loop, limiter = asyncio.get_running_loop(), self._service.limiter
-        exchange.limits = lambda: limiter.headers(caller.key_id, now=loop.time())
-        limiter.enter(caller.key_id, now=loop.time())
-        ask = parse(api, await exchange.read_body(self._stopping))
-        await Serving(self._service, exchange, ask, caller, caller.tenant).run()
+        loop, service = asyncio.get_running_loop(), self._service
+        exchange.limits = lambda: exchange.dialect.limits(
+            service.limiter.standing(caller.key_id, now=loop.time()), service.directory.now()
+        )
+        service.limiter.enter(caller.key_id, now=loop.time())
+        return caller, caller.tenant
 
     async def _identify(self, exchange: Exchange) -> Caller:
         """Return who calls.
@@ -146,11 +173,34 @@ class Gateway:
         return await self._service.directory.find_caller(key)
 
 
+def _dialect_of(scope: Message) -> Dialect:
+    """Return whose words a path is asked in; of one that both have, the headers say it."""
+    path: str = scope["path"]
+    if (dialect := _GENERATE.get(path)) is not None:
+        return dialect
+    if path in _COUNT or path.startswith("/anthropic/"):
+        return anthropic.MESSAGES
+    if path.startswith("/openai/"):
+        return openai.CHAT
+    theirs = any(name == b"anthropic-version" for name, _ in scope["headers"])
+    return anthropic.MESSAGES if theirs else openai.CHAT
+
+
+def _model_of(path: str) -> str | None:
+    """Return the model that a path names, "" for the list of them, None if it is no such path."""
+    for list_path in _MODELS:
+        if path == list_path:
+            return ""
+        if path.startswith(list_path + "/") and len(path) > len(list_path) + 1:
+            return path[len(list_path) + 1 :]
+    return None
+
+
 def _methods(path: str) -> bytes:
     """Return what may be done with a path; nothing when there is no such path."""
-    if path in _GENERATE:
+    if path in _GENERATE or path in _COUNT:
         return b"POST, OPTIONS"
-    if path in (_HEALTH, _MODELS) or (path.startswith(_MODELS + "/") and path != _MODELS + "/"):
+    if path == _HEALTH or _model_of(path) is not None:
         return b"GET, HEAD, OPTIONS"
     return b""
 

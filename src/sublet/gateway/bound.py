@@ -8,8 +8,8 @@ asked for, then from every answer. A bound only decides how much money is set as
 from dataclasses import dataclass, field
 from typing import Final
 
+from sublet.gateway.ask import Ask
 from sublet.gateway.grant import Need
-from sublet.gateway.request import Ask
 from sublet.gateway.table import Offer
 from sublet.gateway.tariff import Tariff
 

@@ -5,7 +5,9 @@ from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any, Final
 
 from sublet.core.ids import new_id
+from sublet.gateway.dialect import Dialect
 from sublet.gateway.failures import Failure, Headers, Kind
+from sublet.gateway.openai import CHAT
 
 Message = MutableMapping[str, Any]  # ASGI's own type
 Receive = Callable[[], Awaitable[Message]]
@@ -22,7 +24,10 @@ class HungUp(Exception):
 
 
 class Exchange:
-    def __init__(self, scope: Message, receive: Receive, send: Send) -> None:
+    def __init__(
+        self, scope: Message, receive: Receive, send: Send, dialect: Dialect = CHAT
+    ) -> None:
+        self.dialect = dialect
         self.method: str = scope["method"]
         self.path: str = scope["path"]
         self.id = new_id()
@@ -115,10 +120,10 @@ class Exchange:
     async def refuse(self, failure: Failure) -> None:
         """Answer with an error; within a begun stream, as its last event."""
         if self.begun:
-            # Never [DONE] after it: the answer must not look whole.
-            await self.end(b"data: " + failure.body() + b"\n\n")
+            await self.end(self.dialect.break_off(failure, self.request_id))
         else:
-            await self.respond(failure.status, failure.body(), headers=failure.headers)
+            status, body, headers = self.dialect.refuse(failure, self.request_id)
+            await self.respond(status, body, headers=failure.headers + headers)
 
     async def begin(self, headers: Headers) -> None:
         """Send the head of a stream of events."""
@@ -146,7 +151,7 @@ class Exchange:
                 "type": "http.response.start",
                 "status": status,
                 "headers": [
-                    (b"x-request-id", self.request_id.encode()),
+                    (self.dialect.request_id, self.request_id.encode()),
                     *headers,
                     *self.limits(),
                 ],

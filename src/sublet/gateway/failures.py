@@ -11,8 +11,6 @@ from enum import Enum, auto
 from types import MappingProxyType
 from typing import Final
 
-import msgspec
-
 Headers = list[tuple[bytes, bytes]]
 
 
@@ -120,13 +118,3 @@ class Failure(Exception):
                 (b"retry-after-ms", b"%d" % max(1, math.ceil(self.after_seconds * 1000)))
             )
         return headers
-
-    def body(self) -> bytes:
-        """Return OpenAI's error object: the whole answer, or an event of a begun stream."""
-        error = {
-            "message": self.message,
-            "type": self.row.type,
-            "param": self.param,
-            "code": self.row.code,
-        }
-        return msgspec.json.encode({"error": error})

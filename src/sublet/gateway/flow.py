@@ -20,16 +20,16 @@ from typing import Final, TypeVar
 from sublet.core.errors import Unavailable
 from sublet.core.failpoint import failpoint
 from sublet.core.money import Money
+from sublet.gateway.ask import Ask
 from sublet.gateway.bound import Bounds
 from sublet.gateway.cashier import Cashier
+from sublet.gateway.dialect import Reply
 from sublet.gateway.directory import Directory
 from sublet.gateway.exchange import Exchange
 from sublet.gateway.failures import Failure, Kind
 from sublet.gateway.grant import CountFirst, Grant, Need
 from sublet.gateway.limits import Limiter
-from sublet.gateway.openai import Reply
 from sublet.gateway.replica import Broken, Gone, Piece, Replicas, reclaimed
-from sublet.gateway.request import Ask
 from sublet.gateway.table import Offer, Table
 from sublet.gateway.tariff import Counts
 from sublet.metering.report import Report
@@ -159,7 +159,7 @@ class Serving:
                 pass
             else:
                 return
-        prompt_tokens = await self._ask_one(lambda it: service.replicas.count(it, ask))
+        prompt_tokens = await self.count()
         service.bounds.learn(ask, prompt_tokens)
         context_tokens = offer.deployment.context_tokens
         if prompt_tokens >= context_tokens:
@@ -178,6 +178,21 @@ class Serving:
                 tariff=offer.tariff,
             )
         )
+
+    async def count(self) -> int:
+        """Return how many tokens the prompt has for this model.
+
+        Raises:
+            Failure: the model is not there, or cannot say.
+        """
+        offer = self._service.table.find(self._ask.model)
+        if not offer.ready:
+            raise offer.refusal()
+        replicas, ask = self._service.replicas, self._ask
+        try:
+            return await self._ask_one(lambda replica: replicas.count(replica, ask))
+        except Broken as error:
+            raise error.failure from error
 
     async def _reserve(self, need: Need) -> None:
         """Take what it may use at most out of the key's limit, and give back what it did not."""
@@ -201,12 +216,8 @@ class Serving:
     async def _serve(self, grant: Grant) -> int:
         """Return how many tokens it used."""
         exchange, service = self._exchange, self._service
-        reply = Reply(
-            ask=self._ask,
-            grant=grant,
-            id=exchange.id.hex,
-            created=int(service.directory.now().timestamp()),
-        )
+        created = int(service.directory.now().timestamp())
+        reply = exchange.dialect.reply(self._ask, grant, exchange.id.hex, created)
         loop = asyncio.get_running_loop()
         stop = _Stop()
         service.running.add(stop)
@@ -279,7 +290,7 @@ class Serving:
             if not self._exchange.begun:
                 failpoint("gateway.request.before_first_bytes")
                 await self._exchange.begin(reply.headers)
-                data = reply.first() + data
+                data = reply.first(self._seen) + data
             await self._exchange.write(data)
             self._delivered = self._seen
 
@@ -339,7 +350,7 @@ class Serving:
                     return counts.total
                 if not exchange.begun:  # it had nothing to say
                     await exchange.begin(reply.headers)
-                    await exchange.write(reply.first())
+                    await exchange.write(reply.first(self._seen))
                 await exchange.end(reply.last(self._finish_reason, counts, charge))
         except TimeoutError:
             log.warning("gateway.slow_client", extra=self._facts(Outcome.COMPLETED))

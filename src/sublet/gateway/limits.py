@@ -5,9 +5,10 @@ what it did not use. Each gateway process counts for itself.
 """
 
 from dataclasses import dataclass, field
+from typing import NamedTuple
 from uuid import UUID
 
-from sublet.gateway.failures import Failure, Headers, Kind
+from sublet.gateway.failures import Failure, Kind
 
 _PERIOD_SECONDS = 60.0
 
@@ -25,6 +26,15 @@ class Bucket:
 
     def seconds_until(self, amount: int) -> float:
         return max(0.0, (amount - self.level) * _PERIOD_SECONDS / self.size)
+
+
+class Standing(NamedTuple):
+    """How a key stands with one of its limits."""
+
+    name: str  # "requests" or "tokens"
+    size: int  # a minute
+    left: int
+    full_seconds: float  # until all of it is back
 
 
 @dataclass(slots=True)
@@ -66,18 +76,13 @@ class Limiter:
         bucket = self._pair(key, now).tokens
         bucket.level = min(float(bucket.size), bucket.level + tokens)
 
-    def headers(self, key: UUID, *, now: float) -> Headers:
+    def standing(self, key: UUID, *, now: float) -> list["Standing"]:
         """Say both limits, what is left of each, and when it will be full again."""
         pair = self._pair(key, now)
-        headers: Headers = []
-        for name, bucket in ((b"requests", pair.requests), (b"tokens", pair.tokens)):
-            full = _span(bucket.seconds_until(bucket.size))
-            headers += [
-                (b"x-ratelimit-limit-" + name, b"%d" % bucket.size),
-                (b"x-ratelimit-remaining-" + name, b"%d" % bucket.level),
-                (b"x-ratelimit-reset-" + name, full.encode()),
-            ]
-        return headers
+        return [
+            Standing(name, bucket.size, int(bucket.level), bucket.seconds_until(bucket.size))
+            for name, bucket in (("requests", pair.requests), ("tokens", pair.tokens))
+        ]
 
     def forget(self, *, now: float) -> None:
         """Drop what is full again: a key that rests costs no memory."""
@@ -110,12 +115,12 @@ def _refusal(what: str, bucket: Bucket, needed: int) -> Failure:
     return Failure(
         Kind.RATE_LIMITED,
         f"this key's limit is {bucket.size} {what} a minute: {int(bucket.level)} are left and"
-        f" this request needs {needed}; retry in {_span(wait)}",
+        f" this request needs {needed}; retry in {span(wait)}",
         after_seconds=wait,
     )
 
 
-def _span(seconds: float) -> str:
+def span(seconds: float) -> str:
     """Write a span as OpenAI does: 120ms, 1.5s, 6m0s."""
     if seconds < 1:
         return f"{round(seconds * 1000)}ms"

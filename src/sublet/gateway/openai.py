@@ -1,14 +1,20 @@
 """Our answers in OpenAI's words. A golden test holds every field against their SDK."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
+from datetime import datetime
+from functools import partial
 from typing import Final
 
 import msgspec
 
 from sublet.core.money import Money
-from sublet.gateway.failures import Headers
+from sublet.gateway.ask import Api, Ask
+from sublet.gateway.dialect import Dialect, grant_headers, grant_note
+from sublet.gateway.failures import Failure, Headers
 from sublet.gateway.grant import Grant
-from sublet.gateway.request import Api, Ask
+from sublet.gateway.limits import Standing, span
+from sublet.gateway.request import parse
 from sublet.gateway.table import Offer, Table
 from sublet.gateway.tariff import Counts
 from sublet.market.price import Price
@@ -17,7 +23,7 @@ _encode: Final = msgspec.json.Encoder().encode
 _DONE: Final = b"data: [DONE]\n\n"
 
 
-@dataclass(slots=True, kw_only=True)
+@dataclass(slots=True)
 class Reply:
     """One answer: its parts, as bytes that are ready to send."""
 
@@ -33,20 +39,13 @@ class Reply:
 
     @property
     def headers(self) -> Headers:
-        """How many tokens of output it may have, and what made them fewer."""
-        grant = self.grant
-        headers: Headers = []
-        if grant.max_tokens is not None:
-            headers.append((b"x-sublet-max-tokens", b"%d" % grant.max_tokens))
-        if grant.clipped_by is not None:
-            headers.append((b"x-sublet-max-tokens-clipped", grant.clipped_by.value.encode()))
-        return headers
+        return grant_headers(self.grant)
 
-    def first(self) -> bytes:
+    def first(self, counts: Counts | None) -> bytes:  # noqa: ARG002 -- it says that at the end
         """Return the chunk before any text: a chat's role, and what was granted."""
         return self._chunk(
             b'{"role":"assistant","content":""}' if self._chat else b'""',
-            tail=b',"sublet":' + _encode(self._note()),
+            tail=b',"sublet":' + _encode(grant_note(self.grant)),
         )
 
     def text(self, text: str) -> bytes:
@@ -58,7 +57,7 @@ class Reply:
         parts = [self._chunk(b"{}" if self._chat else b'""', reason=_encode(finish_reason))]
         if self.ask.include_usage:
             usage = _encode(_usage(counts))
-            note = _encode(self._note(charge))
+            note = _encode(grant_note(self.grant, charge))
             parts.append(
                 self._head + b',"choices":[],"usage":' + usage + b',"sublet":' + note + b"}\n\n"
             )
@@ -76,7 +75,12 @@ class Reply:
             choice["text"] = text
         frame = self._frame("chat.completion" if self._chat else "text_completion")
         return _encode(
-            frame | {"choices": [choice], "usage": _usage(counts), "sublet": self._note(charge)}
+            frame
+            | {
+                "choices": [choice],
+                "usage": _usage(counts),
+                "sublet": grant_note(self.grant, charge),
+            }
         )
 
     @property
@@ -93,15 +97,6 @@ class Reply:
         if self.ask.service_tier is not None:
             frame["service_tier"] = self.ask.service_tier
         return frame
-
-    def _note(self, charge: Money | None = None) -> dict[str, object]:
-        note: dict[str, object] = {
-            "max_tokens": self.grant.max_tokens,
-            "clipped_by": self.grant.clipped_by,
-        }
-        if charge is not None:
-            note["charge_nanos"] = charge.nanos
-        return note
 
     def _chunk(self, content: bytes, *, reason: bytes = b"null", tail: bytes = b"") -> bytes:
         return b"".join(
@@ -166,3 +161,42 @@ def _model(offer: Offer) -> dict[str, object]:
 def _price(price: Price) -> dict[str, object]:
     rate = price.rate
     return {"nanos": rate.nanos, "per_tokens": rate.per, "currency": rate.currency}
+
+
+def _refuse(failure: Failure, request_id: str) -> tuple[int, bytes, Headers]:  # noqa: ARG001
+    return failure.status, _error(failure), []
+
+
+def _break_off(failure: Failure, request_id: str) -> bytes:  # noqa: ARG001
+    # Never [DONE] after it: the answer must not look whole.
+    return b"data: " + _error(failure) + b"\n\n"
+
+
+def _error(failure: Failure) -> bytes:
+    row = failure.row
+    error = {
+        "message": failure.message, "type": row.type, "param": failure.param, "code": row.code,
+    }  # fmt: skip
+    return _encode({"error": error})
+
+
+def _limits(standings: Sequence[Standing], now: datetime) -> Headers:  # noqa: ARG001
+    headers: Headers = []
+    for name, size, left, full_seconds in standings:
+        key = name.encode()
+        headers += [
+            (b"x-ratelimit-limit-" + key, b"%d" % size),
+            (b"x-ratelimit-remaining-" + key, b"%d" % left),
+            (b"x-ratelimit-reset-" + key, span(full_seconds).encode()),
+        ]
+    return headers
+
+
+def _dialect(api: Api) -> Dialect:
+    return Dialect(
+        parse=partial(parse, api), reply=Reply, refuse=_refuse, break_off=_break_off, limits=_limits
+    )
+
+
+CHAT: Final = _dialect(Api.CHAT)
+COMPLETION: Final = _dialect(Api.COMPLETION)

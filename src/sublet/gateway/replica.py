@@ -19,8 +19,8 @@ from uuid import UUID
 import msgspec
 from msgspec import Meta, Struct
 
+from sublet.gateway.ask import Api, Ask
 from sublet.gateway.failures import Failure, Kind
-from sublet.gateway.request import Api, Ask
 from sublet.gateway.tariff import Counts
 from sublet.gateway.wire import Answer, Lost, Wire
 from sublet.models.deployment import Replica

@@ -1,24 +1,20 @@
-"""What clients may ask, in OpenAI's words, and the one form we take it into.
+"""What clients may ask in OpenAI's words.
 
 Nothing is dropped in silence: a parameter that the replicas cannot honour is refused by
 name, unless its value asks for nothing (`tools: []`, `n: 1`, `logprobs: false`). Fields that
 are only labels for the caller's own books (`user`, `metadata`) are taken and not used.
 """
 
-import json
-import math
-import re
-from dataclasses import dataclass
-from enum import StrEnum
 from typing import Annotated, Final, Literal
 
 import msgspec
 from msgspec import Meta, Struct
 
+from sublet.gateway.ask import Api, Ask
 from sublet.gateway.failures import Failure, Kind
+from sublet.gateway.reading import decode, plain
 
 _INT64: Final = 2**63
-_LONGEST: Final = 300  # of a message to the client; names in it may be the client's own
 
 Nothing = Annotated[list[None], Meta(max_length=0)]  # an empty list
 Label = Annotated[str, Meta(max_length=1024)]
@@ -99,32 +95,8 @@ class CompletionBody(Sampling, forbid_unknown_fields=True, kw_only=True):
     suffix: None = None
 
 
-class Api(StrEnum):
-    CHAT = "chat"
-    COMPLETION = "completion"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Ask:
-    """One request, checked. `payload` is what a replica gets, but for how many tokens."""
-
-    api: Api
-    model: str
-    payload: dict[str, object]
-    max_tokens: int | None  # None: as many as context and wallet allow
-    stream: bool
-    include_usage: bool
-    service_tier: str | None  # what to say in the answer: only who asked is told
-    prompt_bytes: int  # of all text in it; a list of tokens has as many as tokens
-    messages: int
-
-
 _CHAT: Final = msgspec.json.Decoder(ChatBody)
 _COMPLETION: Final = msgspec.json.Decoder(CompletionBody)
-_UNKNOWN: Final = re.compile(
-    r"^Object contains unknown field `(.*?)`(?: - at `\$(.*)`)?$", re.DOTALL
-)
-_PLACE: Final = re.compile(r"^(.*) - at (?:`key` in )?`\$\.?(.*)`$", re.DOTALL)
 # What OpenAI has and our replicas do not honour, wherever its value asks for something.
 _ONLY_EMPTY: Final = frozenset(
     {
@@ -144,14 +116,9 @@ def parse(api: Api, body: bytes) -> Ask:
     Raises:
         Failure: what is wrong with it, and in which parameter.
     """
-    decoder = _CHAT if api is Api.CHAT else _COMPLETION
-    try:
-        asked = decoder.decode(body)
-    except msgspec.ValidationError as error:
-        raise _invalid(str(error)) from None
-    except (ValueError, RecursionError) as error:
-        raise _unreadable(body, error) from None
-    return _ask(asked)
+    if api is Api.CHAT:
+        return _ask(decode(_CHAT, body, only_empty=_ONLY_EMPTY))
+    return _ask(decode(_COMPLETION, body, only_empty=_ONLY_EMPTY))
 
 
 def _ask(asked: ChatBody | CompletionBody) -> Ask:
@@ -179,7 +146,7 @@ def _ask(asked: ChatBody | CompletionBody) -> Ask:
         prompt = asked.prompt if isinstance(asked.prompt, str) else asked.prompt[0]
         if not prompt:
             raise Failure(Kind.INVALID, "prompt must not be empty", param="prompt")
-        payload["prompt"] = _plain(prompt, at="prompt")
+        payload["prompt"] = plain(prompt, at="prompt")
         prompt_bytes = len(prompt.encode())
     if asked.stream_options is not None and not asked.stream:
         raise Failure(
@@ -192,7 +159,7 @@ def _ask(asked: ChatBody | CompletionBody) -> Ask:
             payload[name] = value
     stops = [asked.stop] if isinstance(asked.stop, str) else asked.stop or []
     for stop in stops:
-        _plain(stop, at="stop")
+        plain(stop, at="stop")
     return Ask(
         api=api,
         model=asked.model,
@@ -215,63 +182,4 @@ def _content(message: Message, index: int) -> str:
     content = message.content
     if not isinstance(content, str):
         content = "\n".join(part.text for part in content)
-    return _plain(content, at=f"messages[{index}].content") if "\0" in content else content
-
-
-def _plain(text: str, *, at: str) -> str:
-    # Engines written in C end a text there, and would answer half of it.
-    if "\0" in text:
-        raise Failure(Kind.INVALID, f"{at} must not have NUL characters", param=at)
-    return text
-
-
-def _invalid(reason: str) -> Failure:
-    if match := _UNKNOWN.match(reason):
-        inside = (match[2] or "").lstrip(".")
-        param = f"{inside}.{match[1]}" if inside else match[1]
-        return Failure(
-            Kind.UNSUPPORTED,
-            f"Unknown or unsupported parameter: '{param[:_LONGEST]}'",
-            param=param[:_LONGEST],
-        )
-    match = _PLACE.match(reason)
-    what, param = (match[1], match[2]) if match else (reason, "")
-    if re.split(r"[.\[]", param, maxsplit=1)[0] in _ONLY_EMPTY:
-        return Failure(
-            Kind.UNSUPPORTED,
-            f"Unsupported value of '{param}': the models here do not do this ({what[:_LONGEST]})",
-            param=param,
-        )
-    named = f"Invalid '{param}'" if param else "Invalid request"
-    return Failure(Kind.INVALID, f"{named}: {what[:_LONGEST]}", param=param or None)
-
-
-def _unreadable(body: bytes, error: Exception) -> Failure:
-    """Say more than "malformed" where Python's laxer reader can tell which parameter it is."""
-    try:
-        read = json.loads(body)
-    except (ValueError, RecursionError):
-        read = None
-    for name, value in read.items() if isinstance(read, dict) else ():
-        if _has_half_characters(name) or _has_half_characters(value):
-            return Failure(
-                Kind.INVALID,
-                "the text has half a character (a lone surrogate), which no model can read",
-                param=name.encode("utf-8", "replace").decode()[:_LONGEST],
-            )
-        if isinstance(value, float) and not math.isfinite(value):
-            return Failure(Kind.INVALID, f"{name} must be a number", param=name[:_LONGEST])
-    return Failure(
-        Kind.UNREADABLE,
-        f"We could not parse the JSON body of your request: {str(error)[:_LONGEST]}",
-    )
-
-
-def _has_half_characters(value: object) -> bool:
-    try:
-        json.dumps(value, ensure_ascii=False).encode("utf-8")
-    except UnicodeEncodeError:
-        return True
-    except RecursionError:
-        return False
-    return False
+    return plain(content, at=f"messages[{index}].content") if "\0" in content else content

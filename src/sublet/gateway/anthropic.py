@@ -1,0 +1,312 @@
+"""The Messages API in Anthropic's words. Their SDK, reading strictly, is held against it.
+
+As with the other dialects nothing is dropped in silence: what the models here do not do is
+refused by name. `cache_control` is a hint that is taken and needs nothing: replicas cache every
+prompt by themselves, and the usage says what was read from the cache.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Annotated, Final, Literal
+
+import msgspec
+from msgspec import Meta, Struct
+
+from sublet.core.money import Money
+from sublet.gateway.ask import Api, Ask
+from sublet.gateway.dialect import Dialect, grant_headers, grant_note
+from sublet.gateway.failures import Failure, Headers, Kind
+from sublet.gateway.grant import Grant
+from sublet.gateway.limits import Standing
+from sublet.gateway.reading import decode, plain
+from sublet.gateway.table import Offer, Table
+from sublet.gateway.tariff import Counts
+
+Nothing = Annotated[list[None], Meta(max_length=0)]
+Share = Annotated[float, Meta(ge=0, le=1)]
+
+
+class CacheControl(Struct, forbid_unknown_fields=True):
+    type: Literal["ephemeral"]
+    ttl: Literal["5m", "1h"] | None = None
+
+
+class TextBlock(Struct, forbid_unknown_fields=True):
+    type: Literal["text"]
+    text: str
+    cache_control: CacheControl | None = None
+    citations: Nothing | None = None  # what our own answers have
+
+
+class Message(Struct, forbid_unknown_fields=True):
+    role: Literal["user", "assistant"]
+    content: str | Annotated[list[TextBlock], Meta(min_length=1)]
+
+
+class Metadata(Struct, forbid_unknown_fields=True):
+    user_id: Annotated[str, Meta(max_length=1024)] | None = None
+
+
+class ThinkingOff(Struct, forbid_unknown_fields=True):
+    type: Literal["disabled"]
+
+
+class Prompt(Struct, forbid_unknown_fields=True, kw_only=True):
+    """What can be counted: a request without what is said of its answer."""
+
+    model: str
+    messages: Annotated[list[Message], Meta(min_length=1)]
+    system: str | list[TextBlock] | None = None
+    cache_control: CacheControl | None = None
+    tools: Nothing | None = None
+    tool_choice: None = None
+    thinking: ThinkingOff | None = None
+
+
+class Body(Prompt, forbid_unknown_fields=True, kw_only=True):
+    max_tokens: Annotated[int, Meta(ge=1, le=2**31 - 1)]
+    temperature: Share | None = None
+    top_p: Share | None = None
+    top_k: Annotated[int, Meta(ge=0, le=2**31 - 1)] | None = None
+    stop_sequences: (
+        Annotated[list[Annotated[str, Meta(min_length=1, max_length=500)]], Meta(max_length=4)]
+        | None
+    ) = None
+    stream: bool | None = None
+    metadata: Metadata | None = None
+    service_tier: Literal["auto", "standard_only"] | None = None
+
+
+_BODY: Final = msgspec.json.Decoder(Body)
+_PROMPT: Final = msgspec.json.Decoder(Prompt)
+_ONLY_EMPTY: Final = frozenset(
+    {"service_tier", "thinking", "tool_choice", "tools", "citations", "messages"}
+)
+_encode: Final = msgspec.json.Encoder().encode
+_STOP_REASONS: Final = {"stop": "end_turn", "length": "max_tokens", "content_filter": "refusal"}
+# Anthropic's error types, and the statuses where they are other than ours.
+_TYPES: Final = {
+    400: "invalid_request_error", 401: "authentication_error", 402: "billing_error",
+    403: "permission_error", 404: "not_found_error", 405: "invalid_request_error",
+    408: "timeout_error", 413: "request_too_large", 415: "invalid_request_error",
+    429: "rate_limit_error", 500: "api_error", 504: "timeout_error", 529: "overloaded_error",
+}  # fmt: skip
+_STATUSES: Final = {502: 500, 503: 529}
+
+
+def parse(body: bytes) -> Ask:
+    """Read a body of `/v1/messages`.
+
+    Raises:
+        Failure: what is wrong with it, and in which parameter.
+    """
+    asked = decode(_BODY, body, only_empty=_ONLY_EMPTY)
+    payload: dict[str, object] = {}
+    messages, prompt_bytes = _messages(asked)
+    payload["messages"] = messages
+    for name in ("temperature", "top_p", "top_k"):
+        if (value := getattr(asked, name)) is not None:
+            payload[name] = value
+    if asked.stop_sequences:
+        payload["stop"] = [plain(stop, at="stop_sequences") for stop in asked.stop_sequences]
+    return Ask(
+        api=Api.CHAT,
+        model=asked.model,
+        payload=payload,
+        max_tokens=asked.max_tokens,
+        stream=bool(asked.stream),
+        include_usage=True,
+        service_tier=None,
+        prompt_bytes=prompt_bytes,
+        messages=len(messages),
+    )
+
+
+def parse_prompt(body: bytes) -> Ask:
+    """Read a body of `/v1/messages/count_tokens`.
+
+    Raises:
+        Failure: as `parse`.
+    """
+    asked = decode(_PROMPT, body, only_empty=_ONLY_EMPTY)
+    messages, prompt_bytes = _messages(asked)
+    return Ask(
+        api=Api.CHAT,
+        model=asked.model,
+        payload={"messages": messages},
+        max_tokens=None,
+        stream=False,
+        include_usage=False,
+        service_tier=None,
+        prompt_bytes=prompt_bytes,
+        messages=len(messages),
+    )
+
+
+def _messages(asked: Prompt) -> tuple[list[dict[str, str]], int]:
+    """Return the messages as replicas take them, and how many bytes of text they have."""
+    if asked.messages[-1].role == "assistant":
+        raise Failure(
+            Kind.UNSUPPORTED,
+            "the last message must be the user's: the models here do not continue an answer that"
+            " was begun",
+            param="messages",
+        )
+    messages: list[dict[str, str]] = []
+    if asked.system:
+        messages.append({"role": "system", "content": _text(asked.system, at="system")})
+    for index, message in enumerate(asked.messages):
+        text = _text(message.content, at=f"messages[{index}].content")
+        if messages and messages[-1]["role"] == message.role:
+            # Anthropic's own API takes several in a row as one turn.
+            messages[-1]["content"] += "\n\n" + text
+        else:
+            messages.append({"role": message.role, "content": text})
+    return messages, sum(len(message["content"].encode()) for message in messages)
+
+
+def _text(content: str | list[TextBlock], *, at: str) -> str:
+    text = content if isinstance(content, str) else "\n".join(block.text for block in content)
+    return plain(text, at=at)
+
+
+@dataclass(slots=True)
+class Reply:
+    ask: Ask
+    grant: Grant
+    id: str  # 32 hex digits
+    created: int
+
+    @property
+    def headers(self) -> Headers:
+        return grant_headers(self.grant)
+
+    def first(self, counts: Counts | None) -> bytes:
+        counts = counts or Counts(input_tokens=0, cache_read_tokens=0, output_tokens=0)
+        message = self._message([], None, counts) | {"sublet": grant_note(self.grant)}
+        block = {"type": "text", "text": "", "citations": None}
+        return _event("message_start", message=message) + _event(
+            "content_block_start", index=0, content_block=block
+        )
+
+    def text(self, text: str) -> bytes:
+        return (
+            b'event: content_block_delta\ndata: {"type":"content_block_delta","index":0,'
+            b'"delta":{"type":"text_delta","text":' + _encode(text) + b"}}\n\n"
+        )
+
+    def last(self, finish_reason: str, counts: Counts, charge: Money) -> bytes:
+        delta = {"stop_reason": _STOP_REASONS[finish_reason], "stop_sequence": None}
+        note = grant_note(self.grant, charge)
+        return (
+            _event("content_block_stop", index=0)
+            + _event("message_delta", delta=delta, usage=_usage(counts), sublet=note)
+            + _event("message_stop")
+        )
+
+    def whole(self, text: str, finish_reason: str, counts: Counts, charge: Money) -> bytes:
+        content = [{"type": "text", "text": text, "citations": None}] if text else []
+        message = self._message(content, _STOP_REASONS[finish_reason], counts)
+        return _encode(message | {"sublet": grant_note(self.grant, charge)})
+
+    def _message(
+        self, content: Sequence[object], stop_reason: str | None, counts: Counts
+    ) -> dict[str, object]:
+        return {
+            "id": f"msg_{self.id}",
+            "type": "message",
+            "role": "assistant",
+            "model": self.ask.model,
+            "content": content,
+            "stop_reason": stop_reason,
+            "stop_sequence": None,
+            "usage": _usage(counts) | {"service_tier": "standard"},
+        }
+
+
+def _usage(counts: Counts) -> dict[str, object]:
+    return {
+        "input_tokens": counts.input_tokens,
+        "cache_creation_input_tokens": counts.cache_write_tokens,
+        "cache_read_input_tokens": counts.cache_read_tokens,
+        "output_tokens": counts.completion_tokens,
+    }
+
+
+def _event(name: str, **fields: object) -> bytes:
+    data = _encode({"type": name} | fields)
+    return b"event: " + name.encode() + b"\ndata: " + data + b"\n\n"
+
+
+# ── refusals and limits ──────────────────────────────────────────────────────────────────
+
+
+def _refuse(failure: Failure, request_id: str) -> tuple[int, bytes, Headers]:
+    status = _STATUSES.get(failure.status, failure.status)
+    return status, _encode(_error(failure, request_id)), []
+
+
+def _break_off(failure: Failure, request_id: str) -> bytes:
+    return b"event: error\ndata: " + _encode(_error(failure, request_id)) + b"\n\n"
+
+
+def _error(failure: Failure, request_id: str) -> dict[str, object]:
+    status = _STATUSES.get(failure.status, failure.status)
+    # Beside Anthropic's own two, what a program may want to tell refusals apart by.
+    error = {
+        "type": _TYPES[status], "message": failure.message, "code": failure.row.code,
+        "param": failure.param,
+    }  # fmt: skip
+    return {"type": "error", "error": error, "request_id": request_id}
+
+
+def _limits(standings: Sequence[Standing], now: datetime) -> Headers:
+    headers: Headers = []
+    for name, size, left, full_seconds in standings:
+        key = b"anthropic-ratelimit-" + name.encode()
+        full = (now + timedelta(seconds=full_seconds)).isoformat(timespec="seconds")
+        headers += [
+            (key + b"-limit", b"%d" % size),
+            (key + b"-remaining", b"%d" % left),
+            (key + b"-reset", full.replace("+00:00", "Z").encode()),
+        ]
+    return headers
+
+
+MESSAGES: Final = Dialect(
+    parse=parse,
+    reply=Reply,
+    refuse=_refuse,
+    break_off=_break_off,
+    limits=_limits,
+    request_id=b"request-id",
+)
+
+
+# ── models ───────────────────────────────────────────────────────────────────────────────
+
+
+def counted(input_tokens: int) -> bytes:
+    """Return the answer of `count_tokens`."""
+    return _encode({"input_tokens": input_tokens})
+
+
+def models(table: Table) -> bytes:
+    """Return the list of what is sold, all on one page."""
+    sold = [_model(offer) for offer in table.offers.values() if offer.sold]
+    ends = (sold[0]["id"], sold[-1]["id"]) if sold else (None, None)
+    return _encode({"data": sold, "has_more": False, "first_id": ends[0], "last_id": ends[1]})
+
+
+def model(offer: Offer) -> bytes:
+    return _encode(_model(offer))
+
+
+def _model(offer: Offer) -> dict[str, object]:
+    name, context_tokens = offer.deployment.name, offer.deployment.context_tokens
+    return {
+        "type": "model", "id": name, "display_name": name, "created_at": "1970-01-01T00:00:00Z",
+        "lifecycle": "active",
+        "max_input_tokens": context_tokens, "max_tokens": context_tokens,
+    }  # fmt: skip
