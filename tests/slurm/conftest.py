@@ -8,8 +8,8 @@ from tests.slurm.control import Control
 
 @pytest.fixture(scope="module")
 def four_nodes() -> Iterator[Cluster]:
-    """Four nodes with eight GPUs each; leases have a notice of ten seconds."""
-    with cluster("--nodes", "4", "--gpus", "8", "--notice", "10") as started:
+    """Four nodes with eight GPUs each; leases have a notice of four seconds."""
+    with cluster("--nodes", "4", "--gpus", "8", "--notice", "4") as started:
         yield started
 
 

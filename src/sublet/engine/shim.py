@@ -179,6 +179,7 @@ class Shim:
         self.kill_at: float | None = None  # in steady seconds, as is the deadline
         self.deadline: float | None = None
         self.detail: str | None = None
+        self.alarm: int | None = None  # readable when there is something to look at, now
         self._deadline_file = _Watched(folder / "deadline")
         self._stop_file = _Watched(folder / "stop.json")
 
@@ -341,9 +342,13 @@ class Shim:
         """Pump the log and carry out orders until the command itself has ended."""
         poll = select.poll()
         poll.register(output, select.POLLIN)
+        if self.alarm is not None:
+            poll.register(self.alarm, select.POLLIN)
         while self.exit_code is None:
             for descriptor, _ in poll.poll(POLL_MS):
-                if not self.pump(descriptor):  # it closed its output, yet may run on
+                if descriptor == self.alarm:
+                    os.read(descriptor, 1 << 10)
+                elif not self.pump(descriptor):  # it closed its output, yet may run on
                     poll.unregister(descriptor)
             self.read_info(info)
             self.read_orders()

@@ -12,11 +12,11 @@ import contextlib
 import json
 import os
 import re
+import select
 import shlex
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -42,9 +42,12 @@ class Cluster:
     def __init__(self) -> None:
         self.told_at: datetime | None = None
         self.look = False
+        # A signal alone does not end a wait: Python takes it up again. What it writes here does.
+        self.alarm, alarm = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+        signal.set_wakeup_fd(alarm, warn_on_full_buffer=False)
         signal.signal(signal.SIGTERM, self._told)
         signal.signal(signal.SIGUSR1, self._poked)
-        for number in (signal.SIGINT, signal.SIGHUP):
+        for number in (signal.SIGINT, signal.SIGHUP, signal.SIGCHLD):
             # A handler, not SIG_IGN: the workload must not inherit that we stay.
             signal.signal(number, lambda *_: None)
 
@@ -64,6 +67,7 @@ class NodeShim(Shim):
         super().__init__(folder, launch)
         self.orders = orders
         self.cluster = cluster
+        self.alarm = cluster.alarm
         self._deadline_file = _Watched(orders / "deadline")
         self._stop_file = _Watched(orders / "stop.json")
 
@@ -188,7 +192,11 @@ def relay(folder: Path, nodes: int, cluster: Cluster) -> int:
         while process.poll() is None:
             if cluster.told_at is not None:
                 give_notice(folder, grace, cluster.told_at)
-            time.sleep(0.1)
+            if cluster.look:
+                cluster.look = False
+                process.send_signal(signal.SIGUSR1)  # srun hands it on to all of them
+            if select.select([cluster.alarm], [], [], 0.1)[0]:
+                os.read(cluster.alarm, 1 << 10)
         return process.returncode
 
 
@@ -196,6 +204,8 @@ def main() -> None:
     cluster = Cluster()
     os.environ.pop("SLURM_JWT", None)
     folder = Path(sys.argv[1])
-    if len(sys.argv) > 3 and sys.argv[2] == "--nodes":
-        sys.exit(relay(folder, int(sys.argv[3]), cluster))
-    sys.exit(look_after(folder, cluster))
+    several = len(sys.argv) > 3 and sys.argv[2] == "--nodes"
+    code = relay(folder, int(sys.argv[3]), cluster) if several else look_after(folder, cluster)
+    for number in (signal.SIGTERM, signal.SIGUSR1):
+        signal.signal(number, signal.SIG_IGN)  # what comes late must not look like its end
+    sys.exit(code)

@@ -8,7 +8,7 @@ import logging
 import re
 import threading
 import time
-from collections import defaultdict
+from collections import defaultdict, deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -24,7 +24,7 @@ from sublet.engine.slurm.settings import Format
 
 log = logging.getLogger(__name__)
 
-_SHORTEST_SECONDS: Final = 0.2
+_SHORTEST_SECONDS: Final = 0.1
 _NODES_SECONDS: Final = 2.0
 _CONFIG_SECONDS: Final = 60.0
 _BACK_OFF: Final = 10.0  # times as long as a look took, until the next one
@@ -64,6 +64,8 @@ class Looker:
         self._nodes_took = 0.0
         self._configured_at = 0.0
         self._period = _SHORTEST_SECONDS
+        # The quickest of three is the controller's own; the others met something on this machine.
+        self._took: deque[float] = deque(maxlen=3)
         self._json = slurm.settings.format is not Format.TEXT
         self._accounting = False
         self.ahead = timedelta(0)  # by how much Slurm's clock is ahead of ours
@@ -97,7 +99,8 @@ class Looker:
         if time.monotonic() >= self._nodes_at + max(_NODES_SECONDS, _BACK_OFF * self._nodes_took):
             self._look_at_nodes()
         most = self._slurm.settings.longest_period_seconds
-        self._period = min(max(_SHORTEST_SECONDS, _BACK_OFF * took), most)
+        self._took.append(took)
+        self._period = min(max(_SHORTEST_SECONDS, _BACK_OFF * min(self._took)), most)
         leases: dict[UUID, list[SlurmJob]] = defaultdict(list)
         for job in jobs:
             if (id_ := view.lease_of(job)) is not None:

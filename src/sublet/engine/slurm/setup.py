@@ -158,6 +158,14 @@ def _judge(facts: Facts, settings: SlurmSettings) -> Iterator[Finding]:
         said=f"SchedulerParameters lacks {', '.join(lacking)}: internal jobs start later than they"
         " could" if lacking else scheduler,
     )  # fmt: skip
+    epilog = facts.config.get("Epilog", "(null)")
+    none = epilog in {"", "(null)"}
+    yield Finding(
+        what="epilog",
+        level="advice" if none else "ok",
+        said="set an Epilog, such as /bin/true: without one a node tells of a job's end in a way on"
+        " which slurmctld schedules up to a second later" if none else epilog,
+    )  # fmt: skip
     apart = abs(facts.ahead_seconds) >= 3
     yield Finding(
         what="clocks",
@@ -286,6 +294,7 @@ def plan(
         *_added(facts, "SlurmctldParameters", {"preempt_send_user_signal": None}),
         *_added(facts, "SchedulerParameters", _SCHEDULER),
         *_added(facts, "AccountingStorageTRES", {"gres/gpu": None}),
+        *_epilog(facts),
     ]
     inherits = facts.config.get("PreemptMode", "OFF") == "OFF"  # what it will be, from now on
     for other in facts.beside(name, frozenset(reading.expand(lent))):
@@ -326,6 +335,16 @@ def _changed(facts: Facts, name: str, value: str) -> list[str]:
         return []
     remark = f"  # was {before}" if before not in {"", "(null)", "preempt/none", "OFF"} else ""
     return [f"{name}={value}{remark}"]
+
+
+def _epilog(facts: Facts) -> list[str]:
+    if facts.config.get("Epilog", "(null)") not in {"", "(null)"}:
+        return []
+    return [
+        "# Any Epilog: slurmctld schedules at once when one tells it of a job's end, and otherwise",
+        "# at its next look, up to a second later.",
+        "Epilog=/bin/true",
+    ]
 
 
 def _added(facts: Facts, name: str, values: Mapping[str, str | None]) -> list[str]:
