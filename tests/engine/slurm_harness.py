@@ -32,12 +32,16 @@ NODE_OPTIONS = tuple(
 class SubmittingEngine(SlurmEngine):
     """What users do with sbatch and scancel, in the words of the engines that feed their queue."""
 
-    def __init__(self, cluster: Cluster, root: Path, *, sandboxed: bool, form: Format) -> None:
+    def __init__(
+        self, cluster: Cluster, root: Path, *, sandboxed: bool, form: Format, exclusive: bool
+    ) -> None:
         self.cluster = cluster
         self.root = root
         (root / "internal").mkdir(parents=True, exist_ok=True)
         super().__init__(
-            SlurmSettings(shared=root / "shared", conf=cluster.conf, format=form),
+            SlurmSettings(
+                shared=root / "shared", conf=cluster.conf, format=form, exclusive=exclusive
+            ),
             clock=SystemClock(),
             sandbox=need_sandbox() if sandboxed else None,
             log_bytes=1 << 20,
@@ -82,16 +86,22 @@ class SlurmHarness(Harness):
     start_seconds = 6.0
     feeds_queue = False
 
-    def __init__(self, cluster: Cluster, root: Path, *, sandboxed: bool, form: Format) -> None:
+    def __init__(
+        self, cluster: Cluster, root: Path, *, sandboxed: bool, form: Format, exclusive: bool
+    ) -> None:
         self.cluster = cluster
         self.root = root
         self.form = form
+        self.exclusive = exclusive
         super().__init__(self.another(sandboxed=sandboxed), SystemClock(), sandboxed=sandboxed)
 
     def another(self, *, sandboxed: bool | None = None) -> SubmittingEngine:
         """Make a new engine on the same folder, as a control plane does that was killed."""
         sandboxed = self.sandboxed if sandboxed is None else sandboxed
-        return SubmittingEngine(self.cluster, self.root, sandboxed=sandboxed, form=self.form)
+        return SubmittingEngine(
+            self.cluster, self.root,
+            sandboxed=sandboxed, form=self.form, exclusive=self.exclusive,
+        )  # fmt: skip
 
     def workload(self, *command: str, gpus: int = 1, **more: object) -> Workload:
         made = super().workload(*command, gpus=gpus, **more)
@@ -111,9 +121,14 @@ class SlurmHarness(Harness):
 
 @contextmanager
 def slurm(
-    cluster: Cluster, root: Path, *, sandboxed: bool, form: Format = Format.AUTO
+    cluster: Cluster,
+    root: Path,
+    *,
+    sandboxed: bool,
+    form: Format = Format.AUTO,
+    exclusive: bool = False,
 ) -> Iterator[SlurmHarness]:
     try:
-        yield SlurmHarness(cluster, root, sandboxed=sandboxed, form=form)
+        yield SlurmHarness(cluster, root, sandboxed=sandboxed, form=form, exclusive=exclusive)
     finally:
         cluster.clear()

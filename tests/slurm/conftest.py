@@ -6,7 +6,7 @@ from tests.slurm.cluster import Cluster, cluster
 from tests.slurm.control import Control
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def four_nodes() -> Iterator[Cluster]:
     """Four nodes with eight GPUs each; leases have a notice of four seconds."""
     with cluster("--nodes", "4", "--gpus", "8", "--notice", "4") as started:

@@ -7,6 +7,8 @@ shared/                 mode 0700
 │   ├── submit.lock     held by sbatch as long as it runs, whatever becomes of us
 │   ├── job             what sbatch printed: the job's number
 │   ├── preempted       when Slurm itself told it to go                        agent
+│   ├── node-N/          the agent's of node N, where there are several         agent
+│   ├── failed.json      which of several nodes failed                          agent
 │   └── end.json        the last thing to say of it                            engine
 └── ended/<uuid>/       what has ended, without what was secret
 """
@@ -120,6 +122,16 @@ def preempted_at(folder: Path) -> datetime | None:
         return datetime.fromisoformat((folder / "preempted").read_text(encoding="ascii"))
     except FileNotFoundError:
         return None
+
+
+def failed_on(folder: Path) -> tuple[int, str] | tuple[None, None]:
+    """Return the exit code and a sentence on the one of several nodes that failed first, if any."""
+    try:
+        row = json.loads((folder / "failed.json").read_bytes())
+    except FileNotFoundError:
+        return None, None
+    code = int(row["exit_code"])
+    return code, f"its command failed on node {row['node']} with exit code {code}"
 
 
 def write_end(folder: Path, seen: Observation) -> None:
