@@ -7,15 +7,16 @@ from contextlib import contextmanager
 from dataclasses import replace
 from datetime import datetime, timedelta
 from pathlib import Path
+from typing import Any
 from uuid import UUID
 
 from tests.engine.harness import NODES, PATIENCE_SECONDS, Harness, need_sandbox
 from tests.slurm.cluster import Cluster
 
-from sublet.core.clock import SystemClock
+from sublet.core.clock import Clock, SystemClock
 from sublet.engine.port import InternalJob, Workload
 from sublet.engine.slurm.adapter import SlurmEngine
-from sublet.engine.slurm.settings import Format, SlurmSettings
+from sublet.engine.slurm.settings import SlurmSettings
 
 # What makes a cluster have the contract's nodes.
 NODE_OPTIONS = tuple(
@@ -33,16 +34,14 @@ class SubmittingEngine(SlurmEngine):
     """What users do with sbatch and scancel, in the words of the engines that feed their queue."""
 
     def __init__(
-        self, cluster: Cluster, root: Path, *, sandboxed: bool, form: Format, exclusive: bool
+        self, cluster: Cluster, root: Path, *, sandboxed: bool, clock: Clock, **settings: Any
     ) -> None:
         self.cluster = cluster
         self.root = root
         (root / "internal").mkdir(parents=True, exist_ok=True)
         super().__init__(
-            SlurmSettings(
-                shared=root / "shared", conf=cluster.conf, format=form, exclusive=exclusive
-            ),
-            clock=SystemClock(),
+            SlurmSettings(shared=root / "shared", conf=cluster.conf, **settings),
+            clock=clock,
             sandbox=need_sandbox() if sandboxed else None,
             log_bytes=1 << 20,
         )
@@ -87,21 +86,20 @@ class SlurmHarness(Harness):
     feeds_queue = False
 
     def __init__(
-        self, cluster: Cluster, root: Path, *, sandboxed: bool, form: Format, exclusive: bool
+        self, cluster: Cluster, root: Path, *, sandboxed: bool, clock: Clock, **settings: Any
     ) -> None:
         self.cluster = cluster
         self.root = root
-        self.form = form
-        self.exclusive = exclusive
-        super().__init__(self.another(sandboxed=sandboxed), SystemClock(), sandboxed=sandboxed)
+        self.clock = clock
+        self.settings = settings
+        super().__init__(self.another(sandboxed=sandboxed), clock, sandboxed=sandboxed)
 
     def another(self, *, sandboxed: bool | None = None) -> SubmittingEngine:
         """Make a new engine on the same folder, as a control plane does that was killed."""
         sandboxed = self.sandboxed if sandboxed is None else sandboxed
         return SubmittingEngine(
-            self.cluster, self.root,
-            sandboxed=sandboxed, form=self.form, exclusive=self.exclusive,
-        )  # fmt: skip
+            self.cluster, self.root, sandboxed=sandboxed, clock=self.clock, **self.settings
+        )
 
     def workload(self, *command: str, gpus: int = 1, **more: object) -> Workload:
         made = super().workload(*command, gpus=gpus, **more)
@@ -121,14 +119,11 @@ class SlurmHarness(Harness):
 
 @contextmanager
 def slurm(
-    cluster: Cluster,
-    root: Path,
-    *,
-    sandboxed: bool,
-    form: Format = Format.AUTO,
-    exclusive: bool = False,
+    cluster: Cluster, root: Path, *, sandboxed: bool, clock: Clock | None = None, **settings: Any
 ) -> Iterator[SlurmHarness]:
+    """Yield one on a cluster, with settings as in `SlurmSettings`; the cluster is empty after."""
+    clock = clock or SystemClock()
     try:
-        yield SlurmHarness(cluster, root, sandboxed=sandboxed, form=form, exclusive=exclusive)
+        yield SlurmHarness(cluster, root, sandboxed=sandboxed, clock=clock, **settings)
     finally:
         cluster.clear()

@@ -318,9 +318,7 @@ class SlurmEngine:
         told_at = None
         if job.preempted:
             told_at = shared.preempted_at(here) or self._clock.now()
-        return Observation(
-            phase=Phase.RUNNING, started_at=self._ours(job.started_at), reclaimed_at=told_at
-        )
+        return Observation(phase=Phase.RUNNING, started_at=job.started_at, reclaimed_at=told_at)
 
     def _end(
         self,
@@ -335,15 +333,11 @@ class SlurmEngine:
         return ends.end_of(
             self._root / str(id_),
             state=state,
-            started_at=self._ours(started_at),
-            ended_at=ended_at - self._looker.ahead,
+            started_at=started_at,
+            ended_at=ended_at,
             code=code,
             preempted=preempted,
         )
-
-    def _ours(self, instant: datetime | None) -> datetime | None:
-        """Return an instant of Slurm's clock on ours; they differ only where they are wrong."""
-        return None if instant is None else instant - self._looker.ahead
 
     def _bury(self, id_: UUID, seen: Observation) -> Observation:
         here = self._root / str(id_)
@@ -412,6 +406,8 @@ class SlurmEngine:
         record = records.read(here)
         orders = self._launcher.orders(here, record)
         orders["grace_seconds"] = self._cluster.grace_seconds
+        # Nodes have Slurm's clock; what the agent reads and writes is on ours.
+        orders["ahead_seconds"] = self._looker.ahead.total_seconds()
         write_durably(here / "launch.json", json.dumps(orders).encode())
         lock = shared.take_submit_lock(here)
         if lock is None:

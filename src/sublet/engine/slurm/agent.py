@@ -102,33 +102,38 @@ class NodeShim(Shim):
 
     def read_orders(self) -> None:
         if self.cluster.told_at is not None:
-            give_notice(self.orders, self.launch["grace_seconds"], self.cluster.told_at)
+            give_notice(self.orders, self.launch, self.cluster.told_at)
         if self.cluster.look:
             self.cluster.look = False
             os.listdir(self.orders)  # noqa: PTH208 -- a network file system looks anew
         # Seconds since a machine started mean nothing on another: the instants are what counts.
         if (news := self._deadline_file.news()) is not None:
             try:
-                self.deadline = steady_at(json.loads(news)["instant"])
+                self.deadline = self.steady_at(json.loads(news)["instant"])
             except ValueError:
                 if self.deadline is None:
                     raise  # nothing runs without a fence
                 self._deadline_file.forget()  # half written over the one before
         if (news := self._stop_file.news()) is not None:
-            self.kill_at = steady_at(json.loads(news)["stops_at"])
+            self.kill_at = self.steady_at(json.loads(news)["stops_at"])
+
+    def steady_at(self, instant: str) -> float:
+        """Return an instant of the control plane's clock in seconds since this node started."""
+        left = datetime.fromisoformat(instant) - _ours(datetime.now(UTC), self.launch)
+        return steady_seconds() + left.total_seconds()
 
 
-def steady_at(instant: str) -> float:
-    """Return an instant of the cluster's clocks in seconds since this node started."""
-    left = datetime.fromisoformat(instant) - datetime.now(UTC)
-    return steady_seconds() + left.total_seconds()
+def _ours(instant: datetime, launch: Mapping[str, Any]) -> datetime:
+    """Return an instant of this cluster's clocks on the control plane's."""
+    return instant - timedelta(seconds=launch["ahead_seconds"])
 
 
-def give_notice(orders: Path, grace_seconds: float, told_at: datetime) -> None:
+def give_notice(orders: Path, launch: Mapping[str, Any], heard_at: datetime) -> None:
     """Write the notice that Slurm's SIGTERM stands for, once; an earlier end of ours stands."""
     if (orders / "preempted").exists():
         return
-    stops_at = told_at + timedelta(seconds=grace_seconds)
+    told_at = _ours(heard_at, launch)
+    stops_at = told_at + timedelta(seconds=launch["grace_seconds"])
     notice = {
         "reason": "reclaimed",
         "message": _MESSAGE,
@@ -197,7 +202,7 @@ def look_after(folder: Path, cluster: Cluster) -> int:
         return 0  # Slurm ran this job again, or there are two of it: never twice
     _prctl(_SUBREAPER, 1)
     launch = json.loads((folder / "launch.json").read_bytes())
-    launch["clock_offset"] = datetime.now(UTC).timestamp() - steady_seconds()
+    launch["clock_offset"] = _ours(datetime.now(UTC), launch).timestamp() - steady_seconds()
     prepare(launch, folder, own, os.environ)
     shim = NodeShim(own, launch, orders=folder, cluster=cluster)
     shim.run()
@@ -224,7 +229,6 @@ def relay(folder: Path, nodes: int, cluster: Cluster) -> int:
         sys.executable, "-I", "-S", sys.argv[0], str(folder), "--one-of-several",
     ]  # fmt: skip
     launch = json.loads((folder / "launch.json").read_bytes())
-    grace = launch["grace_seconds"]
     log = _Log(folder / "log", launch["log_bytes"])
     failed = folder / "failed.json"
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
@@ -235,7 +239,7 @@ def relay(folder: Path, nodes: int, cluster: Cluster) -> int:
         told = False
         while process.poll() is None or output in listened:
             if cluster.told_at is not None:
-                give_notice(folder, grace, cluster.told_at)
+                give_notice(folder, launch, cluster.told_at)
             if cluster.look:
                 cluster.look = False
                 _say(process.stdin, b".")

@@ -94,7 +94,7 @@ class Looker:
         if time.monotonic() >= self._configured_at + _CONFIG_SECONDS:
             self.cluster()
         at, began = self._clock.now(), time.monotonic()
-        jobs = self._jobs()
+        jobs = [job.earlier(self.ahead) for job in self._jobs()]
         took = time.monotonic() - began
         if time.monotonic() >= self._nodes_at + max(_NODES_SECONDS, _BACK_OFF * self._nodes_took):
             self._look_at_nodes()
@@ -195,7 +195,7 @@ class Looker:
         except (Unavailable, Refused, Unknown) as error:
             log.warning("slurm.no_accounting", extra={"job": key, "detail": str(error)[:300]})
             return None
-        return found[-1] if found else None
+        return found[-1].earlier(self.ahead) if found else None
 
 
 def settings_of(text: str) -> dict[str, str]:

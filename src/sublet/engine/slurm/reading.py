@@ -72,6 +72,16 @@ class SlurmJob:
     def ended(self) -> bool:
         return not self.holds and not self.waits
 
+    def earlier(self, by: timedelta) -> "SlurmJob":
+        """Return it on a clock that Slurm's is so far ahead of."""
+        return self if not by else replace(
+            self,
+            submitted_at=self.submitted_at - by,
+            eligible_at=_less(self.eligible_at, by),
+            started_at=_less(self.started_at, by),
+            ended_at=_less(self.ended_at, by),
+        )  # fmt: skip
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SlurmNode:
@@ -273,6 +283,12 @@ class Accounted:
     exit_code: int | None
     elapsed_seconds: int
 
+    def earlier(self, by: timedelta) -> "Accounted":
+        """Return it on a clock that Slurm's is so far ahead of."""
+        return replace(
+            self, started_at=_less(self.started_at, by), ended_at=_less(self.ended_at, by)
+        )
+
 
 def read_accounted(text: str) -> list[Accounted]:
     """Read `sacct -n -P -X -o` with the fields ACCOUNTED.
@@ -360,6 +376,10 @@ def _instant(text: str) -> datetime | None:
         return datetime.fromisoformat(text).replace(tzinfo=UTC) + _UP
     except ValueError:
         raise Unknown(f"{text[:40]!r} is no instant") from None
+
+
+def _less(instant: datetime | None, by: timedelta) -> datetime | None:
+    return None if instant is None else instant - by
 
 
 def _int(text: str) -> int:
