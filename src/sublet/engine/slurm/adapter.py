@@ -318,7 +318,16 @@ class SlurmEngine:
         told_at = None
         if job.preempted:
             told_at = shared.preempted_at(here) or self._clock.now()
-        return Observation(phase=Phase.RUNNING, started_at=job.started_at, reclaimed_at=told_at)
+        return Observation(
+            phase=Phase.RUNNING,
+            started_at=job.started_at,
+            address=self._address(job),
+            reclaimed_at=told_at,
+        )
+
+    def _address(self, job: SlurmJob) -> str | None:
+        first = job.nodes[0] if job.nodes else None
+        return next((node.address for node in self._look().nodes if node.name == first), first)
 
     def _end(
         self,

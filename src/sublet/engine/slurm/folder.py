@@ -149,7 +149,12 @@ def read_end(folder: Path) -> Observation | None:
     times = {name: None if row[name] is None else datetime.fromisoformat(row[name])
              for name in instants}  # fmt: skip
     return Observation(
-        phase=Phase(row["phase"]), exit_code=row["exit_code"], detail=row["detail"], **times
+        phase=Phase(row["phase"]),
+        exit_code=row["exit_code"],
+        detail=row["detail"],
+        started_at=times["started_at"],
+        exited_at=times["exited_at"],
+        reclaimed_at=times["reclaimed_at"],
     )
 
 

@@ -20,7 +20,7 @@ COLUMNS: Final = (
     "NumNodes", "NumTasks", "NodeList", "exit_code", "RestartCnt", "Name",
 )  # fmt: skip
 NODE_COLUMNS: Final = (
-    "NodeList", "StateLong", "Gres", "CPUsState", "Memory", "Reason",
+    "NodeList", "StateLong", "Gres", "CPUsState", "Memory", "NodeAddr", "Reason",
 )  # fmt: skip
 # In these a job has its nodes, whatever else it does.
 HOLDING: Final = frozenset(
@@ -93,6 +93,7 @@ class SlurmNode:
     gpus: int
     cpus: int
     memory_bytes: int
+    address: str  # by which others reach it
     reason: str
 
 
@@ -159,7 +160,7 @@ def read_nodes(text: str) -> list[SlurmNode]:
         values = line.split("|", len(NODE_COLUMNS) - 1)
         if len(values) < len(NODE_COLUMNS):
             raise Unknown(f"sinfo printed {line[:80]!r}")
-        name, state, gres, cpus_state, memory, reason = values
+        name, state, gres, cpus_state, memory, address, reason = values
         cpus = [_int(part) for part in cpus_state.split("/")]
         if len(cpus) != 4:
             raise Unknown(f"sinfo printed {cpus_state[:40]!r} for CPUs")
@@ -173,6 +174,7 @@ def read_nodes(text: str) -> list[SlurmNode]:
                 gpus=count,
                 cpus=total,
                 memory_bytes=_int(memory) << 20,
+                address=address,
                 reason="" if reason in {"none", "None"} else reason,
             )
     return list(nodes.values())
