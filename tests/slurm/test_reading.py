@@ -6,16 +6,9 @@ from typing import Any
 
 import pytest
 
-from sublet.engine.slurm.reading import (
-    SlurmJob,
-    Unknown,
-    expand,
-    gpus_of,
-    read_accounted,
-    read_jobs,
-    read_jobs_json,
-    read_nodes,
-)
+from sublet.engine.slurm.accounts import read_accounted
+from sublet.engine.slurm.pieces import Unknown, expand, gpus_of
+from sublet.engine.slurm.reading import SlurmJob, read_jobs, read_jobs_json, read_nodes
 
 COLUMNS = (
     "17|RUNNING|None|internal|2026-01-01T12:00:00|2026-01-01T12:00:00|2026-01-01T12:00:05"

@@ -7,9 +7,10 @@ from pathlib import Path
 from typing import Final
 
 from sublet.core.errors import Refused
-from sublet.engine.slurm import reading
+from sublet.engine.slurm import accounts, reading
+from sublet.engine.slurm.accounts import PastJob
 from sublet.engine.slurm.commands import Slurm
-from sublet.engine.slurm.reading import PastJob, Unknown
+from sublet.engine.slurm.pieces import Unknown
 from sublet.engine.slurm.view import LEASE_NAME
 
 _LONGEST_SECONDS: Final = 1800.0  # years of jobs take a slurmdbd a while
@@ -28,10 +29,10 @@ def internal_jobs(slurm: Slurm, *, since: str, until: str | None = None) -> Iter
         Refused: it answered, and said no, as to a time that is none.
     """
     end = [] if until is None else ["-E", until]
-    fields = ",".join(reading.PAST)
+    fields = ",".join(accounts.PAST)
     text = slurm.run("sacct", "-a", "-n", "-P", "-X", "-S", since, *end, "-o", fields)
     try:
-        jobs = reading.read_past(text)
+        jobs = accounts.read_past(text)
     except Unknown as error:
         raise reading.unavailable(error) from error
     for job in jobs:

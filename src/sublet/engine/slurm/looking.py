@@ -17,9 +17,11 @@ from uuid import UUID
 
 from sublet.core.clock import Clock
 from sublet.core.errors import Refused, Unavailable
-from sublet.engine.slurm import reading, view
+from sublet.engine.slurm import accounts, reading, view
+from sublet.engine.slurm.accounts import Accounted
 from sublet.engine.slurm.commands import Slurm
-from sublet.engine.slurm.reading import Accounted, SlurmJob, SlurmNode, Unknown
+from sublet.engine.slurm.pieces import Unknown
+from sublet.engine.slurm.reading import SlurmJob, SlurmNode
 from sublet.engine.slurm.settings import Format
 
 log = logging.getLogger(__name__)
@@ -188,10 +190,10 @@ class Looker:
         """Return what accounting knows of a job that the queue has forgotten; None: nothing."""
         if not self._accounting:
             return None
-        fields = ",".join(reading.ACCOUNTED)
+        fields = ",".join(accounts.ACCOUNTED)
         try:
             text = self._slurm.run("sacct", "-n", "-P", "-X", "-j", key, "-o", fields)
-            found = [row for row in reading.read_accounted(text) if row.key == key]
+            found = [row for row in accounts.read_accounted(text) if row.key == key]
         except (Unavailable, Refused, Unknown) as error:
             log.warning("slurm.no_accounting", extra={"job": key, "detail": str(error)[:300]})
             return None

@@ -12,7 +12,8 @@ from sublet.core.errors import Refused, SubletError, Unavailable
 from sublet.engine.slurm import reading
 from sublet.engine.slurm.commands import Slurm
 from sublet.engine.slurm.looking import settings_of
-from sublet.engine.slurm.reading import SlurmNode, Unknown
+from sublet.engine.slurm.pieces import Unknown, expand
+from sublet.engine.slurm.reading import SlurmNode
 from sublet.engine.slurm.settings import SlurmSettings
 
 _OLDEST: Final = (22, 5)
@@ -109,7 +110,7 @@ def _partition(line: str) -> Partition:
         state=values.get("State", "UP"),
         max_time=values.get("MaxTime", ""),
         default_time=values.get("DefaultTime", ""),
-        nodes=frozenset(reading.expand(values.get("Nodes", ""))),
+        nodes=frozenset(expand(values.get("Nodes", ""))),
     )
 
 
@@ -297,7 +298,7 @@ def plan(
         *_epilog(facts),
     ]
     inherits = facts.config.get("PreemptMode", "OFF") == "OFF"  # what it will be, from now on
-    for other in facts.beside(name, frozenset(reading.expand(lent))):
+    for other in facts.beside(name, frozenset(expand(lent))):
         if other.tier <= _TIER or other.preempt_mode != "OFF" or inherits:
             tier = max(other.tier, _INTERNAL_TIER)
             lines.append(f"# to the line of PartitionName={other.name}, which comes first:")
@@ -309,7 +310,7 @@ def plan(
     ]
     if "slurmdbd" in facts.config.get("AccountingStorageType", ""):
         account, qos = settings.account or "sublet", settings.qos or "sublet"
-        expanded = set(reading.expand(lent))
+        expanded = set(expand(lent))
         gpus = sum(n.gpus for n in facts.nodes if n.name in expanded and n.gpu_model != "cpu")
         limit = f" GrpTRES=gres/gpu={gpus}" if gpus else ""
         lines += [
