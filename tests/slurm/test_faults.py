@@ -311,7 +311,6 @@ def test_with_the_controller_away_leases_go_on_and_are_charged_what_slurm_record
         refused = control.api("POST", "/v1/leases", body, tenant=True)
         assert refused["error"]["code"] == "unavailable", refused
         assert control.show(lease)["state"] == "running"
-    control.lease("true", gpus=1)
     assert control.show(lease)["running_at"] == running["running_at"]
     key = two_nodes.run("squeue", "-h", "-n", f"sublet-{lease}", "-o", "%i")
     control.api("DELETE", f"/v1/leases/{lease}", tenant=True)
