@@ -234,7 +234,8 @@ def measure_observe(figures: dict[str, float]) -> None:
         jobs = JOBS * count // 5000
         text = "\n".join(_job_line(number, count) for number in range(jobs)) + "\n"
         nodes = "\n".join(
-            f"n{number:05}|mixed|gpu:h200:8|32/96/0/128|1048576|none" for number in range(count)
+            f"n{number:05}|mixed|gpu:h200:8|32/96/0/128|1048576|n{number:05}|none"
+            for number in range(count)
         )
         watch = Watch(cluster="emulated")
         now = SystemClock().now()

@@ -218,15 +218,16 @@ def test_internal_jobs_run_in_order_and_none_overtakes(world: Harness) -> None:
 
 
 def test_no_lease_starts_while_an_internal_job_waits_for_its_kind(world: Harness) -> None:
-    lease = world.start("sleep", "60", gpus=2)
-    world.wait_for(lease, Phase.RUNNING)
+    # It stays for all of its notice: a cluster may tell it to go before we look.
+    lease = world.start(*DEAF, gpus=2)
+    world.wait_for_log(lease, b"up\n")
     job = world.submit("sleep", "60", gpus=3)
     world.engine.tick()
     assert world.engine.start(world.workload("sleep", "60"), deadline=world.in_(60)) is False
     other = world.workload("sleep", "60", gpu_model="cpu")
     assert world.engine.start(other, deadline=world.in_(60)) is True
 
-    world.engine.stop(lease, notice=notice(world.clock.now()))
+    world.engine.stop(lease, notice=notice(world.clock.now(), grace_seconds=1))
     world.wait_until(lambda: world.engine.internal_jobs()[0].running)
     assert world.engine.observe(lease).phase is Phase.EXITED
     assert world.engine.start(world.workload("sleep", "60"), deadline=world.in_(60)) is True
@@ -234,7 +235,7 @@ def test_no_lease_starts_while_an_internal_job_waits_for_its_kind(world: Harness
 
 
 def test_a_waiting_job_can_be_cancelled(world: Harness) -> None:
-    world.start("sleep", "60", gpus=4)
+    world.wait_for_log(world.start(*DEAF, gpus=4), b"up\n")
     job = world.submit("sleep", "60")
     world.engine.cancel_internal(job)
     world.engine.cancel_internal(job)

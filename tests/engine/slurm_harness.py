@@ -7,15 +7,16 @@ from contextlib import contextmanager
 from dataclasses import replace
 from datetime import datetime, timedelta
 from pathlib import Path
+from typing import Any
 from uuid import UUID
 
 from tests.engine.harness import NODES, PATIENCE_SECONDS, Harness, need_sandbox
 from tests.slurm.cluster import Cluster
 
-from sublet.core.clock import SystemClock
+from sublet.core.clock import Clock, SystemClock
 from sublet.engine.port import InternalJob, Workload
 from sublet.engine.slurm.adapter import SlurmEngine
-from sublet.engine.slurm.settings import Format, SlurmSettings
+from sublet.engine.slurm.settings import SlurmSettings
 
 # What makes a cluster have the contract's nodes.
 NODE_OPTIONS = tuple(
@@ -32,13 +33,15 @@ NODE_OPTIONS = tuple(
 class SubmittingEngine(SlurmEngine):
     """What users do with sbatch and scancel, in the words of the engines that feed their queue."""
 
-    def __init__(self, cluster: Cluster, root: Path, *, sandboxed: bool, form: Format) -> None:
+    def __init__(
+        self, cluster: Cluster, root: Path, *, sandboxed: bool, clock: Clock, **settings: Any
+    ) -> None:
         self.cluster = cluster
         self.root = root
         (root / "internal").mkdir(parents=True, exist_ok=True)
         super().__init__(
-            SlurmSettings(shared=root / "shared", conf=cluster.conf, format=form),
-            clock=SystemClock(),
+            SlurmSettings(shared=root / "shared", conf=cluster.conf, **settings),
+            clock=clock,
             sandbox=need_sandbox() if sandboxed else None,
             log_bytes=1 << 20,
         )
@@ -82,16 +85,21 @@ class SlurmHarness(Harness):
     start_seconds = 6.0
     feeds_queue = False
 
-    def __init__(self, cluster: Cluster, root: Path, *, sandboxed: bool, form: Format) -> None:
+    def __init__(
+        self, cluster: Cluster, root: Path, *, sandboxed: bool, clock: Clock, **settings: Any
+    ) -> None:
         self.cluster = cluster
         self.root = root
-        self.form = form
-        super().__init__(self.another(sandboxed=sandboxed), SystemClock(), sandboxed=sandboxed)
+        self.clock = clock
+        self.settings = settings
+        super().__init__(self.another(sandboxed=sandboxed), clock, sandboxed=sandboxed)
 
     def another(self, *, sandboxed: bool | None = None) -> SubmittingEngine:
         """Make a new engine on the same folder, as a control plane does that was killed."""
         sandboxed = self.sandboxed if sandboxed is None else sandboxed
-        return SubmittingEngine(self.cluster, self.root, sandboxed=sandboxed, form=self.form)
+        return SubmittingEngine(
+            self.cluster, self.root, sandboxed=sandboxed, clock=self.clock, **self.settings
+        )
 
     def workload(self, *command: str, gpus: int = 1, **more: object) -> Workload:
         made = super().workload(*command, gpus=gpus, **more)
@@ -111,9 +119,11 @@ class SlurmHarness(Harness):
 
 @contextmanager
 def slurm(
-    cluster: Cluster, root: Path, *, sandboxed: bool, form: Format = Format.AUTO
+    cluster: Cluster, root: Path, *, sandboxed: bool, clock: Clock | None = None, **settings: Any
 ) -> Iterator[SlurmHarness]:
+    """Yield one on a cluster, with settings as in `SlurmSettings`; the cluster is empty after."""
+    clock = clock or SystemClock()
     try:
-        yield SlurmHarness(cluster, root, sandboxed=sandboxed, form=form)
+        yield SlurmHarness(cluster, root, sandboxed=sandboxed, clock=clock, **settings)
     finally:
         cluster.clear()

@@ -6,10 +6,10 @@ from tests.slurm.cluster import Cluster, cluster
 from tests.slurm.control import Control
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def four_nodes() -> Iterator[Cluster]:
-    """Four nodes with eight GPUs each; leases have a notice of ten seconds."""
-    with cluster("--nodes", "4", "--gpus", "8", "--notice", "10") as started:
+    """Four nodes with eight GPUs each; leases have a notice of four seconds."""
+    with cluster("--nodes", "4", "--gpus", "8", "--notice", "4") as started:
         yield started
 
 
@@ -18,9 +18,11 @@ def run_on(folder: Path, database_url: str) -> Iterator[Callable[[Cluster], Cont
     """Start `sublet control` on a cluster; both are empty again after the test."""
     made: list[tuple[Cluster, Control]] = []
 
-    def start(on: Cluster, **settings: str) -> Control:
-        made.append((on, Control(on, folder, database_url, **settings)))
-        return made[-1][1].start()
+    def start(on: Cluster, *, model: bool = False, **settings: str) -> Control:
+        control = Control(on, folder, database_url, **settings)
+        control.model = model
+        made.append((on, control))
+        return control.start()
 
     yield start
     for on, control in made:

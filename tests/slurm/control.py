@@ -28,6 +28,8 @@ class Control:
         (self.port,) = script.free_ports(1)
         self.url = f"http://127.0.0.1:{self.port}"
         self.process: subprocess.Popen[bytes] | None = None
+        self.model = False  # whether it hosts the demo model
+        self.notice_seconds = cluster.inner.notice_seconds
         self.settings = folder / "slurm.toml"
         lines = {"shared": str(self.shared), "conf": cluster.conf, **settings}
         text = "".join(f"{name} = {json.dumps(value)}\n" for name, value in lines.items())
@@ -39,8 +41,8 @@ class Control:
             "DATABASE_URL": self.database_url,
             "SUBLET_DATA": str(self.data),
             "SUBLET_API_PORT": str(self.port),
-            "SUBLET_MODEL": "0",
-            "SUBLET_NOTICE_SECONDS": "10",
+            "SUBLET_MODEL": "1" if self.model else "0",
+            "SUBLET_NOTICE_SECONDS": str(self.notice_seconds),
         }
 
     def start(self) -> "Control":

@@ -4,13 +4,14 @@ import contextlib
 import signal
 import time
 from collections.abc import Callable, Iterator
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
 from tests.engine.harness import notice
 from tests.engine.slurm_harness import SlurmHarness, slurm
-from tests.slurm.cluster import Cluster, cluster, until
-from tests.slurm.control import Control
+from tests.slurm.cluster import Cluster, cluster, script, until
+from tests.slurm.control import Control, instant
 
 from sublet.core.errors import Unavailable
 from sublet.engine.port import Phase
@@ -18,6 +19,7 @@ from sublet.engine.slurm.adapter import SlurmEngine
 from sublet.engine.slurm.settings import Format
 
 Start = Callable[[Cluster], Control]
+SECOND = timedelta(seconds=1)
 POLITE = ("sh", "-c", "trap 'echo bye; exit 0' TERM; echo up; while :; do sleep 0.05; done")
 
 
@@ -32,7 +34,7 @@ def two_nodes() -> Iterator[Cluster]:
 
 @pytest.fixture
 def world(two_nodes: Cluster, folder: Path) -> Iterator[SlurmHarness]:
-    with slurm(two_nodes, folder, sandboxed=False, form=Format.TEXT) as harness:
+    with slurm(two_nodes, folder, sandboxed=False, format=Format.TEXT) as harness:
         yield harness
 
 
@@ -58,8 +60,6 @@ def test_with_the_controller_away_nothing_is_known_and_nothing_changes(
             world.engine.refresh()
         # The fence moves, for that needs the shared folder alone.
         world.engine.extend(id_, deadline=world.in_(90))
-        with pytest.raises(Unavailable):
-            world.another().refresh()
     until(lambda: _answers(world))
     assert world.phase(id_) is Phase.RUNNING
     assert [node.gpus for node in world.engine.nodes()] == [4, 4]
@@ -232,3 +232,90 @@ def test_an_sbatch_that_outlives_its_control_plane_is_not_repeated(world: SlurmH
         "squeue", "-h", "-t", "all", "-n", f"sublet-{workload.id}", "-o", "%i"
     )
     assert len(names.split()) == 1
+
+
+class Skewed:
+    """A clock that is wrong by so much; Slurm's is right."""
+
+    def __init__(self, by: timedelta) -> None:
+        self.by = by
+
+    def now(self) -> datetime:
+        return datetime.now(UTC) + self.by
+
+
+@pytest.mark.parametrize("seconds", [-300, 300], ids=["behind", "ahead"])
+def test_with_clocks_apart_instants_are_ours_and_a_notice_lasts_as_long(
+    two_nodes: Cluster, folder: Path, seconds: int
+) -> None:
+    clock = Skewed(timedelta(seconds=seconds))
+    with slurm(two_nodes, folder, sandboxed=False, clock=clock) as world:
+        before = clock.now()
+        id_ = world.start(*POLITE)
+        world.wait_for_log(id_, b"up\n")  # its fence has not passed on the node
+        world.wait_for(id_, Phase.RUNNING)
+        started_at = world.engine.observe(id_).started_at
+        assert started_at is not None
+        assert before <= started_at <= clock.now() + 3 * SECOND
+        job = world.cluster.sbatch("sleep 60", gpus=1)
+        until(lambda: world.cluster.state(job) == "RUNNING")
+        world.engine.refresh()
+        (seen,) = SlurmEngine.internal_jobs(world.engine)
+        assert before - SECOND <= seen.submitted_at <= clock.now() + 3 * SECOND
+        told = notice(clock.now(), grace_seconds=60)
+        world.engine.stop(id_, notice=told)
+        world.wait_for(id_, Phase.EXITED)
+        assert b"bye" in world.engine.logs(id_)  # SIGTERM, and not at once SIGKILL
+        ended = world.engine.observe(id_)
+        assert ended.exited_at is not None
+        assert started_at <= ended.exited_at <= clock.now() + 3 * SECOND
+
+
+def test_json_of_another_shape_is_left_for_columns_or_refused(
+    two_nodes: Cluster, folder: Path
+) -> None:
+    tools = folder / "bin"
+    tools.mkdir()
+    for name in ("sbatch", "scancel", "scontrol", "sinfo", "sacct"):
+        (tools / name).symlink_to(str(script.tool(name)))
+    squeue = tools / "squeue"
+    squeue.write_text(
+        f"""#!/bin/sh
+test "$1" = --json || exec {script.tool("squeue")} "$@"
+echo '{{"meta": {{"plugin": {{"type": "openapi/v9"}}}}, "jobs": [{{"id": {{"job": 7}}}}]}}'
+""",
+        encoding="utf-8",
+    )
+    squeue.chmod(0o755)
+    with slurm(two_nodes, folder / "auto", sandboxed=False, bin=str(tools)) as world:
+        id_ = world.start("sleep", "60")
+        world.wait_for(id_, Phase.RUNNING)
+    with (
+        slurm(
+            two_nodes, folder / "json", sandboxed=False, bin=str(tools), format=Format.JSON
+        ) as world,
+        pytest.raises(Unavailable, match="squeue --json"),
+    ):
+        world.engine.refresh()
+
+
+def test_with_the_controller_away_leases_go_on_and_are_charged_what_slurm_recorded(
+    two_nodes: Cluster, run_on: Start
+) -> None:
+    control = run_on(two_nodes)
+    lease = control.lease("sh", "-c", "echo up; sleep 60", gpus=2)
+    running = control.reach(lease, "running")
+    with without(two_nodes, "slurmctld"):
+        until(lambda: "control.unavailable" in control.log(), what="word of it")
+        body = {"command": ["true"], "gpus": 1, "max_seconds": 60}
+        refused = control.api("POST", "/v1/leases", body, tenant=True)
+        assert refused["error"]["code"] == "unavailable", refused
+        assert control.show(lease)["state"] == "running"
+    assert control.show(lease)["running_at"] == running["running_at"]
+    key = two_nodes.run("squeue", "-h", "-n", f"sublet-{lease}", "-o", "%i")
+    control.api("DELETE", f"/v1/leases/{lease}", tenant=True)
+    ended = control.reach(lease, "ended")
+    recorded = two_nodes.run("sacct", "-n", "-P", "-X", "-j", key, "-o", "ElapsedRaw")
+    billed = instant(ended["stopped_at"]) - instant(ended["running_at"])
+    assert billed <= timedelta(seconds=int(recorded))
+    control.verify()

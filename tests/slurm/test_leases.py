@@ -77,7 +77,7 @@ def test_whoever_ignores_the_notice_is_gone_when_it_ends(
     assert gone
     for lease in gone:
         assert lease["end_reason"] == "reclaimed"
-        assert instant(lease["stops_at"]) - instant(lease["stopped_at"]) == timedelta(seconds=10)
+        assert instant(lease["stops_at"]) - instant(lease["stopped_at"]) == timedelta(seconds=4)
     control.verify()
 
 

@@ -69,6 +69,7 @@ def test_the_page_is_true(folder: Path, database_url: str) -> None:
         "everything adds up",
         "submit_time,start_time,duration_s,gpus,state,job",
         ",8,COMPLETED,",
+        "internal    16",  # idle and in use, of how many
     ):
         assert expected in text, f"{expected!r} is not in what the page printed:\n{text}"
 

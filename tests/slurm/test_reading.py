@@ -6,16 +6,9 @@ from typing import Any
 
 import pytest
 
-from sublet.engine.slurm.reading import (
-    SlurmJob,
-    Unknown,
-    expand,
-    gpus_of,
-    read_accounted,
-    read_jobs,
-    read_jobs_json,
-    read_nodes,
-)
+from sublet.engine.slurm.accounts import read_accounted
+from sublet.engine.slurm.pieces import Unknown, expand, gpus_of
+from sublet.engine.slurm.reading import SlurmJob, read_jobs, read_jobs_json, read_nodes
 
 COLUMNS = (
     "17|RUNNING|None|internal|2026-01-01T12:00:00|2026-01-01T12:00:00|2026-01-01T12:00:05"
@@ -125,10 +118,11 @@ def test_a_list_of_nodes_is_spelt_out() -> None:
 
 def test_a_node_of_two_models_is_two_and_one_without_gpus_is_its_cores() -> None:
     text = (
-        "n1|mixed*|gpu:h200:8(S:0-1),gpu:a100:2|10/54/0/64|1024|none\n"
-        "c1|idle|(null)|1/31/0/32|2048|none\n"
+        "n1|mixed*|gpu:h200:8(S:0-1),gpu:a100:2|10/54/0/64|1024|10.0.0.1|none\n"
+        "c1|idle|(null)|1/31/0/32|2048|c1|none\n"
     )
     nodes = read_nodes(text)
+    assert [n.address for n in nodes] == ["10.0.0.1", "10.0.0.1", "c1"]
     assert [(n.name, n.state, n.gpu_model, n.gpus) for n in nodes] == [
         ("n1", "mixed", "h200", 8), ("n1", "mixed", "a100", 2), ("c1", "idle", "cpu", 32),
     ]  # fmt: skip

@@ -15,7 +15,7 @@ NOON = datetime(2026, 1, 1, 12, tzinfo=UTC)
 SECOND = timedelta(seconds=1)
 NODE = SlurmNode(
     name="n1", state="mixed", gpu_model="h200", gpus=8, cpus=64,
-    memory_bytes=1 << 40, reason="",
+    memory_bytes=1 << 40, address="n1", reason="",
 )  # fmt: skip
 WAITS = SlurmJob(
     key="17", name="train", partitions=("internal",), state="PENDING", reason="Resources",

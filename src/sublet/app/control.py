@@ -127,7 +127,14 @@ def run(config: Config) -> int:
         engine = built.engine
         replicas = (
             Replicas(
-                db=ours, clock=clock, hosting=Hosting(house=house, weights=config.data / "models")
+                db=ours,
+                clock=clock,
+                hosting=Hosting(
+                    house=house,
+                    weights=(config.data if config.engine == "local" else home) / "models",
+                    elsewhere=config.engine != "local",
+                ),
+                address_of=lambda lease: engine.observe(lease).address,
             )
             if config.model
             else None

@@ -4,17 +4,21 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from fractions import Fraction
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
 from sublet.cli.command import Session, command
+from sublet.cli.engine import Config as SlurmFile
+from sublet.cli.engine import slurm_settings
 from sublet.cli.files import whole
 from sublet.cli.output import print_json
 from sublet.cli.waiting import Waiting
 from sublet.core.money import NANOS, Rate
 
 if TYPE_CHECKING:
+    from sublet.planner.idle.audit import Scope
     from sublet.planner.idle.hindsight import Prices
     from sublet.planner.idle.inputs import File
 
@@ -31,6 +35,7 @@ def add_to(root: typer.Typer) -> None:
             "sublet audit a100=demand.csv --prices 24h=2.1,4h=1.9,1h=1.7,interruptible=1.1",
             "sublet audit jobs.csv --submit submitted --duration seconds --quota team",
             "sublet audit sacct-*.txt.gz --from 2026-01-01 --to 2026-07-01 --strict --json",
+            "sublet audit --from-slurm --from 2026-01-01 --html idle.html",
         ),
     )(audit)  # fmt: skip
 
@@ -38,10 +43,17 @@ def add_to(root: typer.Typer) -> None:
 def audit(
     session: Session,
     files: Annotated[
-        list[str],
+        list[str] | None,
         typer.Argument(metavar="FILE…", help="FILE, or POOL=FILE where it does not name its pool."),
-    ],
+    ] = None,
     *,
+    from_slurm: Annotated[
+        bool,
+        typer.Option(
+            "--from-slurm", help="Ask the Slurm cluster here instead; leases are left out."
+        ),
+    ] = False,
+    slurm: SlurmFile = None,
     html: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Write a page with charts as well.")
     ] = None,
@@ -136,13 +148,26 @@ def audit(
         quotas=_counts(quota_gpus or [], "--quota-gpus"),
         policy=policy,
     )
-    with Waiting() as waiting:
+    if from_slurm == bool(files):
+        raise typer.BadParameter("name files, or say --from-slurm", param_hint="FILE…")
+    with Waiting() as waiting, TemporaryDirectory(prefix="sublet-audit-") as folder:
+        there: dict[str, int] = {}
+        if from_slurm:
+            waiting.told("asking Slurm's accounting", 0, 0)
+            path, there = _ask_slurm(slurm, Path(folder), scope)
+            files = [str(path)]
         record = read_all(
-            _files(files),
+            _files(files or []),
             names=names,
             strict=strict,
             progress=lambda name, done, of: waiting.told(f"reading {name}", done, of),
         )
+        pools = {name for _, jobs in record.jobs for name in jobs.frame["pool"].unique()}
+        if len(there) == len(pools) == 1:  # whatever its partition calls it
+            there = dict(zip(pools, there.values(), strict=True))
+        if not scope.capacity:
+            known = {name: count for name, count in there.items() if name in pools}
+            scope = replace(scope, capacity=known)
         found = work_out(record, scope, progress=waiting.told)
     shown = document(found)
     if html is not None:
@@ -157,6 +182,29 @@ def audit(
         from sublet.cli.audit_text import print_report  # noqa: PLC0415
 
         print_report(found, shown)
+
+
+def _ask_slurm(slurm: Path | None, folder: Path, scope: "Scope") -> tuple[Path, dict[str, int]]:
+    """Write the cluster's accounting to a file; return it, and its GPUs by model."""
+    from sublet.engine.slurm import history  # noqa: PLC0415 -- slow to load
+    from sublet.engine.slurm.commands import Slurm  # noqa: PLC0415
+    from sublet.planner.idle import sacct  # noqa: PLC0415
+
+    cluster = Slurm(settings=slurm_settings(slurm))
+    history.check_accounting(cluster)
+    path = folder / "sacct.txt"
+    history.write_record(
+        cluster,
+        path,
+        fields=sacct.FIELDS,
+        since="now-30days" if scope.start is None else _as_sacct(scope.start),
+        until=None if scope.end is None else _as_sacct(scope.end),
+    )
+    return path, history.gpus_by_model(cluster)
+
+
+def _as_sacct(seconds: int) -> str:
+    return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M:%S")
 
 
 def _files(given: list[str]) -> "list[File]":

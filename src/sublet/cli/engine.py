@@ -66,7 +66,9 @@ def check(
     from sublet.core.clock import SystemClock  # noqa: PLC0415 -- slow to load
     from sublet.engine.slurm import setup  # noqa: PLC0415
 
-    findings = setup.check(_settings(slurm, shared, partition, conf), SystemClock())
+    findings = setup.check(
+        slurm_settings(slurm, shared=shared, partition=partition, conf=conf), SystemClock()
+    )
     missing = [finding for finding in findings if finding.level == "missing"]
     if session.json:
         print_json({"ready": not missing, "findings": [asdict(found) for found in findings]})
@@ -93,7 +95,7 @@ def history(
     from sublet.engine.slurm.commands import Slurm  # noqa: PLC0415 -- slow to load
     from sublet.engine.slurm.history import check_accounting, internal_jobs  # noqa: PLC0415
 
-    cluster = Slurm(settings=_settings(slurm, None, None, conf))
+    cluster = Slurm(settings=slurm_settings(slurm, conf=conf))
     check_accounting(cluster)
     jobs = internal_jobs(cluster, since=since, until=until)
     if session.json:
@@ -129,15 +131,19 @@ def plan(
     from sublet.core.clock import SystemClock  # noqa: PLC0415 -- slow to load
     from sublet.engine.slurm import setup  # noqa: PLC0415
 
-    settings = _settings(slurm, shared, partition, conf)
+    settings = slurm_settings(slurm, shared=shared, partition=partition, conf=conf)
     text = setup.plan(
         settings, SystemClock(), notice_seconds=notice, nodes=nodes, user=user or getpass.getuser()
     )
     print(text, end="")
 
 
-def _settings(
-    slurm: Path | None, shared: str | None, partition: str | None, conf: str | None
+def slurm_settings(
+    slurm: Path | None,
+    *,
+    shared: str | None = None,
+    partition: str | None = None,
+    conf: str | None = None,
 ) -> Any:
     """Read the file that was named, if any; flags win."""
     import os  # noqa: PLC0415

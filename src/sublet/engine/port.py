@@ -58,6 +58,7 @@ class Observation:
     exited_at: datetime | None = None  # its slots came free
     exit_code: int | None = None  # 128 + signal number when a signal ended it
     detail: str | None = None  # a plain sentence on why it did not start or was lost
+    address: str | None = None  # host name or number of its first node; None: this machine
     reclaimed_at: datetime | None = None  # the cluster itself told it to go, for a job of its own
 
 

@@ -22,10 +22,10 @@ import select
 import signal
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 POLL_MS: Final = 100
 LINUX: Final = sys.platform == "linux"
@@ -145,6 +145,12 @@ class _Watched:
         self._seen = None
 
 
+class Output(Protocol):
+    """Where what a workload prints goes."""
+
+    def write(self, data: bytes) -> None: ...
+
+
 class _Log:
     """What the workload printed, up to a limit; what follows is drained and dropped."""
 
@@ -170,7 +176,7 @@ class Shim:
     def __init__(self, folder: Path, launch: Mapping[str, Any]) -> None:
         self.folder = folder
         self.launch = launch
-        self.log = _Log(folder / "log", launch["log_bytes"])
+        self.log = self.open_log()
         self.child = 0
         self.inner = 0  # process 1 inside the sandbox, as numbered out here
         self.info = b""
@@ -179,8 +185,12 @@ class Shim:
         self.kill_at: float | None = None  # in steady seconds, as is the deadline
         self.deadline: float | None = None
         self.detail: str | None = None
+        self.alarms: Sequence[int] = ()  # readable when there is something to look at, now
         self._deadline_file = _Watched(folder / "deadline")
         self._stop_file = _Watched(folder / "stop.json")
+
+    def open_log(self) -> Output:
+        return _Log(self.folder / "log", self.launch["log_bytes"])
 
     def run(self) -> None:
         self.read_orders()
@@ -341,9 +351,12 @@ class Shim:
         """Pump the log and carry out orders until the command itself has ended."""
         poll = select.poll()
         poll.register(output, select.POLLIN)
+        for alarm in self.alarms:
+            poll.register(alarm, select.POLLIN)
         while self.exit_code is None:
             for descriptor, _ in poll.poll(POLL_MS):
-                if not self.pump(descriptor):  # it closed its output, yet may run on
+                more = self.hear if descriptor in self.alarms else self.pump
+                if not more(descriptor):  # it closed its output, yet may run on
                     poll.unregister(descriptor)
             self.read_info(info)
             self.read_orders()
@@ -353,6 +366,10 @@ class Shim:
             elif self.kill_at is not None and not self.told:
                 self.told = self.tell()
             self.reap()
+
+    def hear(self, alarm: int) -> bool:
+        """Take up what an alarm says; False when it will say no more."""
+        return bool(os.read(alarm, 1 << 10))
 
     def pump(self, output: int, *, until_empty: bool = False) -> bool:
         """Move some output to the log; False once there is nobody left to write more."""

@@ -31,7 +31,7 @@ class Deployment:
 class Replica:
     id: UUID  # its lease's id
     deployment: str
-    url: str  # http://127.0.0.1:PORT
+    url: str  # http://127.0.0.1:PORT, or its node's once it has one
     secret: str  # bearer key, so that only gateways reach it
     state: ReplicaState
     detail: str | None  # why it is not ready, for people; an end reason when it is gone

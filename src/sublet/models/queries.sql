@@ -16,6 +16,9 @@ UPDATE replica
    SET state = %(state)s, detail = %(detail)s, since = %(now)s
  WHERE id = %(id)s AND state <> %(state)s;
 
+-- name: set_replica_url
+UPDATE replica SET url = %(url)s WHERE id = %(id)s AND state = 'starting';
+
 -- name: list_live_replicas
 SELECT id, deployment, url, secret, state, detail, since
   FROM replica

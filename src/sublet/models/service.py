@@ -5,8 +5,8 @@ import logging
 import secrets
 import socket
 import sys
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Final
@@ -47,6 +47,7 @@ class Hosting:
     house: Tenant
     weights: Path  # assembled weights are kept here
     tier: Tier = Tier.INTERRUPTIBLE
+    elsewhere: bool = False  # replicas run on other machines, and gateways reach them there
 
 
 def deploy(tx: Tx, recipe: Recipe, *, now: datetime) -> None:
@@ -77,7 +78,16 @@ def missing(deployment: Deployment) -> str | None:
 class Replicas:
     """Takes every deployment one step towards what it should be, at each pass."""
 
-    def __init__(self, *, db: Database, clock: Clock, hosting: Hosting) -> None:
+    def __init__(
+        self,
+        *,
+        db: Database,
+        clock: Clock,
+        hosting: Hosting,
+        address_of: Callable[[UUID], str | None] = lambda _: None,
+    ) -> None:
+        """`address_of` says where the lease of a replica runs; None: on this machine."""
+        self._address_of = address_of
         self._db = db
         self._clock = clock
         self._hosting = hosting
@@ -120,12 +130,22 @@ class Replicas:
             # Already when its release is asked for: a request sent now might be cut.
             reason = lease.end_reason or lease.release_asked
             self._set(replica, ReplicaState.DRAINING, detail=reason, now=now)
-        elif (
-            lease.state is State.RUNNING
-            and replica.state is ReplicaState.STARTING
-            and _healthy(replica)
-        ):
-            self._set(replica, ReplicaState.READY, detail=None, now=now)
+        elif lease.state is State.RUNNING and replica.state is ReplicaState.STARTING:
+            there = self._placed(replica)
+            if _healthy(there):
+                self._set(there, ReplicaState.READY, detail=None, now=now)
+
+    def _placed(self, replica: Replica) -> Replica:
+        """Return a replica with the address of the node that it was given, and note it."""
+        host = self._address_of(replica.id) if self._hosting.elsewhere else None
+        if host is None:
+            return replica
+        url = f"http://{f'[{host}]' if ':' in host else host}:{urlsplit(replica.url).port}"
+        if url == replica.url:
+            return replica
+        with self._db.transaction() as tx:
+            store.set_replica_url(tx, replica.id, url)
+        return replace(replica, url=url)
 
     def _set(
         self, replica: Replica, state: ReplicaState, *, detail: str | None, now: datetime
@@ -171,6 +191,8 @@ class Replicas:
             sys.executable, "-m", "sublet.models.replica", "--recipe", deployment.recipe,
             "--port", str(port), "--weights", str(self._hosting.weights),
         ]  # fmt: skip
+        if self._hosting.elsewhere:
+            command += ["--host", "0.0.0.0"]  # noqa: S104 -- which address, only its node knows
         request = Request(
             id=LeaseId(replica.id),
             pool=pool,

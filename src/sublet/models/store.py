@@ -49,6 +49,11 @@ def set_replica_state(
     )
 
 
+def set_replica_url(tx: Tx, replica_id: UUID, url: str) -> None:
+    """Note where a replica that starts is reached."""
+    tx.execute(QUERIES["set_replica_url"], {"id": replica_id, "url": url})
+
+
 def list_live_replicas(tx: Tx) -> list[Replica]:
     return [_replica(row) for row in tx.execute(QUERIES["list_live_replicas"]).fetchall()]
 

@@ -12,7 +12,7 @@ import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Final
 from uuid import UUID
@@ -30,6 +30,7 @@ from sublet.engine.slurm import ends, submitting, view, watch
 from sublet.engine.slurm import folder as shared
 from sublet.engine.slurm.commands import Slurm
 from sublet.engine.slurm.looking import Cluster, Look, Looker
+from sublet.engine.slurm.poking import Poker
 from sublet.engine.slurm.reading import SlurmJob
 from sublet.engine.slurm.settings import SlurmSettings
 from sublet.engine.slurm.view import Layout
@@ -57,13 +58,6 @@ class _Lease:
     cancelled_at: datetime | None = None
 
 
-@dataclass(slots=True)
-class _Pending:
-    """What to tell Slurm at the next tick, all in one command."""
-
-    pokes: set[str] = field(default_factory=set)
-
-
 class SlurmEngine:
     def __init__(
         self,
@@ -87,7 +81,7 @@ class SlurmEngine:
         self._unsafe_no_sandbox = unsafe_no_sandbox
         self._lock = threading.RLock()
         self._leases: dict[UUID, _Lease] = {}
-        self._pending = _Pending()
+        self._poker = Poker(self._slurm)
         self._saved_at = 0.0
         self._mine: Sequence[InternalJob] = ()
         self._followed: Look | None = None
@@ -197,8 +191,9 @@ class SlurmEngine:
                     lease.stop, stops_at=notice.stops_at)  # fmt: skip
                 records.write_notice(here, told, due=_due(told.stops_at))
                 lease.stop = told
-                if lease.key is not None:
-                    self._pending.pokes.add(lease.key)
+                # Who is not up yet reads its notice first of all, and hears no signal until then.
+                if lease.key is not None and lease.started:
+                    self._poker.poke(lease.key)
             self._insist(workload, lease)
 
     def logs(self, workload: UUID, *, offset: int = 0, limit: int = 1 << 20) -> bytes:
@@ -223,7 +218,6 @@ class SlurmEngine:
         if self._looker.due():
             self._look(fresh=True)
         with self._lock, _disk():
-            self._poke()
             if time.monotonic() >= self._saved_at + _SAVE_SECONDS:
                 self._watch.save(self._root / "internal.json")
                 self._saved_at = time.monotonic()
@@ -325,8 +319,15 @@ class SlurmEngine:
         if job.preempted:
             told_at = shared.preempted_at(here) or self._clock.now()
         return Observation(
-            phase=Phase.RUNNING, started_at=self._ours(job.started_at), reclaimed_at=told_at
+            phase=Phase.RUNNING,
+            started_at=job.started_at,
+            address=self._address(job),
+            reclaimed_at=told_at,
         )
+
+    def _address(self, job: SlurmJob) -> str | None:
+        first = job.nodes[0] if job.nodes else None
+        return next((node.address for node in self._look().nodes if node.name == first), first)
 
     def _end(
         self,
@@ -341,15 +342,11 @@ class SlurmEngine:
         return ends.end_of(
             self._root / str(id_),
             state=state,
-            started_at=self._ours(started_at),
-            ended_at=ended_at - self._looker.ahead,
+            started_at=started_at,
+            ended_at=ended_at,
             code=code,
             preempted=preempted,
         )
-
-    def _ours(self, instant: datetime | None) -> datetime | None:
-        """Return an instant of Slurm's clock on ours; they differ only where they are wrong."""
-        return None if instant is None else instant - self._looker.ahead
 
     def _bury(self, id_: UUID, seen: Observation) -> Observation:
         here = self._root / str(id_)
@@ -418,6 +415,8 @@ class SlurmEngine:
         record = records.read(here)
         orders = self._launcher.orders(here, record)
         orders["grace_seconds"] = self._cluster.grace_seconds
+        # Nodes have Slurm's clock; what the agent reads and writes is on ours.
+        orders["ahead_seconds"] = self._looker.ahead.total_seconds()
         write_durably(here / "launch.json", json.dumps(orders).encode())
         lock = shared.take_submit_lock(here)
         if lock is None:
@@ -467,16 +466,6 @@ class SlurmEngine:
             self._slurm.run("scancel", key)
         except Refused as error:  # it has ended meanwhile
             log.info("slurm.not_cancelled", extra={"job": key, "detail": str(error)})
-
-    def _poke(self) -> None:
-        """Have every agent look for its notice now: a network file system may be slow to tell."""
-        keys = sorted(self._pending.pokes)
-        self._pending.pokes.clear()
-        for at in range(0, len(keys), 100):
-            try:
-                self._slurm.run("scancel", "--batch", "--signal=USR1", *keys[at : at + 100])
-            except Refused as error:
-                log.info("slurm.not_poked", extra={"jobs": len(keys), "detail": str(error)})
 
 
 def _due(instant: datetime) -> Due:

@@ -66,12 +66,17 @@ class Slurm:
         return self.finish(self.begin(program, *arguments), program)
 
     def begin(
-        self, program: str, *arguments: str, keep: Sequence[int] = (), output: int | None = None
+        self,
+        program: str,
+        *arguments: str,
+        keep: Sequence[int] = (),
+        output: int | None = None,
+        times: str = "standard",
     ) -> subprocess.Popen[str]:
         """Start a command; `keep` are descriptors that it shall hold open as long as it lives."""
         return subprocess.Popen(
             [self.find(program), *arguments],
-            env=self.environment(),
+            env=self.environment() | {"SLURM_TIME_FORMAT": times},
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE if output is None else output,
             stderr=subprocess.PIPE,
@@ -80,16 +85,17 @@ class Slurm:
             errors="replace",
         )
 
-    def finish(self, process: subprocess.Popen[str], program: str) -> str:
+    def finish(
+        self, process: subprocess.Popen[str], program: str, *, timeout_seconds: float | None = None
+    ) -> str:
+        timeout = timeout_seconds or self.settings.timeout_seconds
         with process:
             try:
-                output, error = process.communicate(timeout=self.settings.timeout_seconds)
+                output, error = process.communicate(timeout=timeout)
             except subprocess.TimeoutExpired:
                 process.kill()
                 process.communicate()
-                raise Unavailable(
-                    f"{program} did not answer within {self.settings.timeout_seconds:g} s"
-                ) from None
+                raise Unavailable(f"{program} did not answer within {timeout:g} s") from None
         if process.returncode == 0:
             return output or ""
         lines = [line for line in error.splitlines() if line.strip()]

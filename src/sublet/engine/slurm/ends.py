@@ -6,6 +6,7 @@ from typing import Final
 
 from sublet.engine import records
 from sublet.engine.port import Observation, Phase
+from sublet.engine.records import Status
 from sublet.engine.slurm import folder as shared
 
 _DETAILS: Final = {
@@ -60,11 +61,16 @@ def end_of(
         phase=Phase.LOST if lost or by_hand else Phase.EXITED,
         started_at=started_at if up else None,
         exited_at=ended_at,
-        exit_code=None
-        if lost or by_hand
-        else code
-        if status.exited_at is None
-        else status.exit_code,
-        detail=_DETAILS[state] if by_hand else status.detail or _DETAILS.get(state),
+        exit_code=None if lost or by_hand else _exit_code(folder, status, code),
+        detail=_DETAILS[state]
+        if by_hand
+        else shared.failed_on(folder)[1] or status.detail or _DETAILS.get(state),
         reclaimed_at=told_at,
     )
+
+
+def _exit_code(folder: Path, status: Status, code: int | None) -> int | None:
+    failed, _ = shared.failed_on(folder)  # of several nodes; what is written is the first one's
+    if failed is not None:
+        return failed
+    return code if status.exited_at is None else status.exit_code

@@ -7,6 +7,8 @@ shared/                 mode 0700
 │   ├── submit.lock     held by sbatch as long as it runs, whatever becomes of us
 │   ├── job             what sbatch printed: the job's number
 │   ├── preempted       when Slurm itself told it to go                        agent
+│   ├── node-N/          the agent's of node N, where there are several         agent
+│   ├── failed.json      which of several nodes failed                          agent
 │   └── end.json        the last thing to say of it                            engine
 └── ended/<uuid>/       what has ended, without what was secret
 """
@@ -122,6 +124,16 @@ def preempted_at(folder: Path) -> datetime | None:
         return None
 
 
+def failed_on(folder: Path) -> tuple[int, str] | tuple[None, None]:
+    """Return the exit code and a sentence on the one of several nodes that failed first, if any."""
+    try:
+        row = json.loads((folder / "failed.json").read_bytes())
+    except FileNotFoundError:
+        return None, None
+    code = int(row["exit_code"])
+    return code, f"its command failed on node {row['node']} with exit code {code}"
+
+
 def write_end(folder: Path, seen: Observation) -> None:
     row = {name: value.isoformat() if isinstance(value, datetime) else value
            for name, value in asdict(seen).items()}  # fmt: skip
@@ -137,7 +149,12 @@ def read_end(folder: Path) -> Observation | None:
     times = {name: None if row[name] is None else datetime.fromisoformat(row[name])
              for name in instants}  # fmt: skip
     return Observation(
-        phase=Phase(row["phase"]), exit_code=row["exit_code"], detail=row["detail"], **times
+        phase=Phase(row["phase"]),
+        exit_code=row["exit_code"],
+        detail=row["detail"],
+        started_at=times["started_at"],
+        exited_at=times["exited_at"],
+        reclaimed_at=times["reclaimed_at"],
     )
 
 

@@ -8,7 +8,7 @@ import logging
 import re
 import threading
 import time
-from collections import defaultdict
+from collections import defaultdict, deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -17,14 +17,16 @@ from uuid import UUID
 
 from sublet.core.clock import Clock
 from sublet.core.errors import Refused, Unavailable
-from sublet.engine.slurm import reading, view
+from sublet.engine.slurm import accounts, reading, view
+from sublet.engine.slurm.accounts import Accounted
 from sublet.engine.slurm.commands import Slurm
-from sublet.engine.slurm.reading import Accounted, SlurmJob, SlurmNode, Unknown
+from sublet.engine.slurm.pieces import Unknown
+from sublet.engine.slurm.reading import SlurmJob, SlurmNode
 from sublet.engine.slurm.settings import Format
 
 log = logging.getLogger(__name__)
 
-_SHORTEST_SECONDS: Final = 0.2
+_SHORTEST_SECONDS: Final = 0.1
 _NODES_SECONDS: Final = 2.0
 _CONFIG_SECONDS: Final = 60.0
 _BACK_OFF: Final = 10.0  # times as long as a look took, until the next one
@@ -64,6 +66,8 @@ class Looker:
         self._nodes_took = 0.0
         self._configured_at = 0.0
         self._period = _SHORTEST_SECONDS
+        # The quickest of three is the controller's own; the others met something on this machine.
+        self._took: deque[float] = deque(maxlen=3)
         self._json = slurm.settings.format is not Format.TEXT
         self._accounting = False
         self.ahead = timedelta(0)  # by how much Slurm's clock is ahead of ours
@@ -92,12 +96,13 @@ class Looker:
         if time.monotonic() >= self._configured_at + _CONFIG_SECONDS:
             self.cluster()
         at, began = self._clock.now(), time.monotonic()
-        jobs = self._jobs()
+        jobs = [job.earlier(self.ahead) for job in self._jobs()]
         took = time.monotonic() - began
         if time.monotonic() >= self._nodes_at + max(_NODES_SECONDS, _BACK_OFF * self._nodes_took):
             self._look_at_nodes()
         most = self._slurm.settings.longest_period_seconds
-        self._period = min(max(_SHORTEST_SECONDS, _BACK_OFF * took), most)
+        self._took.append(took)
+        self._period = min(max(_SHORTEST_SECONDS, _BACK_OFF * min(self._took)), most)
         leases: dict[UUID, list[SlurmJob]] = defaultdict(list)
         for job in jobs:
             if (id_ := view.lease_of(job)) is not None:
@@ -185,14 +190,14 @@ class Looker:
         """Return what accounting knows of a job that the queue has forgotten; None: nothing."""
         if not self._accounting:
             return None
-        fields = ",".join(reading.ACCOUNTED)
+        fields = ",".join(accounts.ACCOUNTED)
         try:
             text = self._slurm.run("sacct", "-n", "-P", "-X", "-j", key, "-o", fields)
-            found = [row for row in reading.read_accounted(text) if row.key == key]
+            found = [row for row in accounts.read_accounted(text) if row.key == key]
         except (Unavailable, Refused, Unknown) as error:
             log.warning("slurm.no_accounting", extra={"job": key, "detail": str(error)[:300]})
             return None
-        return found[-1] if found else None
+        return found[-1].earlier(self.ahead) if found else None
 
 
 def settings_of(text: str) -> dict[str, str]:

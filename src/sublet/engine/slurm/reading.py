@@ -6,13 +6,25 @@ Slurm recorded, and nothing lies before its cause on a clock that knows fraction
 
 import itertools
 import json
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
 from sublet.core.errors import Unavailable
+from sublet.engine.slurm.pieces import (
+    UP,
+    Unknown,
+    exit_code_of,
+    expand,
+    gpus_of,
+    gres_of,
+    instant,
+    less,
+    reason_of,
+    tres_of,
+    whole,
+)
 
 COLUMNS: Final = (
     "JobArrayID", "State", "Reason", "Partition", "SubmitTime", "EligibleTime", "StartTime",
@@ -20,7 +32,7 @@ COLUMNS: Final = (
     "NumNodes", "NumTasks", "NodeList", "exit_code", "RestartCnt", "Name",
 )  # fmt: skip
 NODE_COLUMNS: Final = (
-    "NodeList", "StateLong", "Gres", "CPUsState", "Memory", "Reason",
+    "NodeList", "StateLong", "Gres", "CPUsState", "Memory", "NodeAddr", "Reason",
 )  # fmt: skip
 # In these a job has its nodes, whatever else it does.
 HOLDING: Final = frozenset(
@@ -32,11 +44,6 @@ WAITING: Final = frozenset({"PENDING", "REQUEUED", "REQUEUE_FED", "REQUEUE_HOLD"
 WANTING: Final = frozenset({"None", "Resources", "Priority"})
 # No cluster is so large that more of one array's tasks would change a decision.
 MOST_TASKS: Final = 5000
-_NEVER: Final = frozenset({"", "N/A", "NONE", "None", "Unknown", "(null)", "0", "n/a"})
-
-
-class Unknown(Exception):
-    """The output is not of a form that we know."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -72,6 +79,16 @@ class SlurmJob:
     def ended(self) -> bool:
         return not self.holds and not self.waits
 
+    def earlier(self, by: timedelta) -> "SlurmJob":
+        """Return it on a clock that Slurm's is so far ahead of."""
+        return self if not by else replace(
+            self,
+            submitted_at=self.submitted_at - by,
+            eligible_at=less(self.eligible_at, by),
+            started_at=less(self.started_at, by),
+            ended_at=less(self.ended_at, by),
+        )  # fmt: skip
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SlurmNode:
@@ -83,6 +100,7 @@ class SlurmNode:
     gpus: int
     cpus: int
     memory_bytes: int
+    address: str  # by which others reach it
     reason: str
 
 
@@ -114,25 +132,25 @@ def read_jobs(text: str) -> list[SlurmJob]:
         ) = values  # fmt: skip
         gpus, model = gpus_of(
             tres, per_node=per_node, per_job=per_job, per_task=per_task,
-            nodes=_int(node_count), tasks=_int(task_count),
+            nodes=whole(node_count), tasks=whole(task_count),
         )  # fmt: skip
         job = SlurmJob(
             key=array_id,
             name=name,
             partitions=tuple(partition.split(",")),
             state=state,
-            reason=_reason(reason),
-            submitted_at=_instant(submit) or datetime.fromtimestamp(0, UTC),
-            eligible_at=_instant(eligible),
-            started_at=_instant(start),
-            ended_at=_instant(end),
-            preempted=_instant(preempt) is not None,
+            reason=reason_of(reason),
+            submitted_at=instant(submit) or datetime.fromtimestamp(0, UTC),
+            eligible_at=instant(eligible),
+            started_at=instant(start),
+            ended_at=instant(end),
+            preempted=instant(preempt) is not None,
             gpus=gpus,
             gpu_model=model,
-            cpus=_tres(tres, "cpu"),
-            nodes=tuple(expand(node_list)),
-            exit_code=_exit_code(exit_code),
-            restarts=_int(restarts),
+            cpus=tres_of(tres, "cpu"),
+            nodes=expand(node_list),
+            exit_code=exit_code_of(exit_code),
+            restarts=whole(restarts),
         )
         jobs += _tasks(job)
     return jobs
@@ -149,12 +167,12 @@ def read_nodes(text: str) -> list[SlurmNode]:
         values = line.split("|", len(NODE_COLUMNS) - 1)
         if len(values) < len(NODE_COLUMNS):
             raise Unknown(f"sinfo printed {line[:80]!r}")
-        name, state, gres, cpus_state, memory, reason = values
-        cpus = [_int(part) for part in cpus_state.split("/")]
+        name, state, gres, cpus_state, memory, address, reason = values
+        cpus = [whole(part) for part in cpus_state.split("/")]
         if len(cpus) != 4:
             raise Unknown(f"sinfo printed {cpus_state[:40]!r} for CPUs")
         total = cpus[3]
-        kinds = _gres(gres) or [("cpu", total)]
+        kinds = gres_of(gres) or [("cpu", total)]
         for model, count in kinds:
             nodes[name, model] = SlurmNode(
                 name=name,
@@ -162,7 +180,8 @@ def read_nodes(text: str) -> list[SlurmNode]:
                 gpu_model=model,
                 gpus=count,
                 cpus=total,
-                memory_bytes=_int(memory) << 20,
+                memory_bytes=whole(memory) << 20,
+                address=address,
                 reason="" if reason in {"none", "None"} else reason,
             )
     return list(nodes.values())
@@ -214,7 +233,7 @@ def _job(row: Mapping[str, Any]) -> SlurmJob:
         name=row["name"] or "",
         partitions=tuple(str(row["partition"]).split(",")),
         state=state,
-        reason=_reason(row["state_reason"]),
+        reason=reason_of(row["state_reason"]),
         submitted_at=_epoch(row["submit_time"]) or datetime.fromtimestamp(0, UTC),
         eligible_at=_epoch(row["eligible_time"]),
         started_at=_epoch(row["start_time"]),
@@ -222,8 +241,8 @@ def _job(row: Mapping[str, Any]) -> SlurmJob:
         preempted=bool(_number(row.get("preempt_time"))),
         gpus=gpus,
         gpu_model=model,
-        cpus=_tres(tres, "cpu") or _number(row.get("cpus")),
-        nodes=tuple(expand(row.get("nodes") or "")),
+        cpus=tres_of(tres, "cpu") or _number(row.get("cpus")),
+        nodes=expand(row.get("nodes") or ""),
         exit_code=_exit_json(row.get("exit_code")),
         restarts=_number(row.get("restart_cnt")),
     )
@@ -241,7 +260,7 @@ def _optional(value: Any) -> int | None:
 
 def _epoch(value: Any) -> datetime | None:
     seconds = _number(value)
-    return datetime.fromtimestamp(seconds, UTC) + _UP if seconds else None
+    return datetime.fromtimestamp(seconds, UTC) + UP if seconds else None
 
 
 def _exit_json(value: Any) -> int | None:
@@ -256,187 +275,7 @@ def _exit_json(value: Any) -> int | None:
     return 128 + (status & 0x7F) if status & 0x7F else status >> 8
 
 
-# ---- sacct
-
-
-ACCOUNTED: Final = ("JobID", "State", "Start", "End", "ExitCode", "ElapsedRaw")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Accounted:
-    """One job as Slurm's accounting has it."""
-
-    key: str
-    state: str
-    started_at: datetime | None
-    ended_at: datetime | None
-    exit_code: int | None
-    elapsed_seconds: int
-
-
-def read_accounted(text: str) -> list[Accounted]:
-    """Read `sacct -n -P -X -o` with the fields ACCOUNTED.
-
-    Raises:
-        Unknown: a line does not have them.
-    """
-    found = []
-    for line in text.splitlines():
-        values = line.split("|")
-        if len(values) != len(ACCOUNTED):
-            raise Unknown(f"sacct printed {line[:80]!r}")
-        key, state, start, end, code, elapsed = values
-        found.append(
-            Accounted(
-                key=key,
-                state=state.split()[0] if state else "",
-                started_at=_instant(start),
-                ended_at=_instant(end),
-                exit_code=_exit_code(code),
-                elapsed_seconds=_int(elapsed),
-            )
-        )
-    return found
-
-
-PAST: Final = (
-    "JobID", "State", "Submit", "Start", "End", "ElapsedRaw", "ReqTRES", "AllocTRES", "JobName",
-)  # fmt: skip
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class PastJob:
-    """One job of the past, as accounting has it; its instants as Slurm wrote them."""
-
-    key: str
-    name: str
-    state: str
-    submit_time: str
-    start_time: str  # "" if it never started
-    end_time: str  # "" if it has not ended
-    duration_seconds: int
-    gpus: int
-
-
-def read_past(text: str) -> list[PastJob]:
-    """Read `sacct -n -P -X -o` with the fields PAST.
-
-    Raises:
-        Unknown: a line does not have them.
-    """
-    found = []
-    for line in text.splitlines():
-        values = line.split("|", len(PAST) - 1)
-        if len(values) < len(PAST):
-            raise Unknown(f"sacct printed {line[:80]!r}")
-        key, state, submit, start, end, elapsed, asked, given, name = values
-        tres = given or asked
-        gpus, _ = gpus_of(tres, per_node="", per_job="", per_task="", nodes=1, tasks=1)
-        found.append(
-            PastJob(
-                key=key,
-                name=name,
-                state=state.split()[0] if state else "",
-                submit_time=submit,
-                start_time="" if start in _NEVER else start,
-                end_time="" if end in _NEVER else end,
-                duration_seconds=_int(elapsed),
-                gpus=gpus,
-            )
-        )
-    return found
-
-
-# ---- pieces
-
-
-_UP: Final = timedelta(seconds=1)
-
-
-def _instant(text: str) -> datetime | None:
-    if text in _NEVER:
-        return None
-    try:
-        return datetime.fromisoformat(text).replace(tzinfo=UTC) + _UP
-    except ValueError:
-        raise Unknown(f"{text[:40]!r} is no instant") from None
-
-
-def _int(text: str) -> int:
-    digits = re.match(r"\d+", text.strip())
-    return int(digits[0]) if digits else 0
-
-
-def _reason(text: str) -> str:
-    # "ReqNodeNotAvail, UnavailableNodes:n1" and "(Resources)" are both about.
-    return (text.strip("() ").split(",")[0].split() or ["None"])[0]
-
-
-def _exit_code(text: str) -> int | None:
-    found = re.fullmatch(r"(\d+)(?::(\d+))?", text.strip())
-    if found is None:
-        return None
-    code, signal = int(found[1]), int(found[2] or 0)
-    if found[2] is None and code > 255:  # as wait(2) has it
-        return 128 + (code & 0x7F) if code & 0x7F else code >> 8
-    return 128 + signal if signal else code
-
-
-def _tres(text: str, name: str) -> int:
-    found = re.search(rf"(?:^|,){re.escape(name)}=(\d+)", text)
-    return int(found[1]) if found else 0
-
-
-def gpus_of(
-    tres: str, *, per_node: str, per_job: str, per_task: str, nodes: int, tasks: int
-) -> tuple[int, str | None]:
-    """Return (GPUs, their model or None) that a job has or asks for."""
-    asked = {
-        "job": _gres(per_job.replace("gres:", "").replace("gres/", "")),
-        "node": _gres(per_node.replace("gres:", "").replace("gres/", "")),
-        "task": _gres(per_task.replace("gres:", "").replace("gres/", "")),
-    }
-    typed = re.search(r"gres/gpu:([^=,]+)=\d+", tres)
-    models = [model for kinds in asked.values() for model, _ in kinds if model != "gpu"]
-    model = typed[1] if typed else models[0] if models else None
-    counted = _tres(tres, "gres/gpu") or sum(
-        int(count) for count in re.findall(r"gres/gpu:[^=,]+=(\d+)", tres)
-    )
-    if not counted:
-        # Where AccountingStorageTRES does not name gres/gpu, the request itself says it.
-        times = {"job": 1, "node": max(nodes, 1), "task": max(tasks, 1)}
-        counted = max(sum(count for _, count in kinds) * times[per] for per, kinds in asked.items())
-    return counted, model
-
-
-def _gres(text: str) -> list[tuple[str, int]]:
-    """Read 'gpu:h200:8(S:0-1),gpu:a100:2' into [('h200', 8), ('a100', 2)]; untyped is 'gpu'."""
-    found: dict[str, int] = {}
-    bare = re.sub(r"\([^)]*\)", "", text)
-    for model, count in re.findall(r"(?:^|,)gpu(?::([A-Za-z][^:,=]*))?(?:[:=](\d+))?(?=,|$)", bare):
-        found[model or "gpu"] = found.get(model or "gpu", 0) + int(count or 1)
-    return list(found.items())
-
-
-def expand(hosts: str) -> Iterator[str]:
-    """Yield the nodes of 'n[1-3,07],m2': n1 n2 n3 n07 m2."""
-    if hosts in _NEVER:
-        return
-    for part in re.findall(r"(?:[^,\[]|\[[^\]]*\])+", hosts):
-        pieces = re.split(r"\[([^\]]*)\]", part)
-        choices = [list(_numbers(p)) if i % 2 else [p] for i, p in enumerate(pieces)]
-        for chosen in itertools.product(*choices):
-            yield "".join(chosen)
-
-
-def _numbers(ranges: str) -> Iterator[str]:
-    for piece in ranges.split(","):
-        first, _, last = piece.partition("-")
-        if not last:
-            yield first
-        else:
-            for number in range(int(first), int(last) + 1):
-                yield str(number).zfill(len(first))
+# ---- arrays
 
 
 def _tasks(job: SlurmJob) -> Iterator[SlurmJob]:

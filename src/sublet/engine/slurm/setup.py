@@ -12,7 +12,8 @@ from sublet.core.errors import Refused, SubletError, Unavailable
 from sublet.engine.slurm import reading
 from sublet.engine.slurm.commands import Slurm
 from sublet.engine.slurm.looking import settings_of
-from sublet.engine.slurm.reading import SlurmNode, Unknown
+from sublet.engine.slurm.pieces import Unknown, expand
+from sublet.engine.slurm.reading import SlurmNode
 from sublet.engine.slurm.settings import SlurmSettings
 
 _OLDEST: Final = (22, 5)
@@ -109,7 +110,7 @@ def _partition(line: str) -> Partition:
         state=values.get("State", "UP"),
         max_time=values.get("MaxTime", ""),
         default_time=values.get("DefaultTime", ""),
-        nodes=frozenset(reading.expand(values.get("Nodes", ""))),
+        nodes=frozenset(expand(values.get("Nodes", ""))),
     )
 
 
@@ -157,6 +158,14 @@ def _judge(facts: Facts, settings: SlurmSettings) -> Iterator[Finding]:
         level="advice" if lacking else "ok",
         said=f"SchedulerParameters lacks {', '.join(lacking)}: internal jobs start later than they"
         " could" if lacking else scheduler,
+    )  # fmt: skip
+    epilog = facts.config.get("Epilog", "(null)")
+    none = epilog in {"", "(null)"}
+    yield Finding(
+        what="epilog",
+        level="advice" if none else "ok",
+        said="set an Epilog, such as /bin/true: without one a node tells of a job's end in a way on"
+        " which slurmctld schedules up to a second later" if none else epilog,
     )  # fmt: skip
     apart = abs(facts.ahead_seconds) >= 3
     yield Finding(
@@ -286,9 +295,10 @@ def plan(
         *_added(facts, "SlurmctldParameters", {"preempt_send_user_signal": None}),
         *_added(facts, "SchedulerParameters", _SCHEDULER),
         *_added(facts, "AccountingStorageTRES", {"gres/gpu": None}),
+        *_epilog(facts),
     ]
     inherits = facts.config.get("PreemptMode", "OFF") == "OFF"  # what it will be, from now on
-    for other in facts.beside(name, frozenset(reading.expand(lent))):
+    for other in facts.beside(name, frozenset(expand(lent))):
         if other.tier <= _TIER or other.preempt_mode != "OFF" or inherits:
             tier = max(other.tier, _INTERNAL_TIER)
             lines.append(f"# to the line of PartitionName={other.name}, which comes first:")
@@ -300,7 +310,7 @@ def plan(
     ]
     if "slurmdbd" in facts.config.get("AccountingStorageType", ""):
         account, qos = settings.account or "sublet", settings.qos or "sublet"
-        expanded = set(reading.expand(lent))
+        expanded = set(expand(lent))
         gpus = sum(n.gpus for n in facts.nodes if n.name in expanded and n.gpu_model != "cpu")
         limit = f" GrpTRES=gres/gpu={gpus}" if gpus else ""
         lines += [
@@ -326,6 +336,16 @@ def _changed(facts: Facts, name: str, value: str) -> list[str]:
         return []
     remark = f"  # was {before}" if before not in {"", "(null)", "preempt/none", "OFF"} else ""
     return [f"{name}={value}{remark}"]
+
+
+def _epilog(facts: Facts) -> list[str]:
+    if facts.config.get("Epilog", "(null)") not in {"", "(null)"}:
+        return []
+    return [
+        "# Any Epilog: slurmctld schedules at once when one tells it of a job's end, and otherwise",
+        "# at its next look, up to a second later.",
+        "Epilog=/bin/true",
+    ]
 
 
 def _added(facts: Facts, name: str, values: Mapping[str, str | None]) -> list[str]:

@@ -75,10 +75,14 @@ class Watch:
         before = self.under_way.get(key)
         if before is not None:
             # What it was given may differ from what it asked for.
+            told = before.job
+            now_is = (found.gpu_model, found.gpus, started_at)
+            if now_is == (told.gpu_model, told.gpus, told.started_at):
+                return before
             changed = replace(
-                before.job, gpu_model=found.gpu_model, gpus=found.gpus, started_at=started_at
+                told, gpu_model=found.gpu_model, gpus=found.gpus, started_at=started_at
             )
-            return before if changed == before.job else replace(before, job=changed)
+            return replace(before, job=changed)
         since = max(job.submitted_at, job.eligible_at or job.submitted_at)
         if key in self.elsewhere or self.times.get(key):
             since = max(since, now)  # it did not wait for GPUs until now

@@ -17,9 +17,13 @@ from sublet.core.errors import Invalid
 from sublet.planner.idle.jobs import SCHEMA, Jobs, instants, settle
 from sublet.planner.idle.lines import Faults, Progress, Table, split
 
+FIELDS: Final = (
+    "JobIDRaw", "JobID", "Account", "Partition", "Submit", "Eligible", "Start", "End", "State",
+    "AllocTRES", "ReqTRES",
+)  # fmt: skip
 COMMAND: Final = (
     "sacct --allusers --allocations --parsable2 --starttime 2026-01-01 --endtime now"
-    " --format JobIDRaw,JobID,Account,Partition,Submit,Eligible,Start,End,State,AllocTRES,ReqTRES"
+    f" --format {','.join(FIELDS)}"
 )
 _NEEDED: Final = ("State", "Start", "End", "AllocTRES")
 _WANTED: Final = (
