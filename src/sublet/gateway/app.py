@@ -2,13 +2,15 @@
 
 import asyncio
 import logging
+import re
 import traceback
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from types import MappingProxyType
 from typing import Final
 
 from sublet.core.errors import Unauthorized, Unavailable
-from sublet.gateway import anthropic, openai
+from sublet.gateway import anthropic, openai, responses
+from sublet.gateway.ask import Ask
 from sublet.gateway.dialect import Dialect
 from sublet.gateway.exchange import Exchange, HungUp, Message, Receive, Send
 from sublet.gateway.failures import Failure, Kind
@@ -24,14 +26,29 @@ _GENERATE: Final[Mapping[str, Dialect]] = MappingProxyType(
         for prefix, path, dialect in (
             ("", "/v1/chat/completions", openai.CHAT),
             ("", "/v1/completions", openai.COMPLETION),
+            ("", "/v1/responses", responses.RESPONSES),
             ("", "/v1/messages", anthropic.MESSAGES),
             ("/openai", "/v1/chat/completions", openai.CHAT),
             ("/openai", "/v1/completions", openai.COMPLETION),
+            ("/openai", "/v1/responses", responses.RESPONSES),
             ("/anthropic", "/v1/messages", anthropic.MESSAGES),
         )
     }
 )
-_COUNT: Final = frozenset({"/v1/messages/count_tokens", "/anthropic/v1/messages/count_tokens"})
+# Counting a prompt: how its body is read, and the answer written.
+_Counting = tuple[Dialect, Callable[[bytes], Ask], Callable[[int], bytes]]
+_MESSAGES: Final[_Counting] = anthropic.MESSAGES, anthropic.parse_prompt, anthropic.counted
+_RESPONSES: Final[_Counting] = responses.RESPONSES, responses.parse_prompt, responses.counted
+_COUNT: Final[Mapping[str, _Counting]] = MappingProxyType(
+    {
+        "/v1/messages/count_tokens": _MESSAGES,
+        "/anthropic/v1/messages/count_tokens": _MESSAGES,
+        "/v1/responses/input_tokens": _RESPONSES,
+        "/openai/v1/responses/input_tokens": _RESPONSES,
+    }
+)
+# Of an answer of before, by its id; perhaps with a verb behind it.
+_BEFORE: Final = re.compile(r"^(?:/openai)?/v1/responses/([^/]+)(/cancel|/input_items)?$")
 _MODELS: Final = ("/v1/models", "/openai/v1/models", "/anthropic/v1/models")
 _HEALTH: Final = "/healthz"
 _LONGEST_KEY: Final = 512
@@ -108,6 +125,9 @@ class Gateway:
             await self._generate(exchange)
         elif path in _COUNT:
             await self._count(exchange)
+        elif before := _BEFORE.match(path):
+            await self._identify(exchange)
+            raise responses.not_kept(before[1])
         else:
             await self._identify(exchange)
             words = anthropic if exchange.dialect is anthropic.MESSAGES else openai
@@ -130,9 +150,10 @@ class Gateway:
     async def _count(self, exchange: Exchange) -> None:
         """Say how many tokens a prompt has. It costs nothing but a place in the limit."""
         caller, tenant = await self._admit(exchange)
-        ask = anthropic.parse_prompt(await exchange.read_body(self._stopping))
+        _, read, write = _COUNT[exchange.path]
+        ask = read(await exchange.read_body(self._stopping))
         tokens = await Serving(self._service, exchange, ask, caller, tenant).count()
-        await exchange.respond(200, anthropic.counted(tokens))
+        await exchange.respond(200, write(tokens))
 
     async def _admit(self, exchange: Exchange) -> tuple[Caller, Tenant]:
         if self._stopping.done():
@@ -178,7 +199,9 @@ def _dialect_of(scope: Message) -> Dialect:
     path: str = scope["path"]
     if (dialect := _GENERATE.get(path)) is not None:
         return dialect
-    if path in _COUNT or path.startswith("/anthropic/"):
+    if path in _COUNT:
+        return _COUNT[path][0]
+    if path.startswith("/anthropic/"):
         return anthropic.MESSAGES
     if path.startswith("/openai/"):
         return openai.CHAT
@@ -200,6 +223,10 @@ def _methods(path: str) -> bytes:
     """Return what may be done with a path; nothing when there is no such path."""
     if path in _GENERATE or path in _COUNT:
         return b"POST, OPTIONS"
+    if before := _BEFORE.match(path):
+        return {None: b"GET, DELETE, OPTIONS", "/cancel": b"POST, OPTIONS"}.get(
+            before[2], b"GET, OPTIONS"
+        )
     if path == _HEALTH or _model_of(path) is not None:
         return b"GET, HEAD, OPTIONS"
     return b""

@@ -1,6 +1,7 @@
 """The one form that requests of every dialect are taken into."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from enum import StrEnum
 
 
@@ -22,3 +23,4 @@ class Ask:
     service_tier: str | None  # what to say in the answer: only who asked is told
     prompt_bytes: int  # of all text in it; a list of tokens has as many as tokens
     messages: int
+    echo: Mapping[str, object] = field(default_factory=dict)  # of it, what the answer says again

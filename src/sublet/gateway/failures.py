@@ -25,6 +25,7 @@ class Kind(Enum):
     FORBIDDEN = auto()  # an operator's key: it spends nothing
     NO_SUCH_PATH = auto()
     NO_SUCH_MODEL = auto()
+    NO_SUCH_RESPONSE = auto()  # an answer of before: none is kept
     NO_SUCH_METHOD = auto()
     TOO_SLOW = auto()  # the body did not arrive
     TOO_LARGE = auto()
@@ -64,6 +65,7 @@ TABLE: Final[Mapping[Kind, Row]] = MappingProxyType(
         Kind.FORBIDDEN: Row(403, "permission_error", "operator_key"),
         Kind.NO_SUCH_PATH: Row(404, "invalid_request_error", "unknown_url"),
         Kind.NO_SUCH_MODEL: Row(404, "invalid_request_error", "model_not_found"),
+        Kind.NO_SUCH_RESPONSE: Row(404, "invalid_request_error", "response_not_found"),
         Kind.NO_SUCH_METHOD: Row(405, "invalid_request_error", "method_not_allowed"),
         Kind.TOO_SLOW: Row(408, "invalid_request_error", "request_timeout"),
         Kind.TOO_LARGE: Row(413, "invalid_request_error", "request_too_large", retry=False),

@@ -286,12 +286,12 @@ class Serving:
         if not self._ask.stream:
             self._texts += texts
         elif texts:
-            data = b"".join(map(reply.text, texts))
+            head = b""
             if not self._exchange.begun:
                 failpoint("gateway.request.before_first_bytes")
                 await self._exchange.begin(reply.headers)
-                data = reply.first(self._seen) + data
-            await self._exchange.write(data)
+                head = reply.first(self._seen)
+            await self._exchange.write(head + b"".join(map(reply.text, texts)))
             self._delivered = self._seen
 
     async def _ask_one(self, call: Callable[[Replica], Awaitable[T]]) -> T:
