@@ -33,9 +33,9 @@ def _load() -> ModuleType:
 script = _load()
 
 
-def need_slurm(*, accounting: bool = False) -> None:
+def need_slurm(*, accounting: bool = False, rest: bool = False) -> None:
     """Skip where Slurm is not installed, unless it is said to be required."""
-    lack = script.missing(accounting=accounting)
+    lack = script.missing(accounting=accounting, rest=rest)
     if lack is not None and os.environ.get("SUBLET_REQUIRE_SLURM"):
         pytest.fail(lack)
     if lack is not None:
@@ -97,7 +97,7 @@ def until(look: Callable[[], Any], *, seconds: float = 60, what: str = "it") -> 
 
 @contextmanager
 def cluster(*options: str) -> Iterator[Cluster]:
-    need_slurm(accounting="--accounting" in options)
+    need_slurm(accounting="--accounting" in options, rest="--rest" in options)
     folder = Path(tempfile.mkdtemp(prefix="sublet-slurm-"))
     inner = script.Cluster(folder)
     try:

@@ -1,5 +1,6 @@
 """Leases beside internal jobs that were submitted with sbatch, as always."""
 
+import time
 from collections.abc import Callable
 from datetime import timedelta
 
@@ -45,8 +46,14 @@ def test_internal_jobs_get_their_gpus_from_leases_that_cooperate(
     four_nodes: Cluster, run_on: Start
 ) -> None:
     control = run_on(four_nodes)
-    leases = [control.lease(*POLITE, gpus=8) for _ in range(4)]
-    for lease in leases:
+    # The firm one is the oldest, by Slurm's whole seconds too: whoever chooses first, we or
+    # Slurm, takes another.
+    firm = control.lease(*POLITE, gpus=8, tier="on_demand")
+    wait_for_log(control, firm, "up")
+    second = int(time.time())
+    until(lambda: int(time.time()) > second)
+    leases = [firm, *(control.lease(*POLITE, gpus=8) for _ in range(3))]
+    for lease in leases[1:]:
         wait_for_log(control, lease, "up")
     job = four_nodes.sbatch("sleep 60", gpus=8)
     until(lambda: four_nodes.state(job) == "RUNNING")
@@ -60,6 +67,11 @@ def test_internal_jobs_get_their_gpus_from_leases_that_cooperate(
     (gone,) = reclaimed()
     assert control.show(gone)["end_reason"] == "reclaimed"
     assert "bye" in control.logs(gone)
+    assert gone != firm
+    gang = four_nodes.sbatch("sleep 60", "--nodes=3", gpus=8)
+    until(lambda: four_nodes.state(gang) == "RUNNING")
+    until(lambda: len(reclaimed()) == 4)
+    assert {control.show(lease)["end_reason"] for lease in leases} == {"reclaimed"}
     control.verify()
 
 

@@ -22,6 +22,7 @@ from sublet.engine.slurm.accounts import Accounted
 from sublet.engine.slurm.commands import Slurm
 from sublet.engine.slurm.pieces import Unknown
 from sublet.engine.slurm.reading import SlurmJob, SlurmNode
+from sublet.engine.slurm.rest import Rest
 from sublet.engine.slurm.settings import Format
 
 log = logging.getLogger(__name__)
@@ -68,6 +69,7 @@ class Looker:
         self._period = _SHORTEST_SECONDS
         # The quickest of three is the controller's own; the others met something on this machine.
         self._took: deque[float] = deque(maxlen=3)
+        self._rest = None if slurm.settings.rest is None else Rest(slurm.settings)
         self._json = slurm.settings.format is not Format.TEXT
         self._accounting = False
         self.ahead = timedelta(0)  # by how much Slurm's clock is ahead of ours
@@ -110,6 +112,8 @@ class Looker:
         return Look(at=at, began=began, jobs=jobs, nodes=self._nodes, leases=leases)
 
     def _jobs(self) -> list[SlurmJob]:
+        if self._rest is not None:
+            return self._rest.jobs()
         if self._json:
             began = time.monotonic()
             try:

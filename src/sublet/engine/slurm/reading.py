@@ -198,6 +198,8 @@ def read_jobs_json(text: str) -> list[SlurmJob]:
     """
     try:
         document = json.loads(text)
+        if document.get("errors"):  # it may show no jobs beside them
+            raise Unknown(f"it answers with errors: {str(document['errors'])[:200]}")
         return [job for row in document["jobs"] for job in _tasks(_job(row))]
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise Unknown(f"squeue --json: {type(error).__name__}: {error}") from error

@@ -6,6 +6,7 @@ from dataclasses import dataclass, fields, replace
 from enum import StrEnum
 from pathlib import Path
 from typing import Any, Final
+from urllib.parse import urlsplit
 
 from sublet.core.errors import Misconfigured
 
@@ -29,6 +30,8 @@ class SlurmSettings:
     bin: str | None = None  # folder of Slurm's commands, where they are not on PATH
     exclusive: bool = False  # a lease gets whole nodes to itself, whatever it asks for
     format: Format = Format.AUTO
+    rest: str | None = None  # slurmrestd, such as http://127.0.0.1:6820: the queue is read there
+    rest_token: str | None = None  # file of its token; else SLURM_JWT
     timeout_seconds: float = 15.0  # of each command of Slurm
     longest_period_seconds: float = 10.0  # between two looks at a slow controller
 
@@ -68,18 +71,26 @@ def parse_settings(document: Mapping[str, object], *, where: str) -> SlurmSettin
 
 
 _TEXTS: Final = frozenset({"partition", "python"})
-_OPTIONAL_TEXTS: Final = frozenset({"account", "qos", "conf", "bin"})
+_OPTIONAL_TEXTS: Final = frozenset({"account", "qos", "conf", "bin", "rest_token"})
 
 
 def _checked(name: str, value: object, *, where: str) -> Any:
     if name in _TEXTS | _OPTIONAL_TEXTS and isinstance(value, str) and value:
         return value
+    if name == "rest" and isinstance(value, str):
+        address = urlsplit(value)
+        if address.scheme in {"http", "https"} and address.hostname:
+            return value.rstrip("/")
     if name == "exclusive" and isinstance(value, bool):
         return value
     if name == "format" and value in set(Format):
         return Format(str(value))
     if name.endswith("_seconds") and isinstance(value, int | float) and value > 0:
         return float(value)
-    kinds = {"exclusive": "true or false", "format": "auto, json or text"}
+    kinds = {
+        "exclusive": "true or false",
+        "format": "auto, json or text",
+        "rest": "an address such as http://127.0.0.1:6820",
+    }
     kind = kinds.get(name, "a positive number" if name.endswith("_seconds") else "a text")
     raise Misconfigured(f"{where}: {name!r} must be {kind}, not {value!r}")

@@ -14,6 +14,7 @@ from sublet.engine.slurm.commands import Slurm
 from sublet.engine.slurm.looking import settings_of
 from sublet.engine.slurm.pieces import Unknown, expand
 from sublet.engine.slurm.reading import SlurmNode
+from sublet.engine.slurm.rest import Rest
 from sublet.engine.slurm.settings import SlurmSettings
 
 _OLDEST: Final = (22, 5)
@@ -124,7 +125,7 @@ def check(settings: SlurmSettings, clock: Clock) -> list[Finding]:
         facts = gather(slurm, clock)
     except SubletError as error:
         return [Finding(what="Slurm answers", level="missing", said=str(error))]
-    return [*_judge(facts, settings), _json(slurm), *_accounts(slurm, facts), _shared(settings)]
+    return [*_judge(facts, settings), _queue(slurm), *_accounts(slurm, facts), _shared(settings)]
 
 
 def _judge(facts: Facts, settings: SlurmSettings) -> Iterator[Finding]:
@@ -213,6 +214,17 @@ def _partitions(facts: Facts, settings: SlurmSettings) -> Iterator[Finding]:
             f"its jobs must come first: PriorityTier above {ours.tier} (it is {other.tier}) and"
             f" PreemptMode=OFF (it is {other.preempt_mode})",
         )  # fmt: skip
+
+
+def _queue(slurm: Slurm) -> Finding:
+    """Look whether the queue can be read in the way that is set."""
+    if slurm.settings.rest is None:
+        return _json(slurm)
+    try:
+        jobs = Rest(slurm.settings).jobs()
+    except SubletError as error:
+        return Finding(what="slurmrestd", level="missing", said=str(error))
+    return Finding(what="slurmrestd", level="ok", said=f"it answers, and shows {len(jobs)} jobs")
 
 
 def _json(slurm: Slurm) -> Finding:
