@@ -3,7 +3,7 @@
     python benchmarks/planner.py                      # every table, a few minutes
     python benchmarks/planner.py --data DIR --part clusters
 
-Parts: clusters, frontier, prices, forecast, made-up, speed. Clusters whose file is not in the
+Parts: clusters, frontier, prices, notices, forecast, made-up, speed. Clusters whose file is not in the
 folder are left out, and said to be. Nothing is tuned here: all run with the default settings.
 """
 
@@ -30,8 +30,8 @@ from sublet.planner.outlook import outlooks
 from sublet.planner.plan import Policy, learn, make_plan
 from sublet.planner.policies import POLICIES
 from sublet.planner.portfolio import DEFAULT_PRICES, Prices
-from sublet.planner.score import Score, Share, score
-from sublet.planner.windows import LENGTHS, span, windows
+from sublet.planner.score import Score, Share, ratio, score
+from sublet.planner.windows import LENGTHS, days, span, summed, windows
 
 DAY: Final = 86_400
 Floats = NDArray[np.float64]
@@ -142,12 +142,14 @@ def frontier(found: Found) -> None:
     """Kept against broken, as the confidence is moved."""
     for cluster, curve, setting in found:
         print(f"\n### {cluster.name}: kept / broken at each confidence\n")
-        print("| policy | confidence | 1 h | 4 h | 24 h |")
-        print("|---|---:|---:|---:|---:|")
+        print("| policy | confidence | 1 h | 4 h | 24 h | oversold windows 1 / 4 / 24 h |")
+        print("|---|---:|---:|---:|---:|---:|")
         for name in ("default", "marginal", "lightgbm"):
             for confidence in (0.90, 0.95, 0.97, 0.98, 0.99, 0.995):
                 report = backtest(curve, replace(setting, policies=[name], confidence=confidence))
-                print(f"| `{name}` | {confidence} | {firm(report.scores[0])} |")
+                one = report.scores[0]
+                over = " / ".join(f"{100 * f.oversold.value:.1f}" for f in one.firm.values())
+                print(f"| `{name}` | {confidence} | {firm(one)} | {over} % |")
 
 
 def prices(found: Found) -> None:
@@ -168,9 +170,25 @@ def prices(found: Found) -> None:
             print(f"| {name} | {percent(ours)} | `{best.name}` {percent(best.revenue)} |")
 
 
+def notices(found: Found) -> None:
+    """How long internal jobs are short, and wait at all, at each notice."""
+    print("\n### Internal use that waited: longer than the notice / at all\n")
+    waits = (0, 5, 10, 30)
+    print("| cluster | policy | " + " | ".join(f"{wait} min" for wait in waits) + " |")
+    print("|---|---|" + "---:|" * len(waits))
+    for cluster, curve, setting in found:
+        for name in ("default", "everything", "never-preempt"):
+            cells = []
+            for wait in waits:
+                asked = replace(setting, policies=[name], notice_seconds=60 * wait)
+                one = backtest(curve, asked).scores[0]
+                cells.append(f"{100 * one.shortage.value:.3f} / {100 * one.waited.value:.3f} %")
+            print(f"| {cluster.name} | `{name}` | " + " | ".join(cells) + " |")
+
+
 def forecast(found: Found) -> None:
-    """Coverage and pinball loss of the highest demand in a window."""
-    print("\n### Forecast of the highest demand in a window: coverage (pinball loss in GPUs)\n")
+    """Coverage and pinball loss of the highest demand in a window, with intervals by days."""
+    print("\n### Forecast of the highest demand in a window: coverage (interval), pinball loss\n")
     print("| cluster | window | " + " | ".join(f"{share:.0%}" for share in BAND) + " |")
     print("|---|---:|" + "---:|" * len(BAND))
     for cluster, raw, setting in found:
@@ -179,7 +197,17 @@ def forecast(found: Found) -> None:
         for hours, forecasts in outlooks(curve, LENGTHS).items():
             slots = windows(curve, hours, scored).slots
             scores = band_scores(forecasts, np.searchsorted(forecasts.slots, slots))
-            cells = (f"{100 * s.coverage:.1f} % ({s.pinball_gpus:.2f})" for s in scores.values())
+            starts = days(curve, scored)[slots - scored.first]
+            cells = []
+            for one in scores.values():
+                known = ~np.isnan(one.missed_gpus)
+                below = (one.missed_gpus[known] <= 0).astype(np.float64)
+                count = int(starts.max()) + 1
+                cover = ratio(
+                    summed(below, starts[known], count),
+                    summed(np.ones(len(below)), starts[known], count),
+                )
+                cells.append(f"{interval(cover)}, {one.pinball_gpus:.2f}")
             print(f"| {cluster.name} | {hours} h | " + " | ".join(cells) + " |")
 
 
@@ -342,6 +370,7 @@ PARTS: Final[dict[str, Callable[[Found], None]]] = {
     "clusters": clusters,
     "frontier": frontier,
     "prices": prices,
+    "notices": notices,
     "forecast": forecast,
     "made-up": made_up,
     "speed": speed,

@@ -10,7 +10,7 @@ from tests.planner.pools import pool, wandering
 
 from sublet.planner.band import BAND, band_scores
 from sublet.planner.calibration import DEPTHS, Ladder
-from sublet.planner.outlook import hourly, outlooks
+from sublet.planner.outlook import Outlook, hourly, outlooks, two_outlooks
 from sublet.planner.regression import fit_quantile
 from sublet.planner.signals import average, held, lowest, lowest_ahead
 
@@ -51,6 +51,24 @@ def test_hours_start_on_the_hour_and_end_now() -> None:
     curve = wandering(0, days=2, step_seconds=600)
     slots = hourly(curve)
     assert slots[0] == 6 and slots[-1] == len(curve)
+
+
+def lost(forecast: Outlook) -> float:
+    """The mean pinball loss of the middle and the high end, from the third week on."""
+    fall = (forecast.idle - forecast.kept) / forecast.total
+    ends = np.stack([forecast.middle, forecast.middle + forecast.spread], axis=1)
+    missed = (fall[:, None] - ends)[14 * 24 : -forecast.hours]
+    shares = np.array([0.5, 0.9])
+    return float(np.maximum(shares * missed, (shares - 1) * missed).sum(axis=1).mean())
+
+
+def test_the_second_opinion_loses_less_where_signals_say_little() -> None:
+    dice = np.random.default_rng(5)
+    walk = pool(np.round(np.clip(500 + np.cumsum(dice.normal(0, 2, 60 * 24)), 0, 1_000)), 1_000)
+    for curve in (walk, wandering(3, days=60)):
+        first, second = two_outlooks(curve, (4, 24))
+        for hours, forecast in first.items():
+            assert lost(second[hours]) < 0.95 * lost(forecast)
 
 
 def test_a_deeper_promise_never_sells_more() -> None:

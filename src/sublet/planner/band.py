@@ -25,6 +25,7 @@ class BandScore:
 
     coverage: float  # share of the windows whose demand stayed below it
     pinball_gpus: float  # mean pinball loss
+    missed_gpus: Floats  # how far each window's demand rose above it, (rows,); NaN: no forecast
 
 
 def depths_at(forecasts: Outlook, row: int) -> Floats:
@@ -47,14 +48,15 @@ def band_scores(forecasts: Outlook, rows: Ints) -> Mapping[float, BandScore]:
     high = forecasts.middle[rows, None] + depths * forecasts.usual[rows, None]
     # In GPUs above the last sample's demand, which is the same as below its idle ones.
     missed = (forecasts.idle - forecasts.kept)[rows, None] - high * total[:, None]
-    known = ~np.isnan(missed).any(axis=1)
-    missed = missed[known]
+    missed[np.isnan(missed).any(axis=1)] = np.nan
+    known = ~np.isnan(missed[:, 0])
     out = {}
     for place, share in enumerate(BAND):
-        above = missed[:, place]
+        above = missed[known, place]
         loss = np.maximum(share * above, (share - 1) * above)
         out[share] = BandScore(
             coverage=float((above <= 0).mean()) if len(above) else float("nan"),
             pinball_gpus=float(loss.mean()) if len(above) else float("nan"),
+            missed_gpus=missed[:, place],
         )
     return out

@@ -11,7 +11,7 @@ with two kinds of caution:
   been seen of which a hundredth broke at a depth of one spread, a quarter of that a spread
   deeper; and a part of one window is charged as broken, for what has never been seen at all;
 - a depth that sells on a few days only has proven nothing: its sales must be spread over
-  `_FEWEST_BLOCKS` blocks and more.
+  `_FEWEST_BLOCKS` blocks and more, and over twice as many where a block is a single window.
 
 The past counts half as much every two weeks, because demand drifts. Where no depth of the
 ladder is good enough, nothing is sold.
@@ -98,7 +98,8 @@ class Ladder:
         unseen = _UNSEEN * self._hours * np.maximum(np.maximum(usual, self.sellable[row]), 1.0)
         spread_over = weighed.sum(axis=0) ** 2 / np.maximum((weighed**2).sum(axis=0), 1e-9)
         worst = excess.sum(axis=0) + _CAUTION * error + prior + unseen
-        return np.where(spread_over < _FEWEST_BLOCKS, np.inf, worst)
+        fewest = _FEWEST_BLOCKS if self._hours < self._block else 2 * _FEWEST_BLOCKS
+        return np.where(spread_over < fewest, np.inf, worst)
 
 
 def _running_sums(values: Floats) -> Floats:

@@ -6,8 +6,9 @@ regressions say its middle (half of all falls are smaller) and its high end (nin
 their distance is the *spread*. How many spreads to keep clear of is not theirs to say: that is
 the *depth*, and it is chosen by what each depth would have broken so far (see `calibration`).
 
-The regressions are fitted anew every week on what had ended by then. While there are few
-windows, they are mixed with the plain quantiles of the last four weeks.
+The regressions are fitted anew every week on what had ended by then, and mixed with the plain
+quantiles of the last four weeks: by how many windows were seen, or, as a second opinion, by how
+well each mixture has forecast so far.
 """
 
 from dataclasses import dataclass
@@ -29,6 +30,9 @@ _FEWEST_ROWS: Final = 24
 _MOST_ROWS: Final = 4_000
 _RIDGE: Final = 0.01
 _TRUSTED_WINDOWS: Final = 7  # after which the regressions weigh as much as the plain quantiles
+_DOUBTS: Final = np.linspace(0.0, 1.0, 9)  # weights of the plain quantiles that are compared
+_FADE_HOURS: Final = 56.0 * HOURS_A_DAY
+_DOUBTED: Final = 1.0  # how much likelier the plain quantiles are held to be, as a logarithm
 _RECENT_HOURS: Final = 28 * HOURS_A_DAY
 _USUAL_HOURS: Final = 14 * HOURS_A_DAY
 _LEAST_SPREAD: Final = 0.002  # of the pool
@@ -113,52 +117,121 @@ def outlook(curve: Curve, hours: int, known: Signals, *, last: bool = False) -> 
         known: the signals at whole hours, in order; see `hourly`.
         last: forecast what is idle in the last step of the window, not throughout it.
     """
-    return _outlook(curve, hours, known, last=last)[0]
+    return fitted_outlook(curve, hours, known, last=last)[0]
 
 
 def fitted_outlook(
     curve: Curve, hours: int, known: Signals, *, last: bool = False
 ) -> tuple[Outlook, Fit]:
     """Return the outlook, and the fit that forecasts from the end of the history on."""
-    return _outlook(curve, hours, known, last=last)
-
-
-def _outlook(curve: Curve, hours: int, known: Signals, *, last: bool) -> tuple[Outlook, Fit]:
-    slots = known.slots
-    window = hours * HOUR_SECONDS // curve.step_seconds
-    if last:
-        at = np.minimum(slots + window - 1, len(curve) - 1)
-        kept = np.where(slots + window <= len(curve), curve.idle[at], np.nan)
-    else:
-        kept = lowest_ahead(curve.idle, window)[slots]
-    fall = (known.idle - kept) / np.maximum(known.total, 1.0)
-    plain = _plain_quantiles(fall, hours)
-    fitted, regression = _fitted_quantiles(known, fall, hours)
-    doubt = _TRUSTED_WINDOWS / (_TRUSTED_WINDOWS + np.arange(len(slots))[:, None] / max(hours, 4))
-    middle, spread = _mixed(fitted, plain, doubt, known.total)
-    median = _running_median(spread, _USUAL_HOURS)
-    most = _most_kept(kept / np.maximum(known.total, 1.0), hours)
-    seen = len(slots) - 1
+    past = _Past.of(curve, hours, known, last=last)
+    doubts = past.doubts_by_count()
+    forecasts = past.outlook(doubts)
+    median = _running_median(forecasts.spread, _USUAL_HOURS)
     fit = Fit(
-        basis=None if regression is None else regression[0],
-        weights=None if regression is None else regression[1],
-        plain=plain[-1] if len(plain) else np.full(2, np.nan),
-        doubt=float(doubt[seen, 0]) if len(doubt) else 1.0,
+        basis=None if past.newest is None else past.newest[0],
+        weights=None if past.newest is None else past.newest[1],
+        plain=past.plain[-1] if len(past.plain) else np.full(2, np.nan),
+        doubt=float(doubts[-1]) if len(doubts) else 1.0,
         usual=float(median[-1]) if len(median) else np.nan,
-        most=float(most[-1]) if len(most) else 1.0,
-    )
-    forecasts = Outlook(
-        hours=hours,
-        slots=slots,
-        idle=known.idle,
-        total=known.total,
-        middle=middle,
-        spread=spread,
-        usual=np.maximum(spread, median),
-        most=most,
-        kept=kept,
+        most=float(forecasts.most[-1]) if len(forecasts.most) else 1.0,
     )
     return forecasts, fit
+
+
+def outlooks(curve: Curve, lengths: tuple[int, ...]) -> dict[int, Outlook]:
+    """Return the outlook for windows of each of `lengths` hours, at every whole hour."""
+    known = signals(curve, hourly(curve))
+    return {hours: outlook(curve, hours, known) for hours in lengths}
+
+
+def two_outlooks(
+    curve: Curve, lengths: tuple[int, ...]
+) -> tuple[dict[int, Outlook], dict[int, Outlook]]:
+    """Return `outlooks`, and second opinions: the mixtures that have forecast best so far."""
+    known = signals(curve, hourly(curve))
+    pasts = {hours: _Past.of(curve, hours, known, last=False) for hours in lengths}
+    return (
+        {hours: past.outlook(past.doubts_by_count()) for hours, past in pasts.items()},
+        {hours: past.outlook(past.doubts_by_merit()) for hours, past in pasts.items()},
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Past:
+    """Windows of `hours` as they came, and two forecasts of each as it would have been made."""
+
+    hours: int
+    known: Signals
+    kept: Floats  # shape (slots,)
+    fall: Floats  # shape (slots,)
+    plain: Floats  # shape (slots, 2): middle and high end
+    fitted: Floats  # the same, by the regressions
+    newest: tuple[Basis, tuple[Floats, Floats]] | None  # the regressions fitted last
+
+    @staticmethod
+    def of(curve: Curve, hours: int, known: Signals, *, last: bool) -> "_Past":
+        slots = known.slots
+        window = hours * HOUR_SECONDS // curve.step_seconds
+        if last:
+            at = np.minimum(slots + window - 1, len(curve) - 1)
+            kept = np.where(slots + window <= len(curve), curve.idle[at], np.nan)
+        else:
+            kept = lowest_ahead(curve.idle, window)[slots]
+        fall = (known.idle - kept) / np.maximum(known.total, 1.0)
+        fitted, newest = _fitted_quantiles(known, fall, hours)
+        plain = _plain_quantiles(fall, hours)
+        return _Past(
+            hours=hours, known=known, kept=kept, fall=fall, plain=plain, fitted=fitted,
+            newest=newest,
+        )  # fmt: skip
+
+    def outlook(self, doubts: Floats) -> Outlook:
+        """Mix the two forecasts, the plain quantiles with weights `doubts`, shape (slots,)."""
+        known = self.known
+        middle, spread = _mixed(self.fitted, self.plain, doubts[:, None], known.total)
+        return Outlook(
+            hours=self.hours,
+            slots=known.slots,
+            idle=known.idle,
+            total=known.total,
+            middle=middle,
+            spread=spread,
+            usual=np.maximum(spread, _running_median(spread, _USUAL_HOURS)),
+            most=_most_kept(self.kept / np.maximum(known.total, 1.0), self.hours),
+            kept=self.kept,
+        )
+
+    def doubts_by_count(self) -> Floats:
+        """Return weights of the plain quantiles that fall as windows are seen."""
+        windows = np.arange(len(self.fall)) / max(self.hours, 4)
+        return _TRUSTED_WINDOWS / (_TRUSTED_WINDOWS + windows)
+
+    def doubts_by_merit(self) -> Floats:
+        """Return weights of the plain quantiles by what each mixture has lost so far.
+
+        Each mixture counts by its mean pinball loss over windows that had ended, the more so the
+        more of them were seen, and a window counts half as much every eight weeks.
+
+        Source: the exponentially weighted average of Cesa-Bianchi and Lugosi, "Prediction,
+        Learning, and Games", 2006, chapter 2.
+        """
+        shares = np.array([MIDDLE, HIGH])
+        mixtures = [doubt * self.plain + (1 - doubt) * self.fitted for doubt in _DOUBTS]
+        missed = self.fall[:, None, None] - np.stack(mixtures, axis=1)
+        loss = np.maximum(shares * missed, (shares - 1) * missed).sum(axis=2)
+        known = ~np.isnan(loss).any(axis=1)
+        fade = 0.5 ** (1 / _FADE_HOURS)
+        lost, seen = np.zeros(len(_DOUBTS)), 0.0
+        out = np.ones(len(loss))
+        for row in range(self.hours, len(loss)):
+            if known[row - self.hours]:
+                lost, seen = lost * fade + loss[row - self.hours], seen * fade + 1
+            if seen:
+                worse = lost / max(float(lost.min()), 1e-12) - 1
+                weight = np.exp(_DOUBTED * _DOUBTS - worse * seen / max(self.hours, 4))
+                out[row] = weight @ _DOUBTS / weight.sum()
+        return out
 
 
 def _mixed(fitted: Floats, plain: Floats, doubt: Floats, total: Floats) -> tuple[Floats, Floats]:
@@ -168,12 +241,6 @@ def _mixed(fitted: Floats, plain: Floats, doubt: Floats, total: Floats) -> tuple
     spread = np.fmax(both[:, 1] - both[:, 0], 0.2 * (plain[:, 1] - plain[:, 0]))
     least = np.maximum(_LEAST_SPREAD, 0.5 / np.maximum(total, 1.0))
     return both[:, 0], np.where(np.isnan(spread), np.nan, np.maximum(spread, least))
-
-
-def outlooks(curve: Curve, lengths: tuple[int, ...]) -> dict[int, Outlook]:
-    """Return the outlook for windows of each of `lengths` hours, at every whole hour."""
-    known = signals(curve, hourly(curve))
-    return {hours: outlook(curve, hours, known) for hours in lengths}
 
 
 def _most_kept(kept: Floats, hours: int) -> Floats:

@@ -103,8 +103,10 @@ def portfolio(
         revenue -= prices.firm[hours] * BROKEN_CREDIT * by_day(broken[hours])
     if preempts:
         # An evicted GPU is free when its notice ends: nobody waits longer than that.
-        fell = np.minimum(np.maximum(-np.diff(room, prepend=room[:1]), 0.0), evicted + breaks)
-        lacking, waited = 0 * fell, np.where(known, fell, 0.0) * notice_seconds / HOUR_SECONDS
+        earlier = np.concatenate([room[:1], room[:-1]])
+        sank = np.subtract(earlier, room, out=np.zeros(len(room)), where=known)
+        fell = np.minimum(np.maximum(sank, 0.0), evicted + breaks)
+        lacking, waited = 0 * fell, fell * notice_seconds / HOUR_SECONDS
     else:
         short = np.where(known, np.maximum(firm - idle, 0.0), 0.0)
         lacking = _longer_than(short, notice_seconds / curve.step_seconds) * step_hours

@@ -95,12 +95,12 @@ def score(name: str, decisions: Decisions, field: Field) -> Score:
 
         kept = np.minimum(sold, grid.kept)
         firm[hours] = FirmScore(
-            sold=_share(sums(sold) * hours, idle),
-            kept=_share(sums(kept) * hours, idle),
-            clairvoyant=_share(sums(grid.kept) * hours, idle),
-            broken=_share(sums(sold - kept), sums(sold)),
-            oversold=_share(sums((sold > kept).astype(np.float64)), sums(np.ones(len(sold)))),
-            kept_of_clairvoyant=_share(sums(kept), sums(np.floor(grid.kept))),
+            sold=ratio(sums(sold) * hours, idle),
+            kept=ratio(sums(kept) * hours, idle),
+            clairvoyant=ratio(sums(grid.kept) * hours, idle),
+            broken=ratio(sums(sold - kept), sums(sold)),
+            oversold=ratio(sums((sold > kept).astype(np.float64)), sums(np.ones(len(sold)))),
+            kept_of_clairvoyant=ratio(sums(kept), sums(np.floor(grid.kept))),
         )
     takings = portfolio(
         curve,
@@ -116,19 +116,19 @@ def score(name: str, decisions: Decisions, field: Field) -> Score:
     return Score(
         name=name,
         firm=firm,
-        shortage=_share(takings.lacking_hours, used),
-        waited=_share(takings.waited_hours, used),
-        interruptible=_share(takings.interruptible_hours, idle),
-        evictions_per_gpu_day=_share(
+        shortage=ratio(takings.lacking_hours, used),
+        waited=ratio(takings.waited_hours, used),
+        interruptible=ratio(takings.interruptible_hours, idle),
+        evictions_per_gpu_day=ratio(
             takings.evictions, (promised + takings.interruptible_hours) / 24
         ),
-        revenue=_share(takings.revenue, field.best_revenue),
-        broken=_share(takings.broken_hours, promised),
+        revenue=ratio(takings.revenue, field.best_revenue),
+        broken=ratio(takings.broken_hours, promised),
     )
 
 
-def _share(part: Floats, whole: Floats) -> Share:
-    """Return the ratio of two sums over days; nothing of nothing is nothing."""
+def ratio(part: Floats, whole: Floats) -> Share:
+    """Return the ratio of two sums over days, by day; nothing of nothing is nothing."""
     if not whole.sum() > 0:
         return Share(value=0.0, low=0.0, high=0.0)
     draws = np.random.default_rng(_SEED).integers(0, len(whole), (_DRAWS, len(whole)))

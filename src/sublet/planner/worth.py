@@ -4,14 +4,17 @@ A promise is worth making when what it earns, less refunds and credits for what 
 than the same GPUs earn otherwise: promised for shorter windows one after another, or lent
 interruptible. For every depth of the ladder that difference is known for each hour of the past;
 at each decision the depth is taken that gained most, and nothing is promised where none gained.
+Only windows of the grid count, since no others are sold: at midnight a day looks different.
 The past counts half as much every four weeks, and a break not yet seen is charged for, as in
-`calibration`. Prices decide alone: what a customer feels of it is the broken share.
+`calibration`. What is compared: the ladders of two outlooks, plain quantiles of recent falls, and
+recent minima. Where several gained about as much, their average is promised. Prices decide alone: what a customer feels of it is the broken share.
 """
 
 from collections.abc import Mapping
 from typing import Final
 
 import numpy as np
+from numpy.typing import NDArray
 
 from sublet.planner.calibration import DEPTHS
 from sublet.planner.curve import HOUR_SECONDS, Curve, Floats
@@ -29,12 +32,18 @@ _BACK_HOURS: Final = (6, 24)
 _BUFFERS: Final = (0.0, 0.02, 0.05, 0.10)
 
 
-def worthwhile(curve: Curve, forecasts: Mapping[int, Outlook], prices: Prices) -> dict[int, Floats]:
+def worthwhile(
+    curve: Curve,
+    forecasts: Mapping[int, Outlook],
+    seconds: Mapping[int, Outlook],
+    prices: Prices,
+) -> dict[int, Floats]:
     """Return how many GPUs to promise at each hour for each length, longer promises included.
 
     Args:
         curve: the history.
         forecasts: for windows of each length, at the same hours.
+        seconds: second opinions on the same windows.
         prices: of firm windows and of interruptible lending, per GPU-hour.
 
     Returns:
@@ -49,15 +58,20 @@ def worthwhile(curve: Curve, forecasts: Mapping[int, Outlook], prices: Prices) -
     below: list[_Promised] = []
     for hours in LENGTHS:
         forecast = forecasts[hours]
-        sellable = np.concatenate(
-            [forecast.sellable(DEPTHS), _by_quantile(forecast), _by_lowest(curve, forecast)], axis=1
-        )
+        # Days are too few for the regressions to lead: there the second opinion stands alone.
+        ladders = [seconds[hours]] if hours >= HOURS_A_DAY else [forecast, seconds[hours]]
+        rules = [one.sellable(DEPTHS) for one in ladders]
+        rules += [_by_quantile(forecast), _by_lowest(curve, forecast)]
+        sellable = np.concatenate(rules, axis=1)
         earned = _earned(sellable, forecast.kept[:, None], hours, prices.firm[hours])
         otherwise = _otherwise(sellable, hours, below, lent, prices)
         gain = earned - otherwise
-        gain[np.isnan(gain)] = 0.0
-        loss = (1 + BROKEN_CREDIT) * prices.firm[hours] * hours * _UNSEEN * hours  # of one GPU
-        chosen[hours] = _best(gain, sellable, hours, loss)
+        gain[np.isnan(gain) | ~_on_grid(curve, forecast)[:, None]] = 0.0
+        loss = (1 + BROKEN_CREDIT) * prices.firm[hours] * hours * _UNSEEN  # of one GPU
+        unseen = np.full(sellable.shape[1], loss)
+        for place in range(len(ladders)):
+            unseen[place * len(DEPTHS) :][: len(DEPTHS)] *= np.exp2(-0.5 * np.maximum(DEPTHS, 0.0))
+        chosen[hours] = _best(gain, sellable, hours, unseen)
         below.insert(0, _Promised(hours, chosen[hours], forecast.kept, prices.firm[hours]))
     return chosen
 
@@ -73,6 +87,13 @@ class _Promised:
 
     def ahead(self, hours: int) -> "_Promised":
         return _Promised(self.hours, _ahead(self.gpus, hours), _ahead(self.kept, hours), self.price)
+
+
+def _on_grid(curve: Curve, forecast: Outlook) -> NDArray[np.bool_]:
+    """Return whether a window of the grid starts at each hour of the outlook."""
+    starts = curve.start + forecast.slots * curve.step_seconds
+    on: NDArray[np.bool_] = starts % (forecast.hours * HOUR_SECONDS) == 0
+    return on
 
 
 def _by_quantile(forecast: Outlook) -> Floats:
@@ -140,13 +161,17 @@ def _ahead(values: Floats, hours: int) -> Floats:
     return out
 
 
-def _best(gain: Floats, sellable: Floats, hours: int, loss: float) -> Floats:
-    """Return what to promise at each hour, by the gains of windows that had ended."""
+def _best(gain: Floats, sellable: Floats, hours: int, unseen: Floats) -> Floats:
+    """Return what to promise at each hour, by the gains of windows that had ended.
+
+    Args:
+        gain: what each rule gained with the window that starts at each hour, (hours, rules).
+        sellable: the GPUs that each rule would promise, (hours, rules).
+        hours: how long a window is.
+        unseen: what each rule is charged, for each GPU, for what has never been seen, (rules,).
+    """
     fade = 0.5 ** (1 / _HALF_LIFE_HOURS)
-    depths = np.zeros(sellable.shape[1])
-    depths[: len(DEPTHS)] = np.maximum(DEPTHS, 0.0)
-    unseen = loss * np.exp2(-0.5 * depths)
-    sum_, out = np.zeros(len(depths)), np.zeros(len(gain))
+    sum_, out = np.zeros(len(unseen)), np.zeros(len(gain))
     for row in range(len(gain)):
         if row >= hours:
             sum_ = sum_ * fade + gain[row - hours]
