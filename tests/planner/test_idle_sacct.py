@@ -153,6 +153,7 @@ def test_the_pool_is_the_model_or_else_the_partition(folder: Path) -> None:
             "it ran for more than ten years",
         ),
         (row("1", end="Unknown"), "it is COMPLETED, but its End is 'Unknown'"),
+        (row("1", start="Unknown"), "it is COMPLETED, but its Start is 'Unknown'"),
         (row("1", tres="gres/gpu=many"), "AllocTRES is not understood: gres/gpu=many"),
         (row(""), "there is no job's id"),
         (row("1", state=""), "State is ''"),

@@ -36,6 +36,10 @@ _OVER: Final = (
     "COMPLETED", "FAILED", "TIMEOUT", "CANCELLED", "NODE_FAIL", "PREEMPTED", "OUT_OF_MEMORY",
     "DEADLINE", "BOOT_FAIL", "REVOKED",
 )  # fmt: skip
+# Whoever is or was in one of these has held its GPUs; others may end before they start.
+_HELD: Final = (
+    "RUNNING", "SUSPENDED", "COMPLETING", "COMPLETED", "TIMEOUT", "PREEMPTED", "OUT_OF_MEMORY",
+)  # fmt: skip
 _GPUS: Final = re.compile(r"(?:^|,)gres/gpu(?::([^=,]*))?=([^,]*)")
 _RANGE: Final = re.compile(r"(\d+)(?:-(\d+)(?::(\d+))?)?")
 _LONGEST_S: Final = 10 * 366 * 86_400
@@ -173,6 +177,10 @@ class Reading:
             (
                 end - start > _LONGEST_S,
                 pl.format("it ran for more than ten years: {} to {}", "Start", "End"),
+            ),
+            (
+                start.is_null() & state.is_in(_HELD),
+                pl.format("it is {}, but its Start is '{}'", "state", "Start"),
             ),
             (
                 start.is_not_null() & end.is_null() & state.is_in(_OVER),
