@@ -73,6 +73,21 @@ NONE: dict[str, Any] = {"items": []}
             "pool set cpu --notice 0 --not-lendable --limit none", "PATCH /v1/pools/cpu", OPERATOR,
             {"notice_seconds": 0, "lendable": False, "lending_limit": None},
         ),
+        (
+            ("pool set cpu --reserve 2 --firm 4h --confidence 0.999 --credit 50 --floor 1.50"
+            " --quiet 22:00-06:00 --yes"),
+            "PATCH /v1/pools/cpu", OPERATOR,
+            {
+                "reserve": 2, "firm_seconds": 14_400, "firm_confidence": 0.999,
+                "credit_percent": 50, "floor_usd_per_gpu_hour": "1.50",
+                "quiet_hours": "22:00-06:00", "confirm": True,
+            },
+        ),
+        (
+            "pool set cpu --confidence none --floor none --quiet none", "PATCH /v1/pools/cpu",
+            OPERATOR,
+            {"firm_confidence": None, "floor_usd_per_gpu_hour": None, "quiet_hours": None},
+        ),
         ("price list", "GET /v1/prices", OPERATOR, None),
         (
             "price set model:m:output 0.15 --per million-tokens",

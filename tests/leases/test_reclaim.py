@@ -1,6 +1,7 @@
 """Who gives way when internal jobs need the GPUs."""
 
 from dataclasses import replace
+from datetime import timedelta
 from random import Random
 from uuid import UUID
 
@@ -25,14 +26,16 @@ def fleets(draw: st.DrawFn) -> list[Lease]:
                 st.sampled_from(Tier),
                 st.integers(1, 8),
                 st.integers(0, 3000),
+                st.sampled_from([60, 1200, 86_400]),
                 st.booleans(),
             ),
             max_size=10,
         )
     )
     leases = []
-    for number, (state, tier, gpus, started, asked) in enumerate(found):
-        lease = lease_in(state, id=LeaseId(UUID(int=number)), tier=tier, gpus=gpus)
+    for number, (state, tier, gpus, started, firm_seconds, asked) in enumerate(found):
+        firm = timedelta(seconds=firm_seconds) if tier is Tier.ON_DEMAND else timedelta(0)
+        lease = lease_in(state, id=LeaseId(UUID(int=number)), tier=tier, gpus=gpus, firm=firm)
         if lease.running_at is not None:
             lease = replace(lease, running_at=NOON + started * SECOND)
         if asked and state in CAN_GO:
@@ -63,9 +66,9 @@ def test_enough_goes_and_nothing_that_need_not(leases: list[Lease], gpus: int) -
 def test_a_firm_lease_goes_only_when_the_interruptible_ones_are_not_enough(
     leases: list[Lease], gpus: int
 ) -> None:
-    soft = [lease for lease in can_go(leases) if lease.tier is Tier.INTERRUPTIBLE]
+    soft = [lease for lease in can_go(leases) if not lease.is_firm(NOW)]
     chosen = choose(leases, gpus=gpus, now=NOW)
-    if any(lease.tier is Tier.ON_DEMAND for lease in chosen):
+    if any(lease.is_firm(NOW) for lease in chosen):
         assert total(soft) < gpus
 
 
@@ -96,3 +99,15 @@ def test_what_leaves_already_is_not_told_twice() -> None:
     leaving = [lease_in(State.DRAINING), lease_in(State.RUNNING, release_asked=EndReason.EXPIRED)]
     assert choose(leaving, gpus=8, now=NOW) == []
     assert {lease.state for lease in leaving} <= HOLDING
+
+
+def test_an_on_demand_lease_is_firm_for_its_minimum_run_and_then_interruptible() -> None:
+    firm = timedelta(minutes=10)
+    waiting = lease_in(State.PROVISIONING, tier=Tier.ON_DEMAND, firm=firm)
+    lease = lease_in(State.RUNNING, tier=Tier.ON_DEMAND, firm=firm)
+    assert lease.running_at is not None and lease.firm_until == lease.running_at + firm
+    assert waiting.is_firm(NOW) and waiting.firm_until is None
+    assert lease.is_firm(lease.firm_until - SECOND) and not lease.is_firm(lease.firm_until)
+    assert not lease_in(State.RUNNING, firm=firm).is_firm(NOON)
+    before = lease_in(State.RUNNING, tier=Tier.ON_DEMAND, firm=None)
+    assert before.is_firm(NOW + timedelta(days=9)) and before.firm_until is None

@@ -1,5 +1,6 @@
 """The API's documents: what comes in, held strictly; what goes out, with money as strings."""
 
+from dataclasses import replace
 from datetime import datetime
 from typing import Annotated, Any, Literal
 from uuid import UUID
@@ -7,9 +8,11 @@ from uuid import UUID
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from sublet.core.money import Money
+from sublet.fleet.pool import Policy, parse_quiet
 from sublet.leases.lease import Lease
 from sublet.ledger.transfer import Account
 from sublet.market.price import Price, Tier
+from sublet.market.store import usd_per_hour
 from sublet.tenants.tenant import ApiKey, Tenant
 
 
@@ -66,6 +69,10 @@ class NewLease(Body):
     memory_bytes: Annotated[int, Field(ge=1 << 20, le=1 << 50, strict=True)] | None = None
     processes: Annotated[int, Field(ge=1, le=4096, strict=True)] | None = None
     network: bool = False
+    notice_seconds: Annotated[int, Field(ge=0, le=86_400, strict=True)] | None = Field(
+        None,
+        description="Between being told to go and being killed; the pool's longest, if left out",
+    )
     resumable: bool = Field(
         False, description="Reclaimed, it comes back by itself with the time that is left"
     )
@@ -83,10 +90,25 @@ class NewInternalJob(Body):
 
 
 class PoolChange(Body):
+    confirm: bool = Field(
+        False, description="Change it also where promises stand that it would not allow"
+    )
     notice_seconds: Annotated[int, Field(ge=0, le=86_400, strict=True)] | None = None
     lendable: bool | None = None
     lending_limit: Annotated[int, Field(ge=0, le=10_000_000, strict=True)] | None = Field(
         None, description="null lifts the limit; leave it out to keep it"
+    )
+    reserve: Annotated[int, Field(ge=0, le=10_000_000, strict=True)] | None = None
+    firm_seconds: Annotated[int, Field(ge=60, le=86_400, strict=True)] | None = None
+    firm_confidence: Annotated[float, Field(ge=0.5, le=0.9999, strict=True)] | None = Field(
+        None, description="null: as the instance is set; leave it out to keep it"
+    )
+    credit_percent: Annotated[int, Field(ge=0, le=1000, strict=True)] | None = None
+    floor_usd_per_gpu_hour: Usd | None = Field(
+        None, description="null takes the floor away; leave it out to keep it"
+    )
+    quiet_hours: Annotated[Text, Field(max_length=20, examples=["22:00-06:30"])] | None = Field(
+        None, description="UTC; null: none; leave it out to keep them"
     )
 
 
@@ -157,9 +179,54 @@ def lease_document(lease: Lease, price: Price, *, charged: Money) -> dict[str, A
         "exit_code": lease.exit_code,
         "detail": lease.detail,
         "notice_seconds": int(lease.notice.total_seconds()),
+        "noticed_at": lease.noticed_at,
+        "notice_given_seconds": _given(lease),
+        "firm_until": lease.firm_until,
         "usd_per_gpu_hour": usd(price.rate.charge(3600)),
         "charged_usd": usd(charged),
     }
+
+
+def _given(lease: Lease) -> int | None:
+    """Return how long before its last instant it was told to go; None while it was not."""
+    if lease.noticed_at is None or lease.stops_at is None:
+        return None
+    return int((lease.stops_at - lease.noticed_at).total_seconds())
+
+
+def policy_document(policy: Policy) -> dict[str, Any]:
+    return {
+        "notice_seconds": policy.notice_seconds,
+        "lendable": policy.lendable,
+        "lending_limit": policy.lending_limit,
+        "reserve": policy.reserve,
+        "firm_seconds": policy.firm_seconds,
+        "firm_confidence": policy.firm_confidence,
+        "credit_percent": policy.credit_percent,
+        "floor_usd_per_gpu_hour": None if policy.floor is None else usd(policy.floor.charge(3600)),
+        "quiet_hours": None if policy.quiet is None else str(policy.quiet),
+    }
+
+
+def changed_policy(policy: Policy, body: PoolChange) -> Policy:
+    """Return `policy` with what a client sent; what it left out stays.
+
+    Raises:
+        Invalid: a value cannot be read.
+    """
+    given = body.model_fields_set - {"confirm"}
+    kept = {"notice_seconds", "lendable", "reserve", "firm_seconds", "credit_percent"}
+    changes: dict[str, Any] = {
+        name: getattr(body, name)
+        for name in kept | {"lending_limit", "firm_confidence"}
+        if name in given and not (name in kept and getattr(body, name) is None)
+    }
+    if "floor_usd_per_gpu_hour" in given:
+        said = body.floor_usd_per_gpu_hour
+        changes["floor"] = None if said is None else usd_per_hour(said)
+    if "quiet_hours" in given:
+        changes["quiet"] = None if body.quiet_hours is None else parse_quiet(body.quiet_hours)
+    return replace(policy, **changes)
 
 
 def price_document(price: Price) -> dict[str, Any]:

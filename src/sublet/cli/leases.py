@@ -34,7 +34,9 @@ WHOLE_LEASE = (
     Column("ends", "ends_at", instant),
     Column("stops", "stops_at", instant),
     Column("paid until", "paid_until", instant),
+    Column("firm until", "firm_until", instant),
     Column("notice", "notice_seconds", span),
+    Column("notice given", "notice_given_seconds", span),
     Column("exit code", "exit_code"),
     Column("detail", "detail"),
     Column("tenant", "tenant_id"),
@@ -119,6 +121,15 @@ def create(
         typer.Option(parser=size_bytes, metavar="SIZE", help="Limit its memory: 512M, 2G."),
     ] = None,
     network: Annotated[bool, typer.Option("--network", help="Ask for the network.")] = False,
+    notice_of: Annotated[
+        int | None,
+        typer.Option(
+            "--notice",
+            parser=seconds,
+            metavar="DURATION",
+            help="Be told so long before it goes. [default: the longest of the pool]",
+        ),
+    ] = None,
     resumable: Annotated[
         bool, typer.Option("--resumable", help="Reclaimed, come back with the time that is left.")
     ] = False,
@@ -154,6 +165,8 @@ def create(
     }
     if pool is not None:
         body["pool"] = pool
+    if notice_of is not None:
+        body["notice_seconds"] = notice_of
     if memory is not None:
         body["memory_bytes"] = memory
     with session.tenant() as api:

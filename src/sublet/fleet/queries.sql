@@ -1,9 +1,9 @@
 -- name: list_pools
-SELECT name, gpus, notice_seconds, lendable, lending_limit FROM pool ORDER BY name;
+SELECT * FROM pool ORDER BY name;
 
 -- name: lock_pool
 -- Whoever admits a lease or changes a policy waits here for the other.
-SELECT name, gpus, notice_seconds, lendable, lending_limit
+SELECT *
   FROM pool
  WHERE name = %(name)s
    FOR NO KEY UPDATE;
@@ -17,13 +17,17 @@ RETURNING name, gpus, notice_seconds;
 
 -- name: set_policy
 UPDATE pool
-   SET notice_seconds = %(notice_seconds)s, lendable = %(lendable)s, lending_limit = %(lending_limit)s
+   SET notice_seconds = %(notice_seconds)s, lendable = %(lendable)s,
+       lending_limit = %(lending_limit)s, reserve = %(reserve)s, firm_seconds = %(firm_seconds)s,
+       firm_confidence = %(firm_confidence)s, floor_nanos = %(floor_nanos)s,
+       credit_percent = %(credit_percent)s,
+       quiet_from = %(quiet_from)s, quiet_until = %(quiet_until)s
  WHERE name = %(name)s
-RETURNING name, gpus, notice_seconds, lendable, lending_limit;
+RETURNING *;
 
 -- name: insert_pool_event
-INSERT INTO pool_event (pool, gpus, notice_seconds, happened_at, recorded_at)
-VALUES (%(name)s, %(gpus)s, %(notice_seconds)s, %(now)s, %(now)s);
+INSERT INTO pool_event (pool, gpus, notice_seconds, policy, happened_at, recorded_at)
+VALUES (%(name)s, %(gpus)s, %(notice_seconds)s, %(policy)s, %(now)s, %(now)s);
 
 -- name: insert_internal_job_event
 -- The queue is read again and again: what was seen before inserts nothing.

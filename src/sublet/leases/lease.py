@@ -81,6 +81,9 @@ class Lease:
     paid_until: datetime | None = None  # held money covers it until here
     exit_code: int | None = None
     detail: str | None = None  # a sentence for people
+    firm: timedelta | None = timedelta(0)  # from its start; None: to its end, as sold before
+    credit_percent: int = 100  # of the price of what is left of `firm`, should it be broken
+    noticed_at: datetime | None = None  # when it was told to go
     resumable: bool = False  # once reclaimed, it waits to come back
     resumes: LeaseId | None = None  # the lease that it goes on with
 
@@ -89,6 +92,19 @@ class Lease:
         return (
             self.resumable and self.state is State.ENDED and self.end_reason is EndReason.RECLAIMED
         )
+
+    @property
+    def firm_until(self) -> datetime | None:
+        """Until when it may not be taken back without a credit; None: not known, or never."""
+        if self.running_at is None or not self.firm:
+            return None
+        return self.running_at + self.firm
+
+    def is_firm(self, now: datetime) -> bool:
+        """Say whether taking it back now breaks a promise."""
+        if self.tier is not Tier.ON_DEMAND or self.firm is None:
+            return self.tier is Tier.ON_DEMAND
+        return self.running_at is None or now < self.running_at + self.firm
 
     def move(self, move: "Move") -> Self:
         """Return the lease one move later.
@@ -115,6 +131,7 @@ class Lease:
                     moved,
                     stopped_at=None if self.running_at is None else at,
                     stops_at=at + self.notice,
+                    noticed_at=at,
                 )
             case _:
                 return moved

@@ -1,10 +1,11 @@
 -- name: insert_lease
 -- The caller chose the id. A repeat inserts nothing and returns no row.
 INSERT INTO lease (id, tenant_id, pool, gpus, tier, notice_seconds, price_id, workload, max_seconds,
-                   requested_at, state, since, version, resumable, resumes)
+                   requested_at, state, since, version, resumable, resumes, firm_seconds,
+                   credit_percent)
 VALUES (%(id)s, %(tenant_id)s, %(pool)s, %(gpus)s, %(tier)s, %(notice_seconds)s, %(price_id)s,
         %(workload)s, %(max_seconds)s, %(requested_at)s, %(state)s, %(since)s, %(version)s, %(resumable)s,
-        %(resumes)s)
+        %(resumes)s, %(firm_seconds)s, %(credit_percent)s)
     ON CONFLICT (id) DO NOTHING
 RETURNING id;
 
@@ -14,7 +15,7 @@ UPDATE lease
    SET state = %(state)s, since = %(since)s, version = %(version)s, end_reason = %(end_reason)s,
        running_at = %(running_at)s, stopped_at = %(stopped_at)s, ends_at = %(ends_at)s,
        stops_at = %(stops_at)s, exit_code = %(exit_code)s, detail = %(detail)s,
-       paid_until = coalesce(%(paid_until)s, paid_until)
+       paid_until = coalesce(%(paid_until)s, paid_until), noticed_at = %(noticed_at)s
  WHERE id = %(id)s AND version = %(version)s - 1
 RETURNING id;
 
@@ -65,6 +66,15 @@ RETURNING id;
 SELECT coalesce(sum(gpus), 0) AS gpus
   FROM lease
  WHERE pool = %(pool)s AND state IN ('admitted', 'provisioning', 'running', 'draining');
+
+-- name: sum_firm_gpus
+-- Without those that are leaving: nothing is promised to them any more.
+SELECT coalesce(sum(gpus), 0) AS gpus
+  FROM lease
+ WHERE pool = %(pool)s AND state IN ('admitted', 'provisioning', 'running')
+   AND (firm_seconds IS NULL
+        OR firm_seconds > 0
+           AND (running_at IS NULL OR running_at + make_interval(secs => firm_seconds) > %(now)s));
 
 -- name: insert_block
 INSERT INTO lease_block (lease_id, block, hold_id)

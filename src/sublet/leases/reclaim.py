@@ -4,13 +4,12 @@ from collections.abc import Sequence
 from datetime import datetime
 
 from sublet.leases.lease import Lease, State
-from sublet.market.price import Tier
 
 
 def choose(leases: Sequence[Lease], *, gpus: int, now: datetime) -> list[Lease]:
     """Return leases that free at least `gpus` GPUs, cheapest loss first.
 
-    A firm lease goes only when no interruptible one is left. Among equals the youngest goes
+    A lease that is firm still goes only when no other is left. Among equals the youngest goes
     first: least work is lost. What the choice turns out not to need is spared again, so that
     one large lease does not take three small ones with it.
 
@@ -27,7 +26,7 @@ def choose(leases: Sequence[Lease], *, gpus: int, now: datetime) -> list[Lease]:
             and lease.release_asked is None
         ),
         key=lambda lease: (
-            lease.tier is Tier.ON_DEMAND,
+            lease.is_firm(now),
             lease.gpus * (now - (lease.running_at or now)).total_seconds(),
             # As Slurm's own preemption has it: should it choose beside us, it chooses the same.
             lease.requested_at,
@@ -41,7 +40,7 @@ def choose(leases: Sequence[Lease], *, gpus: int, now: datetime) -> list[Lease]:
             break
         chosen.append(lease)
         freed += lease.gpus
-    for lease in sorted(chosen, key=lambda lease: (lease.tier is not Tier.ON_DEMAND, -lease.gpus)):
+    for lease in sorted(chosen, key=lambda lease: (not lease.is_firm(now), -lease.gpus)):
         if freed - lease.gpus >= gpus:
             chosen.remove(lease)
             freed -= lease.gpus

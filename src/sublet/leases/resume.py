@@ -10,12 +10,12 @@ from collections.abc import Sequence
 from dataclasses import replace
 from datetime import datetime, timedelta
 
-from sublet.core.db import Database
+from sublet.core.db import Database, Tx
 from sublet.core.errors import Invalid, NotFound, Refused
 from sublet.core.ids import derived_id
 from sublet.engine.port import InternalJob
 from sublet.fleet import store as fleet
-from sublet.leases import service, store
+from sublet.leases import service, store, terms
 from sublet.leases.lease import Lease, LeaseId
 from sublet.leases.service import Request
 from sublet.planner.surplus import sellable_gpus
@@ -32,6 +32,12 @@ def time_left(lease: Lease) -> timedelta:
     if lease.running_at is None or lease.stopped_at is None:
         return lease.max_duration
     return lease.max_duration - (lease.stopped_at - lease.running_at)
+
+
+def _notice(tx: Tx, lease: Lease) -> timedelta:
+    """Return the notice that it had, as far as the pool still sells it."""
+    longest = terms.longest_notice(fleet.lock_pool(tx, lease.pool))
+    return max(min(lease.notice, longest), min(terms.SHORTEST_NOTICE, longest))
 
 
 def resume(db: Database, *, jobs: Sequence[InternalJob], now: datetime) -> list[Lease]:
@@ -79,6 +85,7 @@ def _resume_one(
                 tier=lease.tier,
                 max_duration=left,
                 spec=replace(spec, environment=environment),
+                notice=_notice(tx, lease),
                 resumable=True,
                 resumes=lease.id,
             )

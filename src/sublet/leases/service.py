@@ -12,10 +12,11 @@ from sublet.core.db import Database, Tx
 from sublet.core.errors import Invalid, NotFound, Refused
 from sublet.core.failpoint import failpoint
 from sublet.core.ids import new_id
+from sublet.core.money import Rate
 from sublet.engine.port import Engine, InternalJob, Notice, Observation, Workload
 from sublet.fleet import store as fleet
 from sublet.fleet.pool import Pool, demand_of
-from sublet.leases import blocks, reclaim, store
+from sublet.leases import blocks, reclaim, store, terms
 from sublet.leases.lease import (
     HOLDING,
     EndReason,
@@ -30,8 +31,10 @@ from sublet.leases.lease import (
 from sublet.leases.store import Spec
 from sublet.market import store as market
 from sublet.market.price import Tier, lease_sku
+from sublet.planner import store as plans
+from sublet.planner.firm import Room, firm_room, read_firm
 from sublet.planner.surplus import Pressure, missing_gpus, sellable_gpus
-from sublet.tenants.tenant import Tenant
+from sublet.tenants.tenant import Tenant, TenantKind
 
 log = logging.getLogger(__name__)
 
@@ -55,6 +58,7 @@ class Request:
     tier: Tier
     max_duration: timedelta
     spec: Spec
+    notice: timedelta | None = None  # None: the longest that the pool sells
     resumable: bool = False
     resumes: LeaseId | None = None  # set where a paused lease comes back
 
@@ -67,17 +71,25 @@ def pressure_of(tx: Tx, pool: Pool, jobs: Sequence[InternalJob]) -> Pressure:
         internal_running=demand.running,
         internal_pending=demand.pending,
         leased=store.held_gpus(tx, pool.name),
-        lendable=pool.lendable,
-        lending_limit=pool.lending_limit,
+        lendable=pool.policy.lendable,
+        lending_limit=pool.policy.lending_limit,
+        reserve=pool.policy.reserve,
     )
 
 
 def admit(
-    tx: Tx, tenant: Tenant, request: Request, *, jobs: Sequence[InternalJob], now: datetime
+    tx: Tx,
+    tenant: Tenant,
+    request: Request,
+    *,
+    jobs: Sequence[InternalJob],
+    now: datetime,
+    bid: Rate | None = None,
 ) -> Lease:
     """Sell a lease: set its GPUs and its first minute's money aside, or neither.
 
-    Asking twice with one id and the same contents gives the same lease.
+    Asking twice with one id and the same contents gives the same lease. What a GPU-hour is worth
+    to those who may come later is `bid`: nothing is sold for less.
 
     Raises:
         NotFound: there is no such pool.
@@ -96,33 +108,46 @@ def admit(
     price = market.find_price(tx, lease_sku(pool.name, request.tier))
     if price is None:
         raise Refused(f"{request.tier} leases of {pool.name} have no price, so are not sold")
+    firm = timedelta(0)
+    if request.tier is Tier.ON_DEMAND:
+        firm = min(timedelta(seconds=pool.policy.firm_seconds), request.max_duration)
     lease = Lease(
         id=request.id or LeaseId(new_id()),
         tenant_id=tenant.id,
         pool=pool.name,
         gpus=request.gpus,
         tier=request.tier,
-        notice=timedelta(seconds=pool.notice_seconds),
+        notice=terms.notice_of(pool, request.notice),
         price_id=price.id,
         max_duration=request.max_duration,
         requested_at=now,
         state=State.REQUESTED,
         since=now,
         version=1,
+        firm=firm,
+        credit_percent=pool.policy.credit_percent,
         resumable=request.resumable,
         resumes=request.resumes,
     )
-    pressure = pressure_of(tx, pool, jobs)  # before the insert, so that it is not in it
+    # Before the insert, so that it is not in them.
+    pressure = pressure_of(tx, pool, jobs)
+    promised = store.promised_gpus(tx, pool.name, now=now)
     if not store.insert(tx, lease, request.spec, now=now):
-        return _repeated(tx, lease, request.spec)
-    sellable = sellable_gpus(pressure)
+        return _repeated(tx, lease, request.spec, request.notice)
     if request.gpus > pool.gpus:
         raise Invalid(f"pool {pool.name} has {pool.gpus} GPUs, {request.gpus} were asked for")
+    terms.check_quiet(pool, now=now, firm=firm)
+    sellable = sellable_gpus(pressure)
     if request.gpus > sellable:
         raise Refused(
             f"no surplus: {request.gpus} of {pool.name} were asked for,"
             f" {sellable} can be sold now; try again later or ask for fewer"
         )
+    if firm:
+        room = _room(tx, pool, window=firm, promised=promised, now=now)
+        terms.check_firm(pool, gpus=request.gpus, firm=firm, room=room, sellable=sellable)
+    if tenant.kind is not TenantKind.HOUSE:
+        terms.check_price(pool, price.rate, bid=bid)
     failpoint("lease.admit.before_hold")
     blocks.hold_block(tx, lease, 0, rate=price.rate, now=now)
     failpoint("lease.admit.after_hold")
@@ -132,7 +157,20 @@ def admit(
     return lease
 
 
-def _repeated(tx: Tx, lease: Lease, spec: Spec) -> Lease:
+def firm_now(tx: Tx, pool: Pool, *, now: datetime) -> Room:
+    """Return how many more GPUs of `pool` may be promised to on-demand leases, were they idle."""
+    promised = store.promised_gpus(tx, pool.name, now=now)
+    window = timedelta(seconds=pool.policy.firm_seconds)
+    return _room(tx, pool, window=window, promised=promised, now=now)
+
+
+def _room(tx: Tx, pool: Pool, *, window: timedelta, promised: int, now: datetime) -> Room:
+    found = plans.get_plan(tx, pool.name)
+    firm = None if found is None else read_firm(found.made_at, found.plan)
+    return firm_room(firm, window=window, gpus=pool.gpus, promised=promised, now=now)
+
+
+def _repeated(tx: Tx, lease: Lease, spec: Spec, notice: timedelta | None) -> Lease:
     before = store.get(tx, lease.id)
     same = (
         before.tenant_id == lease.tenant_id
@@ -140,6 +178,7 @@ def _repeated(tx: Tx, lease: Lease, spec: Spec) -> Lease:
         and before.gpus == lease.gpus
         and before.tier == lease.tier
         and before.max_duration == lease.max_duration
+        and (notice is None or before.notice == notice)
         and (before.resumable or before.paused or not lease.resumable)
         and store.get_spec(tx, lease.id) == replace(spec, command=list(spec.command))
     )
@@ -304,8 +343,8 @@ def reclaim_for_internal(
             internal_running=demand.running,
             internal_pending=demand.pending,
             leased=sum(lease.gpus for lease in of_pool if lease.state in HOLDING),
-            lendable=pool.lendable,
-            lending_limit=pool.lending_limit,
+            lendable=pool.policy.lendable,
+            lending_limit=pool.policy.lending_limit,
         )
         leaving = sum(
             lease.gpus

@@ -39,6 +39,8 @@ def insert(tx: Tx, lease: Lease, spec: Spec, *, now: datetime) -> bool:
         "max_seconds": int(lease.max_duration.total_seconds()),
         "requested_at": lease.requested_at, "state": lease.state, "since": lease.since,
         "version": lease.version, "resumable": lease.resumable, "resumes": lease.resumes,
+        "firm_seconds": None if lease.firm is None else int(lease.firm.total_seconds()),
+        "credit_percent": lease.credit_percent,
     }  # fmt: skip
     if one(tx, QUERIES["insert_lease"], row) is None:
         return False
@@ -57,6 +59,7 @@ def save(tx: Tx, lease: Lease, *, now: datetime) -> None:
         "end_reason": lease.end_reason, "running_at": lease.running_at,
         "stopped_at": lease.stopped_at, "ends_at": lease.ends_at, "stops_at": lease.stops_at,
         "exit_code": lease.exit_code, "detail": lease.detail, "paid_until": lease.paid_until,
+        "noticed_at": lease.noticed_at,
     }  # fmt: skip
     if one(tx, QUERIES["save_move"], row) is None:
         raise Conflict(f"lease {lease.id} was moved by somebody else")
@@ -131,6 +134,13 @@ def held_gpus(tx: Tx, pool: str) -> int:
     return int(row["gpus"])
 
 
+def promised_gpus(tx: Tx, pool: str, *, now: datetime) -> int:
+    """Return how many GPUs of `pool` are leased to those that are firm still."""
+    row = one(tx, QUERIES["sum_firm_gpus"], {"pool": pool, "now": now})
+    assert row is not None
+    return int(row["gpus"])
+
+
 def _get(tx: Tx, lease_id: LeaseId) -> dict[str, Any]:
     row = one(tx, QUERIES["get_lease"], {"id": lease_id})
     if row is None:
@@ -169,6 +179,9 @@ def _lease(row: Mapping[str, Any]) -> Lease:
         paid_until=row["paid_until"],
         exit_code=row["exit_code"],
         detail=row["detail"],
+        firm=None if row["firm_seconds"] is None else timedelta(seconds=row["firm_seconds"]),
+        credit_percent=row["credit_percent"],
+        noticed_at=row["noticed_at"],
         resumable=row["resumable"],
         resumes=row["resumes"],
     )

@@ -13,6 +13,7 @@ class Pressure:
     leased: int  # set aside for leases, from admission until the engine shows them empty
     lendable: bool  # does the operator lend of this pool at all?
     lending_limit: int | None  # most GPUs ever lent; None: no limit
+    reserve: int = 0  # never sold, so that sudden internal demand need not wait
 
 
 def sellable_gpus(pressure: Pressure) -> int:
@@ -23,6 +24,7 @@ def sellable_gpus(pressure: Pressure) -> int:
     if not pressure.lendable:
         return 0
     idle = pressure.gpus - pressure.internal_running - pressure.internal_pending - pressure.leased
+    idle -= pressure.reserve
     if pressure.lending_limit is not None:
         idle = min(idle, pressure.lending_limit - pressure.leased)
     return max(idle, 0)

@@ -45,8 +45,10 @@ def list_offers(ours: Ours, _: AnyCaller) -> dict[str, Any]:
     items = []
     with ours.db.transaction() as tx:
         for pool in fleet.list_pools(tx):
-            available = sellable_gpus(service.pressure_of(tx, pool, jobs))
+            sellable = sellable_gpus(service.pressure_of(tx, pool, jobs))
+            firm = service.firm_now(tx, pool, now=ours.clock.now())
             for tier in Tier:
+                available = sellable if tier is Tier.INTERRUPTIBLE else min(sellable, firm.gpus)
                 price = market.find_price(tx, lease_sku(pool.name, tier))
                 if price is not None:
                     items.append(
@@ -55,7 +57,10 @@ def list_offers(ours: Ours, _: AnyCaller) -> dict[str, Any]:
                             "tier": tier,
                             "usd_per_gpu_hour": usd(price.rate.charge(3600)),
                             "gpus_available": available,
-                            "notice_seconds": pool.notice_seconds,
+                            "notice_seconds": pool.policy.notice_seconds,
+                            "firm_seconds": pool.policy.firm_seconds
+                            if tier is Tier.ON_DEMAND
+                            else 0,
                         }
                     )
     return {"items": items}
@@ -92,6 +97,7 @@ def create_lease(ours: Ours, tenant: OneTenant, once: OneCall, body: NewLease) -
             memory_bytes=_memory(ours, pool, body),
             processes=body.processes or _PROCESSES,
         ),
+        notice=None if body.notice_seconds is None else timedelta(seconds=body.notice_seconds),
         resumable=body.resumable,
     )
     if body.id is not None:

@@ -14,12 +14,20 @@ from fastapi.responses import StreamingResponse
 
 from sublet import __version__
 from sublet.app.audit import audit, document
-from sublet.app.documents import DeploymentChange, NewPrice, PoolChange, price_document
+from sublet.app.documents import (
+    DeploymentChange,
+    NewPrice,
+    PoolChange,
+    changed_policy,
+    policy_document,
+    price_document,
+)
 from sublet.app.http import AnyCaller, Operator, Ours, envelope
 from sublet.app.services import Services
 from sublet.core.db import Tx
 from sublet.core.errors import Invalid, NotFound, SubletError
 from sublet.fleet import store as fleet
+from sublet.leases import policy
 from sublet.leases import service as leases
 from sublet.market import store as market
 from sublet.models import service as models
@@ -73,9 +81,7 @@ def show_fleet(ours: Ours, _: Operator) -> dict[str, Any]:
                     "leased": pressure.leased,
                     "idle": idle,
                     "sellable": sellable_gpus(pressure),
-                    "notice_seconds": pool.notice_seconds,
-                    "lendable": pool.lendable,
-                    "lending_limit": pool.lending_limit,
+                    **policy_document(pool.policy),
                 }
             )
     return {"pools": pools}
@@ -83,27 +89,22 @@ def show_fleet(ours: Ours, _: Operator) -> dict[str, Any]:
 
 @router.patch("/pools/{name}", tags=["fleet"])
 def change_pool(ours: Ours, _: Operator, name: str, body: PoolChange) -> dict[str, Any]:
-    """Change what may be lent. Leases that run keep what they were promised."""
+    """Change what may be sold from now on. What was promised stands.
+
+    Where promises stand that the new policy would not allow, nothing is changed and the answer is
+    409 `unconfirmed`, with all of them in `error.hits`; send it again with `confirm` to have it.
+    """
     with ours.db.transaction() as tx:
         pool = fleet.lock_pool(tx, name)
-        given = body.model_fields_set
-        changed = fleet.set_policy(
+        changed = policy.change(
             tx,
             name,
-            notice_seconds=pool.notice_seconds
-            if body.notice_seconds is None
-            else body.notice_seconds,
-            lendable=pool.lendable if body.lendable is None else body.lendable,
-            lending_limit=body.lending_limit if "lending_limit" in given else pool.lending_limit,
+            changed_policy(pool.policy, body),
+            confirmed=body.confirm,
             now=ours.clock.now(),
         )
-    return {
-        "name": changed.name,
-        "gpus": changed.gpus,
-        "notice_seconds": changed.notice_seconds,
-        "lendable": changed.lendable,
-        "lending_limit": changed.lending_limit,
-    }
+    ours.wake()
+    return {"name": changed.name, "gpus": changed.gpus, **policy_document(changed.policy)}
 
 
 @router.get("/prices", tags=["prices"])

@@ -1,0 +1,68 @@
+"""What of a plan may still be promised."""
+
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+
+from sublet.planner.firm import Room, firm_room, read_firm
+
+NOON = datetime(2026, 1, 1, 12, tzinfo=UTC)
+HOUR = timedelta(hours=1)
+
+
+def plan(*reasons: tuple[str, list[str]]) -> dict[str, Any]:
+    return {
+        "firm": {"1h": 12, "4h": 8, "24h": 3},
+        "reasons": [{"reason": name, "windows": windows, "why": ""} for name, windows in reasons],
+    }
+
+
+def room(
+    window: timedelta, *, promised: int = 0, after: timedelta = HOUR / 12, **more: Any
+) -> Room:
+    firm = read_firm(NOON, more.get("document", plan()))
+    return firm_room(firm, window=window, gpus=16, promised=promised, now=NOON + after)
+
+
+@pytest.mark.parametrize(
+    ("window", "gpus"),
+    [(HOUR / 60, 12), (HOUR, 12), (HOUR * 1.01, 8), (4 * HOUR, 8), (5 * HOUR, 3), (24 * HOUR, 3)],
+)
+def test_a_promise_is_held_by_the_next_longer_window(window: timedelta, gpus: int) -> None:
+    assert room(window).gpus == gpus
+
+
+def test_what_is_promised_already_is_taken_off_and_never_below_nothing() -> None:
+    assert room(HOUR, promised=5) == Room(
+        gpus=7, why="the plan holds 12 GPUs for 1 h, 5 promised already"
+    )
+    assert room(HOUR, promised=13).gpus == 0
+
+
+def test_nothing_is_promised_for_longer_than_is_planned() -> None:
+    found = room(25 * HOUR)
+    assert found == Room(gpus=0, why="nothing is promised for longer than 24 hours")
+
+
+@pytest.mark.parametrize("reason", ["no_history", "not_learnt", "cold_start"])
+def test_while_little_is_known_all_but_a_tenth_may_be_promised(reason: str) -> None:
+    found = room(HOUR, promised=2, document=plan((reason, [])))
+    assert found.gpus == 16 - 1 - 2
+    assert "a tenth of it is kept, 2 promised already" in found.why
+    assert firm_room(None, window=HOUR, gpus=4, promised=0, now=NOON).gpus == 4
+
+
+def test_a_length_of_which_enough_is_known_goes_by_the_plan() -> None:
+    known = plan(("cold_start", ["24h"]), ("unproven", ["4h"]), ("demand_waits", []))
+    assert room(24 * HOUR, document=known).gpus == 15
+    assert room(4 * HOUR, document=known) == Room(
+        gpus=8, why="the plan holds 8 GPUs for 4 h (unproven) (demand_waits)"
+    )
+    assert room(HOUR, document=known).why == "the plan holds 12 GPUs for 1 h (demand_waits)"
+
+
+def test_nothing_is_promised_by_a_plan_that_is_too_old() -> None:
+    assert room(HOUR, after=HOUR / 4).gpus == 12
+    old = room(HOUR, after=HOUR / 4 + timedelta(seconds=1))
+    assert old == Room(gpus=0, why="the last plan is of 2026-01-01 12:00 UTC; a new one is due")
