@@ -88,7 +88,26 @@ NONE: dict[str, Any] = {"items": []}
             OPERATOR,
             {"firm_confidence": None, "floor_usd_per_gpu_hour": None, "quiet_hours": None},
         ),
+        ("quotes", "GET /v1/quotes", TENANT, None),
+        (
+            "quote --pool cpu --gpus 2 --tier on_demand --max 2h --notice 2m --lifetime 5m",
+            "POST /v1/quotes", TENANT,
+            {
+                "pool": "cpu", "gpus": 2, "tier": "on_demand", "max_seconds": 7200,
+                "notice_seconds": 120, "lifetime_seconds": 300,
+            },
+        ),
+        ("quote", "POST /v1/quotes", TENANT, {}),
         ("price list", "GET /v1/prices", OPERATOR, None),
+        (
+            (f"price set lease:cpu:on_demand 0.05 --per hour --tenant {ID}"
+            " --from 2026-02-01T00:00Z --until 2026-03-01T00:00Z"),
+            "PUT /v1/prices/lease%3Acpu%3Aon_demand", OPERATOR,
+            {
+                "usd": "0.05", "per": "hour", "tenant_id": ID,
+                "valid_from": "2026-02-01T00:00Z", "valid_until": "2026-03-01T00:00Z",
+            },
+        ),
         (
             "price set model:m:output 0.15 --per million-tokens",
             "PUT /v1/prices/model%3Am%3Aoutput", OPERATOR,
@@ -369,3 +388,12 @@ def test_a_surplus_says_what_is_forecast_and_why_no_more_is_sold(
     assert ["cold_start", "(4h,", "24h):", "little", "is", "known"] in lines
     assert ["99%", "of", "the", "time", "no", "more", "than", "4", "8"] in lines
     assert "cpu: not planned yet" in sublet("surplus").out
+
+
+def test_a_quote_is_accepted_as_it_is(sublet: Sublet, api: FakeApi) -> None:
+    api.on("POST /v1/leases", LEASE)
+    assert sublet("lease", "create", "--quote", ID, "--id", ID, "--", "x").code == 0
+    assert {"quote": ID, "id": ID, "command": ["x"]}.items() <= api.seen[0].body.items()
+    assert not {"gpus", "tier", "max_seconds", "pool"} & set(api.seen[0].body)
+    result = sublet("lease", "create", "--quote", ID, "--gpus", "2", "--", "x")
+    assert result.code == 2 and "give --quote alone" in result.err

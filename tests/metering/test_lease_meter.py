@@ -259,7 +259,12 @@ def test_what_is_recorded_of_a_minute_is_whole_and_its_ids_stay_as_they_are(
     ]  # fmt: skip
     expected = [(moved, "lease", -2 * seconds * 200, at)]
     if reason is EndReason.RECLAIMED:
-        credit = (derived_id(lease.id, "credit", "reclaimed"), "credit", 2 * (3600 - seconds) * 200, at)
+        credit = (
+            derived_id(lease.id, "credit", "reclaimed"),
+            "credit",
+            2 * (3600 - seconds) * 200,
+            at,
+        )
         expected.append(credit)
     of_lease = [row for row in movements if row["reason"] in {"lease", "credit"}]
     assert [

@@ -12,6 +12,7 @@ from sublet.fleet.pool import Policy, parse_quiet
 from sublet.leases.lease import Lease
 from sublet.ledger.transfer import Account
 from sublet.market.price import Price, Tier
+from sublet.market.quote import Quote
 from sublet.market.store import usd_per_hour
 from sublet.tenants.tenant import ApiKey, Tenant
 
@@ -55,6 +56,9 @@ class NewKey(Body):
 
 class NewLease(Body):
     id: UUID | None = Field(None, description="Yours, so that sending it twice starts one lease")
+    quote: UUID | None = Field(
+        None, description="Lease what was quoted, at its price; leave out what the quote says"
+    )
     pool: Name | None = Field(None, description="Needed only where there is more than one")
     gpus: Count = 1
     tier: Tier = Tier.INTERRUPTIBLE
@@ -75,6 +79,17 @@ class NewLease(Body):
     )
     resumable: bool = Field(
         False, description="Reclaimed, it comes back by itself with the time that is left"
+    )
+
+
+class NewQuote(Body):
+    pool: Name | None = Field(None, description="Needed only where there is more than one")
+    gpus: Count = 1
+    tier: Tier = Tier.INTERRUPTIBLE
+    max_seconds: Annotated[int, Field(ge=1, le=2_592_000, strict=True)] = 3600
+    notice_seconds: Annotated[int, Field(ge=0, le=86_400, strict=True)] | None = None
+    lifetime_seconds: Annotated[int, Field(ge=1, le=3600, strict=True)] = Field(
+        600, description="For how long its price is held"
     )
 
 
@@ -115,6 +130,9 @@ class PoolChange(Body):
 class NewPrice(Body):
     usd: Usd
     per: Literal["hour", "million_tokens"]
+    valid_from: datetime | None = Field(None, description="Of leases; from now on, if left out")
+    valid_until: datetime | None = Field(None, description="Only of a tenant's own rate")
+    tenant_id: UUID | None = Field(None, description="Whose own rate for leases it is")
 
 
 class DeploymentChange(Body):
@@ -158,7 +176,26 @@ def wallet_document(tenant: Tenant, account: Account) -> dict[str, Any]:
     }
 
 
-def lease_document(lease: Lease, price: Price, *, charged: Money) -> dict[str, Any]:
+def quote_document(quote: Quote, *, now: datetime) -> dict[str, Any]:
+    return {
+        "id": quote.id,
+        "state": quote.state(now),
+        "pool": quote.pool,
+        "gpus": quote.gpus,
+        "tier": quote.tier,
+        "notice_seconds": int(quote.notice.total_seconds()),
+        "max_seconds": int(quote.max_duration.total_seconds()),
+        "usd_per_gpu_hour": usd(quote.price.rate.charge(3600)),
+        "list_usd_per_gpu_hour": usd(quote.list_price.rate.charge(3600)),
+        "most_usd": usd(quote.most),
+        "made_at": quote.made_at,
+        "expires_at": quote.expires_at,
+        "accepted_at": quote.accepted_at,
+        "sold": quote.sold,
+    }
+
+
+def lease_document(lease: Lease, price: Price, listed: Price, *, charged: Money) -> dict[str, Any]:
     return {
         "id": lease.id,
         "tenant_id": lease.tenant_id,
@@ -183,6 +220,7 @@ def lease_document(lease: Lease, price: Price, *, charged: Money) -> dict[str, A
         "notice_given_seconds": _given(lease),
         "firm_until": lease.firm_until,
         "usd_per_gpu_hour": usd(price.rate.charge(3600)),
+        "list_usd_per_gpu_hour": usd(listed.rate.charge(3600)),
         "charged_usd": usd(charged),
     }
 
@@ -238,4 +276,6 @@ def price_document(price: Price) -> dict[str, Any]:
         "per": "hour" if hourly else "million_tokens",
         "unit": "GPU-second" if hourly else "token",
         "valid_from": price.happened_at,
+        "valid_until": price.valid_until,
+        "tenant_id": price.tenant_id,
     }

@@ -27,6 +27,7 @@ LEASE = (
 WHOLE_LEASE = (
     *LEASE[:6],
     Column("per GPU-hour", "usd_per_gpu_hour", usd),
+    Column("list price", "list_usd_per_gpu_hour", usd),
     Column("charged", "charged_usd", usd),
     Column("requested", "requested_at", instant),
     Column("running", "running_at", instant),
@@ -56,6 +57,30 @@ NOTICE = (
 _HOUR_SECONDS: Final = 3_600
 
 Id = Annotated[str, typer.Argument(metavar="ID", help="Its id, or the beginning of it.")]
+Pool = Annotated[str | None, typer.Option(metavar="NAME", help="Which GPUs; any, if not given.")]
+Gpus = Annotated[int | None, typer.Option(min=1, metavar="N", help="How many GPUs. [default: 1]")]
+Tier = Annotated[
+    Literal["interruptible", "on_demand"] | None,
+    typer.Option(help="How readily it gives way. [default: interruptible]"),
+]
+Longest = Annotated[
+    int | None,
+    typer.Option(
+        "--max",
+        parser=seconds,
+        metavar="DURATION",
+        help="It ends after that long: 90s, 15m, 1h30m. [default: 1h]",
+    ),
+]
+NoticeOf = Annotated[
+    int | None,
+    typer.Option(
+        "--notice",
+        parser=seconds,
+        metavar="DURATION",
+        help="Be told so long before it goes. [default: the longest of the pool]",
+    ),
+]
 AsOperator = Annotated[
     bool, typer.Option("--as-operator", help="With the operator's key: everybody's leases.")
 ]
@@ -91,22 +116,10 @@ def create(
     session: Session,
     command_line: workload.Command,
     *,
-    pool: Annotated[
-        str | None, typer.Option(metavar="NAME", help="Which GPUs; any, if not given.")
-    ] = None,
-    gpus: Annotated[int, typer.Option(min=1, metavar="N", help="How many GPUs.")] = 1,
-    tier: Annotated[
-        Literal["interruptible", "on_demand"], typer.Option(help="How readily it gives way.")
-    ] = "interruptible",
-    longest: Annotated[
-        int | None,
-        typer.Option(
-            "--max",
-            parser=seconds,
-            metavar="DURATION",
-            help="It ends after that long: 90s, 15m, 1h30m. [default: 1h]",
-        ),
-    ] = None,
+    pool: Pool = None,
+    gpus: Gpus = None,
+    tier: Tier = None,
+    longest: Longest = None,
     env: workload.Environment = None,
     file: Annotated[
         list[str] | None,
@@ -121,18 +134,14 @@ def create(
         typer.Option(parser=size_bytes, metavar="SIZE", help="Limit its memory: 512M, 2G."),
     ] = None,
     network: Annotated[bool, typer.Option("--network", help="Ask for the network.")] = False,
-    notice_of: Annotated[
-        int | None,
-        typer.Option(
-            "--notice",
-            parser=seconds,
-            metavar="DURATION",
-            help="Be told so long before it goes. [default: the longest of the pool]",
-        ),
-    ] = None,
+    notice_of: NoticeOf = None,
     resumable: Annotated[
         bool, typer.Option("--resumable", help="Reclaimed, come back with the time that is left.")
     ] = False,
+    quote: Annotated[
+        UUID | None,
+        typer.Option(metavar="UUID", help="Lease what was quoted, at its price; see sublet quote."),
+    ] = None,
     id: Annotated[  # noqa: A002 -- the option's name
         UUID | None,
         typer.Option(metavar="UUID", help="Choose its id: repeating it leases only once."),
@@ -154,19 +163,22 @@ def create(
     """  # fmt: skip
     body: Document = {
         "id": str(id or uuid4()),
-        "gpus": gpus,
-        "tier": tier,
-        "max_seconds": longest or _HOUR_SECONDS,
         "command": command_line,
         "environment": environment(env or []),
         "files": files(file or []),
         "network": network,
         "resumable": resumable,
     }
-    if pool is not None:
-        body["pool"] = pool
-    if notice_of is not None:
-        body["notice_seconds"] = notice_of
+    what = asked(pool=pool, gpus=gpus, tier=tier, longest=longest, notice=notice_of)
+    if quote is None:
+        body |= {"gpus": 1, "tier": "interruptible", "max_seconds": _HOUR_SECONDS} | what
+    elif what:
+        raise Failure(
+            "the quote says which GPUs, how many, for how long and how: give --quote alone",
+            ExitCode.USAGE,
+        )
+    else:
+        body["quote"] = str(quote)
     if memory is not None:
         body["memory_bytes"] = memory
     with session.tenant() as api:
@@ -196,6 +208,16 @@ def create(
         session.show(lease, ())
     session.say(_ending(lease))
     raise typer.Exit(workload.exit_code(lease))
+
+
+def asked(
+    *, pool: str | None, gpus: int | None, tier: str | None, longest: int | None, notice: int | None
+) -> Document:
+    """Return what was said of a lease's size and terms, as the API calls it."""
+    said = {
+        "pool": pool, "gpus": gpus, "tier": tier, "max_seconds": longest, "notice_seconds": notice,
+    }  # fmt: skip
+    return {name: value for name, value in said.items() if value is not None}
 
 
 def list_all(

@@ -84,6 +84,7 @@ class Lease:
     firm: timedelta | None = timedelta(0)  # from its start; None: to its end, as sold before
     credit_percent: int = 100  # of the price of what is left of `firm`, should it be broken
     noticed_at: datetime | None = None  # when it was told to go
+    list_price_id: int | None = None  # what the list said; None: it was sold at the list price
     resumable: bool = False  # once reclaimed, it waits to come back
     resumes: LeaseId | None = None  # the lease that it goes on with
 

@@ -2,10 +2,10 @@
 -- The caller chose the id. A repeat inserts nothing and returns no row.
 INSERT INTO lease (id, tenant_id, pool, gpus, tier, notice_seconds, price_id, workload, max_seconds,
                    requested_at, state, since, version, resumable, resumes, firm_seconds,
-                   credit_percent)
+                   credit_percent, list_price_id)
 VALUES (%(id)s, %(tenant_id)s, %(pool)s, %(gpus)s, %(tier)s, %(notice_seconds)s, %(price_id)s,
         %(workload)s, %(max_seconds)s, %(requested_at)s, %(state)s, %(since)s, %(version)s, %(resumable)s,
-        %(resumes)s, %(firm_seconds)s, %(credit_percent)s)
+        %(resumes)s, %(firm_seconds)s, %(credit_percent)s, %(list_price_id)s)
     ON CONFLICT (id) DO NOTHING
 RETURNING id;
 

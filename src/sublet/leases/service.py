@@ -29,10 +29,12 @@ from sublet.leases.lease import (
     decide,
 )
 from sublet.leases.store import Spec
+from sublet.leases.terms import RoomNow
+from sublet.market import quotes
 from sublet.market import store as market
 from sublet.market.price import Tier, lease_sku
 from sublet.planner import store as plans
-from sublet.planner.firm import Room, firm_room, read_firm
+from sublet.planner.firm import firm_room, read_firm
 from sublet.planner.surplus import Pressure, missing_gpus, sellable_gpus
 from sublet.tenants.tenant import Tenant, TenantKind
 
@@ -58,6 +60,7 @@ class Request:
     tier: Tier
     max_duration: timedelta
     spec: Spec
+    quote: UUID | None = None  # whose price holds; the rest is as it says
     notice: timedelta | None = None  # None: the longest that the pool sells
     resumable: bool = False
     resumes: LeaseId | None = None  # set where a paused lease comes back
@@ -97,28 +100,29 @@ def admit(
         Refused: there is no surplus for it now, or the tenant may not have it.
         Unpaid: the wallet cannot pay for the first minute.
     """
-    if not 1 <= request.gpus <= 1_000_000:
-        raise Invalid(f"gpus must be at least 1, not {request.gpus}")
-    if not timedelta(seconds=1) <= request.max_duration <= LONGEST:
-        raise Invalid(f"max_seconds must lie in 1…{int(LONGEST.total_seconds())}")
+    check_size(request.gpus, request.max_duration)
     if request.spec.network and not tenant.network_allowed:
         raise Refused("this tenant's workloads may not use the network; ask the operator")
     # The lock makes admissions of one pool take turns, so none sells what another just sold.
     pool = fleet.lock_pool(tx, request.pool)
-    price = market.find_price(tx, lease_sku(pool.name, request.tier))
-    if price is None:
-        raise Refused(f"{request.tier} leases of {pool.name} have no price, so are not sold")
-    firm = timedelta(0)
-    if request.tier is Tier.ON_DEMAND:
-        firm = min(timedelta(seconds=pool.policy.firm_seconds), request.max_duration)
+    id_ = request.id or LeaseId(new_id())
+    quoted = None
+    if request.quote is None:
+        price = prices_of(tx, pool, request.tier, tenant=tenant, now=now)
+    else:
+        quoted = quotes.lock(tx, request.quote, tenant_id=tenant.id)
+        quoted.check(id_, now=now)
+        price = market.Terms(contracted=quoted.price, listed=quoted.list_price)
+    firm = terms.firm_for(pool, request.tier, request.max_duration)
     lease = Lease(
-        id=request.id or LeaseId(new_id()),
+        id=id_,
         tenant_id=tenant.id,
         pool=pool.name,
         gpus=request.gpus,
         tier=request.tier,
         notice=terms.notice_of(pool, request.notice),
-        price_id=price.id,
+        price_id=price.contracted.id,
+        list_price_id=price.listed.id,
         max_duration=request.max_duration,
         requested_at=now,
         state=State.REQUESTED,
@@ -129,27 +133,18 @@ def admit(
         resumable=request.resumable,
         resumes=request.resumes,
     )
-    # Before the insert, so that it is not in them.
-    pressure = pressure_of(tx, pool, jobs)
-    promised = store.promised_gpus(tx, pool.name, now=now)
+    # Before the insert, so that it is not in it.
+    room = room_now(tx, pool, jobs, firm=firm, now=now)
     if not store.insert(tx, lease, request.spec, now=now):
         return _repeated(tx, lease, request.spec, request.notice)
-    if request.gpus > pool.gpus:
-        raise Invalid(f"pool {pool.name} has {pool.gpus} GPUs, {request.gpus} were asked for")
-    terms.check_quiet(pool, now=now, firm=firm)
-    sellable = sellable_gpus(pressure)
-    if request.gpus > sellable:
-        raise Refused(
-            f"no surplus: {request.gpus} of {pool.name} were asked for,"
-            f" {sellable} can be sold now; try again later or ask for fewer"
-        )
-    if firm:
-        room = _room(tx, pool, window=firm, promised=promised, now=now)
-        terms.check_firm(pool, gpus=request.gpus, firm=firm, room=room, sellable=sellable)
-    if tenant.kind is not TenantKind.HOUSE:
-        terms.check_price(pool, price.rate, bid=bid)
+    terms.check_room(pool, gpus=request.gpus, firm=firm, room=room, now=now)
+    # What was quoted is held to, also where the floor or the bids have risen since.
+    if tenant.kind is not TenantKind.HOUSE and quoted is None:
+        terms.check_price(pool, price.contracted.rate, bid=bid)
+    if quoted is not None:
+        quotes.accept(tx, quoted, sold=lease.id, now=now)
     failpoint("lease.admit.before_hold")
-    blocks.hold_block(tx, lease, 0, rate=price.rate, now=now)
+    blocks.hold_block(tx, lease, 0, rate=price.contracted.rate, now=now)
     failpoint("lease.admit.after_hold")
     lease = lease.move(Move(to=State.ADMITTED, at=now))
     store.save(tx, lease, now=now)
@@ -157,17 +152,38 @@ def admit(
     return lease
 
 
-def firm_now(tx: Tx, pool: Pool, *, now: datetime) -> Room:
-    """Return how many more GPUs of `pool` may be promised to on-demand leases, were they idle."""
-    promised = store.promised_gpus(tx, pool.name, now=now)
-    window = timedelta(seconds=pool.policy.firm_seconds)
-    return _room(tx, pool, window=window, promised=promised, now=now)
+def check_size(gpus: int, duration: timedelta) -> None:
+    """Raises Invalid: no lease can be so large or so long."""
+    if not 1 <= gpus <= 1_000_000:
+        raise Invalid(f"gpus must be at least 1, not {gpus}")
+    if not timedelta(seconds=1) <= duration <= LONGEST:
+        raise Invalid(f"max_seconds must lie in 1…{int(LONGEST.total_seconds())}")
 
 
-def _room(tx: Tx, pool: Pool, *, window: timedelta, promised: int, now: datetime) -> Room:
+def prices_of(tx: Tx, pool: Pool, tier: Tier, *, tenant: Tenant, now: datetime) -> market.Terms:
+    """Return what a tenant pays for a tier now.
+
+    Raises:
+        Refused: it has no price, so is not sold.
+    """
+    sku = lease_sku(pool.name, tier)
+    if (found := market.find_terms(tx, sku, tenant_id=tenant.id, at=now)) is None:
+        raise Refused(f"{tier} leases of {pool.name} have no price, so are not sold")
+    return found
+
+
+def room_now(
+    tx: Tx, pool: Pool, jobs: Sequence[InternalJob], *, firm: timedelta, now: datetime
+) -> RoomNow:
+    """Return what of `pool` can be sold at this instant, and be promised for `firm`."""
+    sellable = sellable_gpus(pressure_of(tx, pool, jobs))
+    if not firm:
+        return RoomNow(sellable=sellable, firm=None)
     found = plans.get_plan(tx, pool.name)
-    firm = None if found is None else read_firm(found.made_at, found.plan)
-    return firm_room(firm, window=window, gpus=pool.gpus, promised=promised, now=now)
+    plan = None if found is None else read_firm(found.made_at, found.plan)
+    promised = store.promised_gpus(tx, pool.name, now=now)
+    room = firm_room(plan, window=firm, gpus=pool.gpus, promised=promised, now=now)
+    return RoomNow(sellable=sellable, firm=room)
 
 
 def _repeated(tx: Tx, lease: Lease, spec: Spec, notice: timedelta | None) -> Lease:

@@ -40,7 +40,7 @@ def insert(tx: Tx, lease: Lease, spec: Spec, *, now: datetime) -> bool:
         "requested_at": lease.requested_at, "state": lease.state, "since": lease.since,
         "version": lease.version, "resumable": lease.resumable, "resumes": lease.resumes,
         "firm_seconds": None if lease.firm is None else int(lease.firm.total_seconds()),
-        "credit_percent": lease.credit_percent,
+        "credit_percent": lease.credit_percent, "list_price_id": lease.list_price_id,
     }  # fmt: skip
     if one(tx, QUERIES["insert_lease"], row) is None:
         return False
@@ -181,6 +181,7 @@ def _lease(row: Mapping[str, Any]) -> Lease:
         detail=row["detail"],
         firm=None if row["firm_seconds"] is None else timedelta(seconds=row["firm_seconds"]),
         credit_percent=row["credit_percent"],
+        list_price_id=row["list_price_id"],
         noticed_at=row["noticed_at"],
         resumable=row["resumable"],
         resumes=row["resumes"],

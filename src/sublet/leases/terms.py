@@ -1,5 +1,6 @@
 """The terms that a lease is sold on: its notice, how long it is firm, and what it must pay."""
 
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Final
 
@@ -48,8 +49,46 @@ def check_quiet(pool: Pool, *, now: datetime, firm: timedelta) -> None:
         )
 
 
-def check_firm(pool: Pool, *, gpus: int, firm: timedelta, room: Room, sellable: int) -> None:
-    """Raises Refused: the plan does not hold it; says what would be possible instead."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RoomNow:
+    """What of a pool can be sold at an instant, in GPUs."""
+
+    sellable: int
+    firm: Room | None  # None: nothing firm was asked for
+
+    @property
+    def gpus(self) -> int:
+        return self.sellable if self.firm is None else min(self.sellable, self.firm.gpus)
+
+
+def firm_for(pool: Pool, tier: Tier, duration: timedelta) -> timedelta:
+    """Return for how long from its start a lease of `tier` is firm."""
+    if tier is not Tier.ON_DEMAND:
+        return timedelta(0)
+    return min(timedelta(seconds=pool.policy.firm_seconds), duration)
+
+
+def check_room(pool: Pool, *, gpus: int, firm: timedelta, room: RoomNow, now: datetime) -> None:
+    """Hold a sale to what there is.
+
+    Raises:
+        Invalid: the pool never has so many GPUs.
+        Refused: there is no room for it now; says what would be possible instead.
+    """
+    if gpus > pool.gpus:
+        raise Invalid(f"pool {pool.name} has {pool.gpus} GPUs, {gpus} were asked for")
+    check_quiet(pool, now=now, firm=firm)
+    if gpus > room.sellable:
+        raise Refused(
+            f"no surplus: {gpus} of {pool.name} were asked for,"
+            f" {room.sellable} can be sold now; try again later or ask for fewer"
+        )
+    if room.firm is not None:
+        _check_firm(pool, gpus=gpus, firm=firm, room=room.firm, sellable=room.sellable)
+
+
+def _check_firm(pool: Pool, *, gpus: int, firm: timedelta, room: Room, sellable: int) -> None:
+    """Raises Refused: the plan does not hold it."""
     if gpus <= room.gpus:
         return
     fewer = f"{min(room.gpus, sellable)} {Tier.ON_DEMAND}, or " if room.gpus else ""

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
 from fractions import Fraction
+from uuid import UUID
 
 from sublet.core.money import Rate
 
@@ -21,6 +22,8 @@ class Price:
     sku: str
     rate: Rate
     happened_at: datetime  # valid from then, until the next row of its SKU
+    tenant_id: UUID | None = None  # whose rate it is; None: the list price
+    valid_until: datetime | None = None  # only of a tenant's rate; None: until the next row
 
 
 def least_rate(*, floor: Rate | None, bid: Rate | None) -> Rate | None:

@@ -12,7 +12,7 @@ from fastapi import APIRouter, Query, Response
 from fastapi.responses import StreamingResponse
 from starlette.concurrency import run_in_threadpool
 
-from sublet.app.documents import NewLease, lease_document, usd
+from sublet.app.documents import NewLease, NewQuote, lease_document, quote_document, usd
 from sublet.app.http import AnyCaller, OneTenant, Ours
 from sublet.app.idempotency import OneCall
 from sublet.app.routes.tenants import instant
@@ -21,15 +21,16 @@ from sublet.core.db import Tx
 from sublet.core.errors import Invalid, NotFound, Refused
 from sublet.engine.port import Phase
 from sublet.fleet import store as fleet
-from sublet.leases import service, store
+from sublet.leases import quoting, service, store, terms
 from sublet.leases.lease import EndReason, Lease, LeaseId, State
+from sublet.leases.quoting import Ask
 from sublet.leases.service import Request
 from sublet.leases.store import Spec
+from sublet.market import quotes
 from sublet.market import store as market
 from sublet.market.price import Tier, lease_sku
 from sublet.metering import store as metering
-from sublet.planner.surplus import sellable_gpus
-from sublet.tenants.tenant import Caller
+from sublet.tenants.tenant import Caller, Tenant
 
 router = APIRouter(prefix="/v1")
 
@@ -39,30 +40,32 @@ _FOLLOW_SECONDS: Final = 0.1
 
 
 @router.get("/offers", tags=["leases"])
-def list_offers(ours: Ours, _: AnyCaller) -> dict[str, Any]:
-    """List what can be leased now, and at which price."""
+def list_offers(ours: Ours, found: AnyCaller) -> dict[str, Any]:
+    """List what can be leased now, and at which price: yours, and that of the list."""
     jobs = ours.engine.internal_jobs()
+    now = ours.clock.now()
     items = []
     with ours.db.transaction() as tx:
         for pool in fleet.list_pools(tx):
-            sellable = sellable_gpus(service.pressure_of(tx, pool, jobs))
-            firm = service.firm_now(tx, pool, now=ours.clock.now())
             for tier in Tier:
-                available = sellable if tier is Tier.INTERRUPTIBLE else min(sellable, firm.gpus)
-                price = market.find_price(tx, lease_sku(pool.name, tier))
-                if price is not None:
-                    items.append(
-                        {
-                            "pool": pool.name,
-                            "tier": tier,
-                            "usd_per_gpu_hour": usd(price.rate.charge(3600)),
-                            "gpus_available": available,
-                            "notice_seconds": pool.policy.notice_seconds,
-                            "firm_seconds": pool.policy.firm_seconds
-                            if tier is Tier.ON_DEMAND
-                            else 0,
-                        }
-                    )
+                own = UUID(int=0) if found.tenant is None else found.tenant.id
+                sku = lease_sku(pool.name, tier)
+                price = market.find_terms(tx, sku, tenant_id=own, at=now)
+                if price is None:
+                    continue
+                firm = terms.firm_for(pool, tier, service.LONGEST)
+                room = service.room_now(tx, pool, jobs, firm=firm, now=now)
+                items.append(
+                    {
+                        "pool": pool.name,
+                        "tier": tier,
+                        "usd_per_gpu_hour": usd(price.contracted.rate.charge(3600)),
+                        "list_usd_per_gpu_hour": usd(price.listed.rate.charge(3600)),
+                        "gpus_available": room.gpus,
+                        "notice_seconds": pool.policy.notice_seconds,
+                        "firm_seconds": int(firm.total_seconds()),
+                    }
+                )
     return {"items": items}
 
 
@@ -82,6 +85,8 @@ def create_lease(ours: Ours, tenant: OneTenant, once: OneCall, body: NewLease) -
             " operator accept the risk with --unsafe-no-sandbox"
         )
     jobs = ours.engine.internal_jobs()
+    sent = body
+    body = body if body.quote is None else _as_quoted(ours, tenant, body, body.quote)
     pool = body.pool or only_pool(ours)
     request = Request(
         id=None if body.id is None else LeaseId(body.id),
@@ -89,6 +94,7 @@ def create_lease(ours: Ours, tenant: OneTenant, once: OneCall, body: NewLease) -
         gpus=body.gpus,
         tier=body.tier,
         max_duration=timedelta(seconds=body.max_seconds),
+        quote=body.quote,
         spec=Spec(
             command=body.command,
             environment=body.environment,
@@ -107,9 +113,73 @@ def create_lease(ours: Ours, tenant: OneTenant, once: OneCall, body: NewLease) -
         lease = service.admit(tx, tenant, request, jobs=jobs, now=ours.clock.now())
         return _document(tx, lease)
 
-    document = once.run(body, admit)
+    document = once.run(sent, admit)
     ours.wake()
     return document
+
+
+def _as_quoted(ours: Services, tenant: Tenant, body: NewLease, quote_id: UUID) -> NewLease:
+    """Return the lease that was quoted.
+
+    Raises:
+        NotFound: there is no such quote.
+        Invalid: the call says again what the quote says.
+    """
+    again = body.model_fields_set & {"pool", "gpus", "tier", "max_seconds", "notice_seconds"}
+    if again:
+        raise Invalid(f"{min(again)}: the quote says it already; leave it out")
+    with ours.db.transaction() as tx:
+        quoted = quotes.lock(tx, quote_id, tenant_id=tenant.id)
+    return body.model_copy(
+        update={
+            "pool": quoted.pool,
+            "gpus": quoted.gpus,
+            "tier": quoted.tier,
+            "max_seconds": int(quoted.max_duration.total_seconds()),
+            "notice_seconds": int(quoted.notice.total_seconds()),
+        }
+    )
+
+
+@router.post("/quotes", status_code=201, tags=["leases"])
+def create_quote(ours: Ours, tenant: OneTenant, once: OneCall, body: NewQuote) -> dict[str, Any]:
+    """Ask what a lease costs, and have that price held for a while.
+
+    Lease with it, once, before `expires_at`. A quote holds the price and no GPUs.
+    """
+    if (said := once.replay(body)) is not None:
+        return said
+    jobs = ours.engine.internal_jobs()
+    ask = Ask(
+        pool=body.pool or only_pool(ours),
+        gpus=body.gpus,
+        tier=body.tier,
+        max_duration=timedelta(seconds=body.max_seconds),
+        notice=None if body.notice_seconds is None else timedelta(seconds=body.notice_seconds),
+    )
+    lifetime = timedelta(seconds=body.lifetime_seconds)
+
+    def make(tx: Tx) -> dict[str, Any]:
+        now = ours.clock.now()
+        made = quoting.quote(tx, tenant, ask, jobs=jobs, lifetime=lifetime, now=now)
+        return quote_document(made, now=now)
+
+    return once.run(body, make)
+
+
+@router.get("/quotes", tags=["leases"])
+def list_quotes(
+    ours: Ours, tenant: OneTenant, limit: Annotated[int, Query(ge=1, le=1000)] = 100
+) -> dict[str, Any]:
+    """List your quotes, newest first, and what became of them."""
+    now = ours.clock.now()
+    with ours.db.transaction() as tx:
+        return {
+            "items": [
+                quote_document(quote, now=now)
+                for quote in quotes.list_of(tx, tenant.id, limit=limit)
+            ]
+        }
 
 
 @router.get("/leases", tags=["leases"])
@@ -223,7 +293,8 @@ def _owner(found: Caller) -> UUID | None:
 
 def _document(tx: Tx, lease: Lease) -> dict[str, Any]:
     price = market.get_price(tx, lease.price_id)
-    return lease_document(lease, price, charged=metering.charged_for_lease(tx, lease.id))
+    listed = market.get_price(tx, lease.list_price_id or lease.price_id)
+    return lease_document(lease, price, listed, charged=metering.charged_for_lease(tx, lease.id))
 
 
 def _notice(lease: Lease) -> dict[str, Any]:

@@ -23,6 +23,7 @@ from sublet.app.documents import (
     price_document,
 )
 from sublet.app.http import AnyCaller, Operator, Ours, envelope
+from sublet.app.routes.tenants import instant
 from sublet.app.services import Services
 from sublet.core.db import Tx
 from sublet.core.errors import Invalid, NotFound, SubletError
@@ -34,6 +35,8 @@ from sublet.models import service as models
 from sublet.models import store as model_store
 from sublet.models.deployment import Deployment, ReplicaState
 from sublet.planner.surplus import sellable_gpus
+from sublet.tenants import store as tenants
+from sublet.tenants.tenant import TenantId
 
 log = logging.getLogger(__name__)
 
@@ -108,15 +111,20 @@ def change_pool(ours: Ours, _: Operator, name: str, body: PoolChange) -> dict[st
 
 
 @router.get("/prices", tags=["prices"])
-def list_prices(ours: Ours, _: AnyCaller) -> dict[str, Any]:
-    """List what everything costs now."""
+def list_prices(ours: Ours, found: AnyCaller) -> dict[str, Any]:
+    """List what everything costs now, what will be so later, and your own rates."""
+    tenant_id = None if found.tenant is None else found.tenant.id
     with ours.db.transaction() as tx:
-        return {"items": [price_document(price) for price in market.list_prices(tx)]}
+        prices = market.list_valid(tx, at=ours.clock.now(), tenant_id=tenant_id)
+    return {"items": [price_document(price) for price in prices]}
 
 
 @router.put("/prices/{sku}", tags=["prices"])
 def set_price(ours: Ours, _: Operator, sku: str, body: NewPrice) -> dict[str, Any]:
-    """Set a price from now on. What runs keeps the price it was sold at."""
+    """Set a price from now on, or from a date. What was sold keeps the price it was sold at.
+
+    With `tenant_id`, that tenant's own rate, which comes before the list price while it is valid.
+    """
     hourly = sku.startswith("lease:")
     if hourly != (body.per == "hour"):
         raise Invalid("leases are priced per hour, tokens per million_tokens")
@@ -124,7 +132,18 @@ def set_price(ours: Ours, _: Operator, sku: str, body: NewPrice) -> dict[str, An
     with ours.db.transaction() as tx:
         if market.find_price(tx, sku) is None:
             raise NotFound(f"there is no SKU {sku[:200]!r}; see GET /v1/prices")
-        return price_document(market.set_price(tx, sku, rate, now=ours.clock.now()))
+        if body.tenant_id is not None:
+            tenants.get_tenant(tx, TenantId(body.tenant_id))
+        price = market.set_price(
+            tx,
+            sku,
+            rate,
+            now=ours.clock.now(),
+            valid_from=instant(body.valid_from, "valid_from"),
+            valid_until=instant(body.valid_until, "valid_until"),
+            tenant_id=body.tenant_id,
+        )
+        return price_document(price)
 
 
 @router.get("/deployments", tags=["models"])
