@@ -89,6 +89,17 @@ NONE: dict[str, Any] = {"items": []}
             {"firm_confidence": None, "floor_usd_per_gpu_hour": None, "quiet_hours": None},
         ),
         ("quotes", "GET /v1/quotes", TENANT, None),
+        ("reservation list", "GET /v1/reservations", TENANT, None),
+        (f"reservation show {ID}", f"GET /v1/reservations/{ID}", TENANT, None),
+        ("credits", "GET /v1/credits", TENANT, None),
+        (
+            "quote --window 2026-02-01T08:00Z/2026-02-01T20:00Z --gpus 2", "POST /v1/quotes",
+            TENANT,
+            {
+                "gpus": 2, "tier": "reserved", "starts_at": "2026-02-01T08:00Z",
+                "ends_at": "2026-02-01T20:00Z",
+            },
+        ),
         (
             "quote --pool cpu --gpus 2 --tier on_demand --max 2h --notice 2m --lifetime 5m",
             "POST /v1/quotes", TENANT,
@@ -397,3 +408,32 @@ def test_a_quote_is_accepted_as_it_is(sublet: Sublet, api: FakeApi) -> None:
     assert not {"gpus", "tier", "max_seconds", "pool"} & set(api.seen[0].body)
     result = sublet("lease", "create", "--quote", ID, "--gpus", "2", "--", "x")
     assert result.code == 2 and "give --quote alone" in result.err
+
+
+def test_a_window_is_reserved_with_what_starts_in_it(sublet: Sublet, api: FakeApi) -> None:
+    api.on("POST /v1/reservations", {"id": ID, "state": "booked"})
+    window = "2026-02-01T08:00Z/2026-02-01T20:00Z"
+    asked = ["lease", "create", "--tier", "reserved", "--gpus", "2", "--id", ID]
+    assert sublet(*asked, "--window", window, "--", "x").code == 0
+    assert api.seen[0].body == {
+        "id": ID, "command": ["x"], "environment": {}, "files": {}, "network": False, "gpus": 2,
+        "starts_at": "2026-02-01T08:00Z", "ends_at": "2026-02-01T20:00Z",
+    }  # fmt: skip
+    assert sublet("reservation", "create", window).code == 0
+    assert {"starts_at", "ends_at", "id"} == set(api.seen[1].body)
+    for wrong, said in (
+        ([*asked, "--", "x"], "give --window START/END"),
+        ([*asked, "--window", "tomorrow", "--", "x"], "is no window such as"),
+        ([*asked, "--window", window, "--max", "1h", "--", "x"], "takes no --max"),
+        (["lease", "create", "--tier", "on_demand", "--window", window, "--", "x"], "reserved"),
+    ):
+        result = sublet(*wrong)
+        assert result.code == 2 and said in result.err, result.err
+
+
+def test_a_lease_is_drawn_on_a_reservation(sublet: Sublet, api: FakeApi) -> None:
+    api.on("POST /v1/leases", LEASE)
+    assert sublet("lease", "create", "--reservation", ID, "--gpus", "2", "--", "x").code == 0
+    body = api.seen[0].body
+    assert {"reservation": ID, "gpus": 2, "command": ["x"]}.items() <= body.items()
+    assert not {"tier", "max_seconds", "pool"} & set(body)

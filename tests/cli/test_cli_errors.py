@@ -114,7 +114,7 @@ def test_an_answer_that_breaks_off(sublet: Sublet, api: FakeApi) -> None:
         ),
         (
             "lease create --tier gold -- true",
-            "invalid value for '--tier': 'gold' is not one of 'interruptible', 'on_demand' (see `sublet lease create --help`)",
+            "invalid value for '--tier': 'gold' is not one of 'interruptible', 'on_demand', 'reserved' (see `sublet lease create --help`)",
         ),
         (
             "lease create --env A -- true",

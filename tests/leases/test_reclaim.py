@@ -23,7 +23,7 @@ def fleets(draw: st.DrawFn) -> list[Lease]:
         st.lists(
             st.tuples(
                 st.sampled_from(State),
-                st.sampled_from(Tier),
+                st.sampled_from([Tier.INTERRUPTIBLE, Tier.ON_DEMAND]),
                 st.integers(1, 8),
                 st.integers(0, 3000),
                 st.sampled_from([60, 1200, 86_400]),

@@ -37,9 +37,12 @@ def shop(db: Database) -> Shop:
     return open_shop(db, cents=10**6)
 
 
-def put_plan(tx: Tx, pool: str, firm: int, *, reasons: tuple[str, ...] = ()) -> None:
+def put_plan(
+    tx: Tx, pool: str, firm: int, *, reasons: tuple[str, ...] = (), later: int = 0
+) -> None:
     document = {
         "firm": {"1h": firm, "4h": firm, "24h": firm},
+        "later": dict.fromkeys(("1h", "4h", "24h"), [later] * 168),
         "reasons": [{"reason": reason, "windows": [], "why": ""} for reason in reasons],
     }
     plans.put_plans(tx, {pool: document}, now=NOON)
@@ -206,7 +209,9 @@ def test_a_policy_that_everything_fits_is_not_asked_about(db: Database, shop: Sh
 
 
 ACTS = st.one_of(
-    st.tuples(st.just("ask"), st.sampled_from(Tier), st.integers(1, 5)),
+    st.tuples(
+        st.just("ask"), st.sampled_from([Tier.INTERRUPTIBLE, Tier.ON_DEMAND]), st.integers(1, 5)
+    ),
     st.tuples(st.just("policy"), st.integers(0, 4), st.none() | st.integers(0, 8)),
     st.tuples(st.just("jobs"), st.integers(0, 8), st.integers(0, 4)),
     st.tuples(st.just("plan"), st.integers(0, 8), st.none()),
@@ -246,7 +251,7 @@ def test_admission_never_exceeds_the_surplus_whatever_comes_between(
                 request = replace(ON_DEMAND, tier=one, gpus=two)
                 with db.transaction() as tx:
                     pool = fleet.lock_pool(tx, shop.pool)
-                    room = sellable_gpus(service.pressure_of(tx, pool, jobs))
+                    room = sellable_gpus(service.pressure_of(tx, pool, jobs, now=NOON))
                     promised = store.promised_gpus(tx, shop.pool, now=NOON)
                 try:
                     buy(db, shop, request, *jobs)

@@ -233,7 +233,7 @@ class World:
                 id=LeaseId(self._id()),
                 pool=POOL,
                 gpus=self.dice.choice([1, 1, 2, 3, 4, 8]),
-                tier=self.dice.choice(list(Tier)),
+                tier=self.dice.choice([Tier.INTERRUPTIBLE, Tier.ON_DEMAND]),
                 max_duration=self.dice.choice([1, 7, 45, 60, 61, 120, 300, 3600]) * SECOND,
                 spec=Spec(command=self._command()),
             )

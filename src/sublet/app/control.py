@@ -20,7 +20,15 @@ from sublet.app.leadership import Leadership, id_of_engine, wait_for_engine, wai
 from sublet.app.logs import log_to_stderr
 from sublet.app.loop import Control, Loop
 from sublet.app.planning import Planning
-from sublet.app.routes import internal, leases, ledger, operations, surplus, tenants
+from sublet.app.routes import (
+    internal,
+    leases,
+    ledger,
+    operations,
+    reservations,
+    surplus,
+    tenants,
+)
 from sublet.app.secrets import load_or_make
 from sublet.app.services import Services
 from sublet.app.signals import DRAIN
@@ -78,7 +86,16 @@ def build_api(services: Services) -> FastAPI:
         },
     )
     app.state.services = services
-    for routes in (tenants, leases, internal, operations, surplus, ledger, pages):
+    for routes in (
+        tenants,
+        leases,
+        reservations,
+        internal,
+        operations,
+        surplus,
+        ledger,
+        pages,
+    ):
         app.include_router(routes.router)
     install_errors(app)
     app.add_middleware(BodyGuard)

@@ -1,5 +1,6 @@
 """The API's documents: what comes in, held strictly; what goes out, with money as strings."""
 
+from collections.abc import Mapping
 from dataclasses import replace
 from datetime import datetime
 from typing import Annotated, Any, Literal
@@ -10,6 +11,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 from sublet.core.money import Money
 from sublet.fleet.pool import Policy, parse_quiet
 from sublet.leases.lease import Lease
+from sublet.leases.reservation import Reservation
 from sublet.ledger.transfer import Account
 from sublet.market.price import Price, Tier
 from sublet.market.quote import Quote
@@ -54,18 +56,9 @@ class NewKey(Body):
     expires_at: datetime | None = None
 
 
-class NewLease(Body):
-    id: UUID | None = Field(None, description="Yours, so that sending it twice starts one lease")
-    quote: UUID | None = Field(
-        None, description="Lease what was quoted, at its price; leave out what the quote says"
-    )
-    pool: Name | None = Field(None, description="Needed only where there is more than one")
-    gpus: Count = 1
-    tier: Tier = Tier.INTERRUPTIBLE
-    max_seconds: Annotated[int, Field(ge=1, le=2_592_000, strict=True)] = 3600
-    command: Annotated[
-        list[Annotated[Text, Field(max_length=131_072)]], Field(min_length=1, max_length=1000)
-    ]
+class NewWorkload(Body):
+    """What a lease runs."""
+
     environment: Annotated[dict[Text, Text], Field(max_length=1000)] = {}
     files: Annotated[dict[Text, Text], Field(max_length=1000)] = Field(
         {}, description="Relative path to content in base64"
@@ -73,6 +66,37 @@ class NewLease(Body):
     memory_bytes: Annotated[int, Field(ge=1 << 20, le=1 << 50, strict=True)] | None = None
     processes: Annotated[int, Field(ge=1, le=4096, strict=True)] | None = None
     network: bool = False
+
+
+Argument = Annotated[Text, Field(max_length=131_072)]
+
+
+class NewReservation(NewWorkload):
+    id: UUID | None = Field(None, description="Yours, so that sending it twice books once")
+    quote: UUID | None = Field(
+        None, description="Book what was quoted, at its price; leave out what the quote says"
+    )
+    pool: Name | None = Field(None, description="Needed only where there is more than one")
+    gpus: Count = 1
+    starts_at: datetime | None = Field(None, description="A whole second, with its time zone")
+    ends_at: datetime | None = None
+    notice_seconds: Annotated[int, Field(ge=0, le=86_400, strict=True)] | None = None
+    command: Annotated[list[Argument], Field(min_length=1, max_length=1000)] | None = Field(
+        None, description="Started by itself when the window starts"
+    )
+
+
+class NewLease(NewWorkload):
+    id: UUID | None = Field(None, description="Yours, so that sending it twice starts one lease")
+    reservation: UUID | None = Field(None, description="Lease from this window of yours")
+    quote: UUID | None = Field(
+        None, description="Lease what was quoted, at its price; leave out what the quote says"
+    )
+    pool: Name | None = Field(None, description="Needed only where there is more than one")
+    gpus: Count = 1
+    tier: Tier = Tier.INTERRUPTIBLE
+    max_seconds: Annotated[int, Field(ge=1, le=2_592_000, strict=True)] = 3600
+    command: Annotated[list[Argument], Field(min_length=1, max_length=1000)]
     notice_seconds: Annotated[int, Field(ge=0, le=86_400, strict=True)] | None = Field(
         None,
         description="Between being told to go and being killed; the pool's longest, if left out",
@@ -88,6 +112,8 @@ class NewQuote(Body):
     tier: Tier = Tier.INTERRUPTIBLE
     max_seconds: Annotated[int, Field(ge=1, le=2_592_000, strict=True)] = 3600
     notice_seconds: Annotated[int, Field(ge=0, le=86_400, strict=True)] | None = None
+    starts_at: datetime | None = Field(None, description="Of a reserved window")
+    ends_at: datetime | None = None
     lifetime_seconds: Annotated[int, Field(ge=1, le=3600, strict=True)] = Field(
         600, description="For how long its price is held"
     )
@@ -185,6 +211,7 @@ def quote_document(quote: Quote, *, now: datetime) -> dict[str, Any]:
         "tier": quote.tier,
         "notice_seconds": int(quote.notice.total_seconds()),
         "max_seconds": int(quote.max_duration.total_seconds()),
+        "starts_at": quote.starts_at,
         "usd_per_gpu_hour": usd(quote.price.rate.charge(3600)),
         "list_usd_per_gpu_hour": usd(quote.list_price.rate.charge(3600)),
         "most_usd": usd(quote.most),
@@ -192,6 +219,44 @@ def quote_document(quote: Quote, *, now: datetime) -> dict[str, Any]:
         "expires_at": quote.expires_at,
         "accepted_at": quote.accepted_at,
         "sold": quote.sold,
+    }
+
+
+def reservation_document(
+    sold: Reservation, price: Price, listed: Price, *, in_use: int, now: datetime
+) -> dict[str, Any]:
+    return {
+        "id": sold.id,
+        "tenant_id": sold.tenant_id,
+        "state": sold.state(now),
+        "pool": sold.pool,
+        "gpus": sold.gpus,
+        "gpus_in_use": in_use,
+        "gpus_taken_back": sold.lost_gpus,
+        "starts_at": sold.starts_at,
+        "ends_at": sold.ends_at,
+        "starts_by_itself": sold.has_workload,
+        "notice_seconds": int(sold.notice.total_seconds()),
+        "usd_per_gpu_hour": usd(price.rate.charge(3600)),
+        "list_usd_per_gpu_hour": usd(listed.rate.charge(3600)),
+        "cost_usd": usd(sold.cost(price.rate)),
+        "booked_at": sold.booked_at,
+    }
+
+
+def credit_document(row: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        "id": row["transfer_id"],
+        "tenant_id": row["tenant_id"],
+        "lease_id": row["lease_id"],
+        "reservation_id": row["reservation_id"],
+        "gpus": row["gpus"],
+        "broken_at": row["broken_at"],
+        "promised_until": row["promised_until"],
+        "percent": row["percent"],
+        "amount_usd": usd(Money(int(row["amount_nanos"]))),
+        "evidence": row["evidence"],
+        "recorded_at": row["recorded_at"],
     }
 
 
@@ -206,6 +271,7 @@ def lease_document(lease: Lease, price: Price, listed: Price, *, charged: Money)
         "since": lease.since,
         "end_reason": lease.end_reason or lease.release_asked,
         "paused": lease.paused,
+        "reservation": lease.reservation_id,
         "resumes": lease.resumes,
         "requested_at": lease.requested_at,
         "running_at": lease.running_at,

@@ -24,12 +24,12 @@ from sublet.engine.port import Engine, InternalJob, Phase
 from sublet.fleet import store as fleet
 from sublet.fleet.demand import Sampler
 from sublet.fleet.pool import Pool, gpus_by_pool
-from sublet.leases import resume
+from sublet.leases import booking, resume
 from sublet.leases import service as leases
 from sublet.leases import store as lease_store
 from sublet.leases.lease import EndReason, Lease, State
 from sublet.ledger import store as ledger
-from sublet.metering import lease_meter
+from sublet.metering import lease_meter, reservation_meter
 from sublet.models.service import Replicas
 
 log = logging.getLogger(__name__)
@@ -94,12 +94,13 @@ class Control:
             live = lease_store.list_live(tx)
             pools = fleet.list_pools(tx)
             unsettled = lease_store.list_unsettled(tx)
+            aside = booking.aside(tx, pools, now=self._clock.now())
         now = self._clock.now()
         leaving = (
             {lease.id: EndReason.SHUTDOWN for lease in live}
             if self.stopping
             else dict.fromkeys(
-                leases.reclaim_for_internal(self._seen(live), pools=pools, jobs=jobs, now=now),
+                leases.reclaim_all(self._seen(live), pools=pools, jobs=jobs, aside=aside, now=now),
                 EndReason.RECLAIMED,
             )
         )
@@ -113,8 +114,10 @@ class Control:
                 live = lease_store.list_live(tx)
         self._each(live, self._take_on)
         self._each(unsettled, lambda lease: self._settle(lease, seen_until=now))
+        reservation_meter.settle_windows(self._db, now=self._clock.now())
         if not self.stopping:
-            back = resume.resume(self._db, jobs=jobs, now=self._clock.now())
+            back = booking.start_due(self._db, jobs=jobs, now=self._clock.now())
+            back += resume.resume(self._db, jobs=jobs, now=self._clock.now())
             self._each(back, self._take_on)
         self._record_starts(jobs)
         if self._replicas is not None and not self.stopping:

@@ -60,7 +60,7 @@ Id = Annotated[str, typer.Argument(metavar="ID", help="Its id, or the beginning 
 Pool = Annotated[str | None, typer.Option(metavar="NAME", help="Which GPUs; any, if not given.")]
 Gpus = Annotated[int | None, typer.Option(min=1, metavar="N", help="How many GPUs. [default: 1]")]
 Tier = Annotated[
-    Literal["interruptible", "on_demand"] | None,
+    Literal["interruptible", "on_demand", "reserved"] | None,
     typer.Option(help="How readily it gives way. [default: interruptible]"),
 ]
 Longest = Annotated[
@@ -81,6 +81,12 @@ NoticeOf = Annotated[
         help="Be told so long before it goes. [default: the longest of the pool]",
     ),
 ]
+Window = Annotated[
+    str | None,
+    typer.Option(
+        metavar="START/END", help="Reserve a window: 2026-02-01T08:00Z/2026-02-01T20:00Z."
+    ),
+]
 AsOperator = Annotated[
     bool, typer.Option("--as-operator", help="With the operator's key: everybody's leases.")
 ]
@@ -97,6 +103,7 @@ def add_to(root: typer.Typer) -> None:
         examples=(
             "sublet lease create -f -- echo hello",
             "sublet lease create --gpus 8 --tier on_demand --max 12h -- python train.py",
+            "sublet lease create --window 2026-02-01T08:00Z/2026-02-01T20:00Z -- python train.py",
             "sublet lease create --file job.py --env SEED=7 --wait -- python3 job.py",
         ),
     )(create)  # fmt: skip
@@ -138,6 +145,11 @@ def create(
     resumable: Annotated[
         bool, typer.Option("--resumable", help="Reclaimed, come back with the time that is left.")
     ] = False,
+    window: Window = None,
+    reservation: Annotated[
+        UUID | None,
+        typer.Option(metavar="UUID", help="Lease from this reserved window, which pays for it."),
+    ] = None,
     quote: Annotated[
         UUID | None,
         typer.Option(metavar="UUID", help="Lease what was quoted, at its price; see sublet quote."),
@@ -169,8 +181,15 @@ def create(
         "network": network,
         "resumable": resumable,
     }
+    if window is not None or tier == "reserved":
+        _book(session, body, pool=pool, gpus=gpus, tier=tier, longest=longest, notice=notice_of,
+              window=window, quote=quote, reservation=reservation, memory=memory,
+              resumable=resumable, watch=follow or wait)  # fmt: skip
+        return
     what = asked(pool=pool, gpus=gpus, tier=tier, longest=longest, notice=notice_of)
-    if quote is None:
+    if reservation is not None:
+        body |= {"reservation": str(reservation), "gpus": 1} | what
+    elif quote is None:
         body |= {"gpus": 1, "tier": "interruptible", "max_seconds": _HOUR_SECONDS} | what
     elif what:
         raise Failure(
@@ -208,6 +227,49 @@ def create(
         session.show(lease, ())
     session.say(_ending(lease))
     raise typer.Exit(workload.exit_code(lease))
+
+
+def _book(
+    session: Session,
+    body: Document,
+    *,
+    pool: str | None,
+    gpus: int | None,
+    tier: str | None,
+    longest: int | None,
+    notice: int | None,
+    window: str | None,
+    quote: UUID | None,
+    reservation: UUID | None,
+    memory: int | None,
+    resumable: bool,
+    watch: bool,
+) -> None:
+    """Reserve a window in which the command starts by itself."""
+    from sublet.cli.reservations import RESERVATION, ends_of  # noqa: PLC0415 -- it imports us
+
+    wrong = {
+        "--max": longest, "--reservation": reservation, "--resumable": resumable or None,
+        "--follow and --wait": watch or None,
+    }  # fmt: skip
+    for option, value in wrong.items():
+        if value is not None:
+            raise Failure(f"a reserved window takes no {option}", ExitCode.USAGE)
+    if tier not in {None, "reserved"}:
+        raise Failure("a window is reserved: --tier reserved", ExitCode.USAGE)
+    if (window is None) == (quote is None):
+        raise Failure("give --window START/END, or the --quote of one", ExitCode.USAGE)
+    body = {name: value for name, value in body.items() if name != "resumable"}
+    body |= asked(pool=pool, gpus=gpus, tier=None, longest=None, notice=notice)
+    if window is not None:
+        body |= ends_of(window)
+    if quote is not None:
+        body["quote"] = str(quote)
+    if memory is not None:
+        body["memory_bytes"] = memory
+    with session.tenant() as api:
+        document = api.post("/v1/reservations", body)
+    session.show(document, RESERVATION)
 
 
 def asked(

@@ -5,9 +5,10 @@ from typing import Annotated
 import typer
 
 from sublet.cli.command import Session, command
-from sublet.cli.leases import Gpus, Longest, NoticeOf, Pool, Tier, asked
+from sublet.cli.leases import Gpus, Longest, NoticeOf, Pool, Tier, Window, asked
 from sublet.cli.output import Column, Document, instant, span, usd
 from sublet.cli.parsing import seconds
+from sublet.cli.reservations import ends_of
 
 QUOTE = (
     Column("id", "id", id=True),
@@ -47,6 +48,7 @@ def quote(
     tier: Tier = None,
     longest: Longest = None,
     notice_of: NoticeOf = None,
+    window: Window = None,
     lifetime: Annotated[
         int | None,
         typer.Option(
@@ -60,11 +62,14 @@ def quote(
     A quote holds the price and no GPUs.
     """
     body: Document = asked(pool=pool, gpus=gpus, tier=tier, longest=longest, notice=notice_of)
+    if window is not None:
+        body |= ends_of(window) | {"tier": "reserved"}
     if lifetime is not None:
         body["lifetime_seconds"] = lifetime
     with session.tenant() as api:
         made = api.post("/v1/quotes", body)
-    accept = f"\naccept it:  sublet lease create --quote {made.get('id')} -- COMMAND"
+    reserved = "--tier reserved " if made.get("tier") == "reserved" else ""
+    accept = f"\naccept it:  sublet lease create {reserved}--quote {made.get('id')} -- COMMAND"
     session.show(made, WHOLE_QUOTE, more=lambda: print(accept))
 
 

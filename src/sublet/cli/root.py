@@ -23,6 +23,7 @@ from sublet.cli import (
     prices,
     processes,
     quotes,
+    reservations,
     status,
     surplus,
     tenants,
@@ -50,6 +51,7 @@ def build() -> typer.Typer:
     for module in (
         processes, status, leases, keys, money, models, tenants, internal, fleet, prices, ledger,
         engine, verify, backtest, audit, surplus, quotes,
+        reservations,
     ):  # fmt: skip
         module.add_to(root)
     return root

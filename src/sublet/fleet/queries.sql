@@ -68,3 +68,17 @@ SELECT pool, array_agg(extract(epoch FROM slot)::bigint ORDER BY slot) AS slots,
 
 -- name: forget_demand_samples
 DELETE FROM demand_sample WHERE slot < %(before)s;
+
+-- name: list_jobs_at
+-- Internal jobs that held or waited for GPUs of a pool at an instant, the newest first.
+SELECT job_id, gpus, submitted_at, started_at, ended_at
+  FROM (SELECT job_id, gpus,
+               min(happened_at) FILTER (WHERE event = 'submitted') AS submitted_at,
+               min(happened_at) FILTER (WHERE event = 'started')   AS started_at,
+               min(happened_at) FILTER (WHERE event = 'ended')     AS ended_at
+          FROM internal_job_event
+         WHERE pool = %(pool)s
+         GROUP BY job_id, gpus) AS job
+ WHERE submitted_at <= %(at)s AND (ended_at IS NULL OR ended_at > %(at)s)
+ ORDER BY submitted_at DESC, job_id
+ LIMIT 100;

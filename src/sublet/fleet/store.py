@@ -149,6 +149,11 @@ def list_internal_spans(tx: Tx) -> list[InternalSpan]:
     return [InternalSpan(**row) for row in rows]
 
 
+def list_jobs_at(tx: Tx, pool: str, at: datetime) -> list[dict[str, Any]]:
+    """Return {job_id, gpus, submitted_at, started_at, ended_at} of jobs that used or waited."""
+    return tx.execute(QUERIES["list_jobs_at"], {"pool": pool, "at": at}).fetchall()
+
+
 def list_pool_events(tx: Tx) -> list[dict[str, Any]]:
     """Return {pool, gpus, notice_seconds, happened_at} of every change, in order."""
     return tx.execute(QUERIES["list_pool_events"]).fetchall()

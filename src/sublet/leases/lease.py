@@ -84,6 +84,8 @@ class Lease:
     firm: timedelta | None = timedelta(0)  # from its start; None: to its end, as sold before
     credit_percent: int = 100  # of the price of what is left of `firm`, should it be broken
     noticed_at: datetime | None = None  # when it was told to go
+    reservation_id: UUID | None = None  # on which it is drawn, and which pays for it
+    until: datetime | None = None  # its end at the latest
     list_price_id: int | None = None  # what the list said; None: it was sold at the list price
     resumable: bool = False  # once reclaimed, it waits to come back
     resumes: LeaseId | None = None  # the lease that it goes on with
@@ -103,6 +105,8 @@ class Lease:
 
     def is_firm(self, now: datetime) -> bool:
         """Say whether taking it back now breaks a promise."""
+        if self.tier is Tier.RESERVED:
+            return True
         if self.tier is not Tier.ON_DEMAND or self.firm is None:
             return self.tier is Tier.ON_DEMAND
         return self.running_at is None or now < self.running_at + self.firm
@@ -126,7 +130,10 @@ class Lease:
             moved = replace(moved, detail=move.detail)
         match move.to:
             case State.RUNNING:
-                return replace(moved, running_at=at, ends_at=at + self.max_duration)
+                ends_at = at + self.max_duration
+                if self.until is not None:
+                    ends_at = min(ends_at, max(self.until, at))
+                return replace(moved, running_at=at, ends_at=ends_at)
             case State.DRAINING:
                 return replace(
                     moved,

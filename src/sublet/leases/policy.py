@@ -13,8 +13,9 @@ from sublet.core.db import Tx
 from sublet.core.errors import Unconfirmed
 from sublet.fleet import store as fleet
 from sublet.fleet.pool import Policy, Pool
-from sublet.leases import store
+from sublet.leases import reservations, store
 from sublet.leases.lease import Lease, State
+from sublet.leases.reservation import Reservation
 
 _SHOWN = 10  # of the promises, in the message; the answer's `hits` has them all
 
@@ -101,16 +102,31 @@ def of_lease(lease: Lease, now: datetime) -> Promise:
     )
 
 
+def of_window(found: Reservation) -> Promise:
+    return Promise(
+        kind="reservation",
+        id=found.id,
+        tenant_id=found.tenant_id,
+        gpus=found.gpus - found.lost_gpus,
+        since=found.booked_at,
+        start=found.starts_at,
+        end=found.ends_at,
+        notice_seconds=int(found.notice.total_seconds()),
+        firm=True,
+    )
+
+
 _PROMISED = frozenset({State.ADMITTED, State.PROVISIONING, State.RUNNING})
 
 
 def promises_of(tx: Tx, pool: str, *, now: datetime) -> list[Promise]:
     """Return every promise that stands in a pool."""
-    return [
+    sold = [
         of_lease(lease, now)
         for lease in store.list_live(tx)
-        if lease.pool == pool and lease.state in _PROMISED
+        if lease.pool == pool and lease.state in _PROMISED and lease.reservation_id is None
     ]
+    return sold + [of_window(found) for found in reservations.list_open(tx, pool)]
 
 
 def change(tx: Tx, name: str, policy: Policy, *, confirmed: bool, now: datetime) -> Pool:

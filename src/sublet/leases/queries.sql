@@ -2,10 +2,11 @@
 -- The caller chose the id. A repeat inserts nothing and returns no row.
 INSERT INTO lease (id, tenant_id, pool, gpus, tier, notice_seconds, price_id, workload, max_seconds,
                    requested_at, state, since, version, resumable, resumes, firm_seconds,
-                   credit_percent, list_price_id)
+                   credit_percent, list_price_id, reservation_id, until)
 VALUES (%(id)s, %(tenant_id)s, %(pool)s, %(gpus)s, %(tier)s, %(notice_seconds)s, %(price_id)s,
         %(workload)s, %(max_seconds)s, %(requested_at)s, %(state)s, %(since)s, %(version)s, %(resumable)s,
-        %(resumes)s, %(firm_seconds)s, %(credit_percent)s, %(list_price_id)s)
+        %(resumes)s, %(firm_seconds)s, %(credit_percent)s, %(list_price_id)s,
+        %(reservation_id)s, %(until)s)
     ON CONFLICT (id) DO NOTHING
 RETURNING id;
 
@@ -134,3 +135,92 @@ SELECT max(coalesce(stops_at,
                     + make_interval(secs => notice_seconds))) AS fence
   FROM lease
  WHERE state IN ('provisioning', 'running', 'draining');
+
+-- name: insert_reservation
+INSERT INTO reservation (id, tenant_id, pool, gpus, starts_at, ends_at, notice_seconds,
+                         credit_percent, price_id, list_price_id, workload, booked_at)
+VALUES (%(id)s, %(tenant_id)s, %(pool)s, %(gpus)s, %(starts_at)s, %(ends_at)s,
+        %(notice_seconds)s, %(credit_percent)s, %(price_id)s, %(list_price_id)s, %(workload)s,
+        %(booked_at)s)
+    ON CONFLICT (id) DO NOTHING
+RETURNING id;
+
+-- name: get_reservation
+SELECT *, workload IS NOT NULL AS has_workload FROM reservation WHERE id = %(id)s;
+
+-- name: lock_reservation
+SELECT *, workload IS NOT NULL AS has_workload
+  FROM reservation
+ WHERE id = %(id)s
+   FOR UPDATE;
+
+-- name: list_reservations
+SELECT *, workload IS NOT NULL AS has_workload
+  FROM reservation
+ WHERE %(tenant_id)s::uuid IS NULL OR tenant_id = %(tenant_id)s
+ ORDER BY booked_at DESC, id
+ LIMIT %(limit)s;
+
+-- name: list_open_reservations
+SELECT *, workload IS NOT NULL AS has_workload
+  FROM reservation
+ WHERE NOT ended AND (%(pool)s::text IS NULL OR pool = %(pool)s)
+ ORDER BY starts_at, id;
+
+-- name: sum_aside_gpus
+-- Of windows that run or are about to: what is reserved and not in use.
+SELECT coalesce(sum(greatest(r.gpus - r.lost_gpus - coalesce(drawn.gpus, 0), 0)), 0) AS gpus
+  FROM reservation r
+  LEFT JOIN LATERAL (
+       SELECT sum(l.gpus) AS gpus
+         FROM lease l
+        WHERE l.reservation_id = r.id
+          AND l.state IN ('admitted', 'provisioning', 'running', 'draining')) AS drawn ON true
+ WHERE r.pool = %(pool)s AND NOT r.ended
+   AND r.starts_at <= %(soon)s AND r.ends_at > %(now)s;
+
+-- name: sum_drawn_gpus
+SELECT coalesce(sum(gpus), 0) AS gpus
+  FROM lease
+ WHERE reservation_id = %(id)s AND state IN ('admitted', 'provisioning', 'running', 'draining');
+
+-- name: set_asked
+UPDATE reservation SET asked_at = %(asked_at)s WHERE id = %(id)s;
+
+-- name: lose_gpus
+UPDATE reservation
+   SET lost_gpus = least(gpus, lost_gpus + %(gpus)s), asked_at = NULL
+ WHERE id = %(id)s;
+
+-- name: end_reservation
+UPDATE reservation SET ended = true WHERE id = %(id)s;
+
+-- name: insert_reservation_block
+INSERT INTO reservation_block (reservation_id, block, hold_id)
+VALUES (%(reservation_id)s, %(block)s, %(hold_id)s)
+    ON CONFLICT DO NOTHING;
+
+-- name: list_reservation_blocks
+SELECT block, hold_id
+  FROM reservation_block
+ WHERE reservation_id = %(reservation_id)s AND NOT settled
+ ORDER BY block;
+
+-- name: close_reservation_block
+UPDATE reservation_block SET settled = true
+ WHERE reservation_id = %(reservation_id)s AND block = %(block)s;
+
+-- name: list_reclaimed_of_reservation
+SELECT * FROM lease WHERE reservation_id = %(id)s AND end_reason = 'reclaimed' ORDER BY id;
+
+-- name: set_started
+UPDATE reservation SET started = true WHERE id = %(id)s;
+
+-- name: list_firm
+-- Which GPUs leases were promised, and until when; null: until they end.
+SELECT gpus,
+       coalesce(running_at, %(now)s::timestamptz) + make_interval(secs => firm_seconds) AS until
+  FROM lease
+ WHERE pool = %(pool)s AND tier = 'on_demand' AND state IN ('admitted', 'provisioning', 'running')
+   AND (firm_seconds IS NULL
+        OR running_at IS NULL OR running_at + make_interval(secs => firm_seconds) > %(now)s);

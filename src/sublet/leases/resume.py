@@ -50,7 +50,7 @@ def resume(db: Database, *, jobs: Sequence[InternalJob], now: datetime) -> list[
         paused = store.list_paused(tx)
         pools = {pool.name: pool for pool in fleet.list_pools(tx)} if paused else {}
         room = {
-            name: sellable_gpus(service.pressure_of(tx, pools[name], jobs))
+            name: sellable_gpus(service.pressure_of(tx, pools[name], jobs, now=now))
             for name in {lease.pool for lease in paused}
         }
     used: dict[str, int] = defaultdict(int)

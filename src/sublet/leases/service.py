@@ -16,7 +16,7 @@ from sublet.core.money import Rate
 from sublet.engine.port import Engine, InternalJob, Notice, Observation, Workload
 from sublet.fleet import store as fleet
 from sublet.fleet.pool import Pool, demand_of
-from sublet.leases import blocks, reclaim, store, terms
+from sublet.leases import blocks, reclaim, reservations, store, terms
 from sublet.leases.lease import (
     HOLDING,
     EndReason,
@@ -28,14 +28,20 @@ from sublet.leases.lease import (
     Stop,
     decide,
 )
+from sublet.leases.reservation import lead, of_reservation
 from sublet.leases.store import Spec
 from sublet.leases.terms import RoomNow
 from sublet.market import quotes
 from sublet.market import store as market
 from sublet.market.price import Tier, lease_sku
 from sublet.planner import store as plans
-from sublet.planner.firm import firm_room, read_firm
-from sublet.planner.surplus import Pressure, missing_gpus, sellable_gpus
+from sublet.planner.firm import firm_room, most_promised, read_firm
+from sublet.planner.surplus import (
+    Pressure,
+    missing_for_windows,
+    missing_gpus,
+    sellable_gpus,
+)
 from sublet.tenants.tenant import Tenant, TenantKind
 
 log = logging.getLogger(__name__)
@@ -60,13 +66,14 @@ class Request:
     tier: Tier
     max_duration: timedelta
     spec: Spec
+    reservation: UUID | None = None  # on which it is drawn
     quote: UUID | None = None  # whose price holds; the rest is as it says
     notice: timedelta | None = None  # None: the longest that the pool sells
     resumable: bool = False
     resumes: LeaseId | None = None  # set where a paused lease comes back
 
 
-def pressure_of(tx: Tx, pool: Pool, jobs: Sequence[InternalJob]) -> Pressure:
+def pressure_of(tx: Tx, pool: Pool, jobs: Sequence[InternalJob], *, now: datetime) -> Pressure:
     """Return how `pool` stands: what the cluster says, and what leases hold."""
     demand = demand_of(jobs, pool.name)
     return Pressure(
@@ -76,6 +83,7 @@ def pressure_of(tx: Tx, pool: Pool, jobs: Sequence[InternalJob]) -> Pressure:
         leased=store.held_gpus(tx, pool.name),
         lendable=pool.policy.lendable,
         lending_limit=pool.policy.lending_limit,
+        aside=reservations.aside_gpus(tx, pool.name, now=now, soon=now + lead(pool)),
         reserve=pool.policy.reserve,
     )
 
@@ -101,6 +109,8 @@ def admit(
         Unpaid: the wallet cannot pay for the first minute.
     """
     check_size(request.gpus, request.max_duration)
+    if request.tier is Tier.RESERVED:
+        raise Invalid("a reserved window is booked first (POST /v1/reservations), then leased from")
     if request.spec.network and not tenant.network_allowed:
         raise Refused("this tenant's workloads may not use the network; ask the operator")
     # The lock makes admissions of one pool take turns, so none sells what another just sold.
@@ -136,7 +146,7 @@ def admit(
     # Before the insert, so that it is not in it.
     room = room_now(tx, pool, jobs, firm=firm, now=now)
     if not store.insert(tx, lease, request.spec, now=now):
-        return _repeated(tx, lease, request.spec, request.notice)
+        return repeated(tx, lease, request.spec, request.notice)
     terms.check_room(pool, gpus=request.gpus, firm=firm, room=room, now=now)
     # What was quoted is held to, also where the floor or the bids have risen since.
     if tenant.kind is not TenantKind.HOUSE and quoted is None:
@@ -176,17 +186,19 @@ def room_now(
     tx: Tx, pool: Pool, jobs: Sequence[InternalJob], *, firm: timedelta, now: datetime
 ) -> RoomNow:
     """Return what of `pool` can be sold at this instant, and be promised for `firm`."""
-    sellable = sellable_gpus(pressure_of(tx, pool, jobs))
+    sellable = sellable_gpus(pressure_of(tx, pool, jobs, now=now))
     if not firm:
         return RoomNow(sellable=sellable, firm=None)
     found = plans.get_plan(tx, pool.name)
     plan = None if found is None else read_firm(found.made_at, found.plan)
+    windows = [of_reservation(found) for found in reservations.list_open(tx, pool.name)]
     promised = store.promised_gpus(tx, pool.name, now=now)
+    promised += most_promised(windows, now, now + firm)
     room = firm_room(plan, window=firm, gpus=pool.gpus, promised=promised, now=now)
     return RoomNow(sellable=sellable, firm=room)
 
 
-def _repeated(tx: Tx, lease: Lease, spec: Spec, notice: timedelta | None) -> Lease:
+def repeated(tx: Tx, lease: Lease, spec: Spec, notice: timedelta | None) -> Lease:
     before = store.get(tx, lease.id)
     same = (
         before.tenant_id == lease.tenant_id
@@ -258,7 +270,9 @@ def _move(lease: Lease, move: Move, *, db: Database, now: datetime) -> Lease:
     moved = lease.move(move)
     if move.to is State.RUNNING:
         assert moved.running_at is not None
-        until = blocks.paid_until(moved, blocks=1, running_at=moved.running_at)
+        until = moved.until  # of a window, which pays for it
+        if moved.reservation_id is None:
+            until = blocks.paid_until(moved, blocks=1, running_at=moved.running_at)
         moved = replace(moved, paid_until=until)
     with db.transaction() as tx:
         store.save(tx, moved, now=now)
@@ -346,10 +360,19 @@ def fence_of(lease: Lease) -> datetime | None:
     return lease.paid_until + lease.notice
 
 
-def reclaim_for_internal(
-    leases: Sequence[Lease], *, pools: Sequence[Pool], jobs: Sequence[InternalJob], now: datetime
+def reclaim_all(
+    leases: Sequence[Lease],
+    *,
+    pools: Sequence[Pool],
+    jobs: Sequence[InternalJob],
+    aside: Mapping[str, int],
+    now: datetime,
 ) -> list[LeaseId]:
-    """Say which leases must give way so that every waiting internal job gets its GPUs."""
+    """Say which leases must give way so that every waiting internal job gets its GPUs.
+
+    And those that must for reserved windows that start: of these none that is firm itself.
+    `aside` says how many GPUs of each pool windows need that they do not use yet.
+    """
     chosen: list[LeaseId] = []
     for pool in pools:
         of_pool = [lease for lease in leases if lease.pool == pool.name]
@@ -359,6 +382,7 @@ def reclaim_for_internal(
             internal_running=demand.running,
             internal_pending=demand.pending,
             leased=sum(lease.gpus for lease in of_pool if lease.state in HOLDING),
+            aside=aside.get(pool.name, 0),
             lendable=pool.policy.lendable,
             lending_limit=pool.policy.lending_limit,
         )
@@ -368,9 +392,14 @@ def reclaim_for_internal(
             if lease.state is State.DRAINING
             or (lease.state in HOLDING and lease.release_asked is not None)
         )
-        missing = missing_gpus(pressure, leaving=leaving)
-        if missing:
-            chosen += [lease.id for lease in reclaim.choose(of_pool, gpus=missing, now=now)]
+        going: list[Lease] = []
+        if missing := missing_gpus(pressure, leaving=leaving):
+            going += reclaim.choose(of_pool, gpus=missing, now=now)
+            leaving += sum(lease.gpus for lease in going)
+        if missing := missing_for_windows(pressure, leaving=leaving):
+            soft = [lease for lease in of_pool if not lease.is_firm(now) and lease not in going]
+            going += reclaim.choose(soft, gpus=missing, now=now)
+        chosen += [lease.id for lease in going]
     return chosen
 
 

@@ -12,6 +12,7 @@ from sublet.core.money import Rate
 class Tier(StrEnum):
     INTERRUPTIBLE = "interruptible"  # from what is idle now; first to give way
     ON_DEMAND = "on_demand"  # firm for a while, as the plan allows, and then interruptible
+    RESERVED = "reserved"  # in a window that is paid, used or not
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

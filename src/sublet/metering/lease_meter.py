@@ -14,10 +14,10 @@ from sublet.leases import blocks
 from sublet.leases.blocks import BLOCK_SECONDS, Block
 from sublet.leases.lease import EndReason, Lease, State
 from sublet.ledger import store as ledger
-from sublet.ledger.transfer import Transfer
 from sublet.market import store as market
 from sublet.market.price import Tier
 from sublet.metering import store
+from sublet.metering.credits import Broken, give
 from sublet.metering.usage import Line, Outcome, Usage
 
 # What was sold before there were minimum runs gets its last minutes back when it is reclaimed.
@@ -147,15 +147,20 @@ def credit_reclaimed(lease: Lease, *, db: Database, now: datetime) -> Money:
         credit = credit_of(lease, market.get_price(tx, lease.price_id).rate)
         if not credit.nanos:
             return credit
-        wallet = ledger.get_account(tx, f"tenant:{lease.tenant_id}:wallet")
-        revenue = ledger.get_account(tx, f"tenant:{lease.tenant_id}:revenue")
-        transfer = Transfer(
-            id=credit_id(lease.id),
-            debit_account=revenue.id,
-            credit_account=wallet.id,
+        assert lease.running_at is not None
+        assert lease.stopped_at is not None
+        broken = Broken(
+            transfer_id=credit_id(lease.id),
+            tenant_id=lease.tenant_id,
+            pool=lease.pool,
+            lease=lease,
+            reservation_id=None,
+            gpus=lease.gpus,
+            broken_at=lease.stopped_at,
+            promised_until=lease.firm_until or lease.running_at + lease.max_duration,
+            percent=lease.credit_percent,
+            price_id=lease.price_id,
             amount=credit,
-            reason="credit",
-            happened_at=lease.stopped_at or now,
         )
-        ledger.post(tx, transfer, now=now)
+        give(tx, broken, now=now)
     return credit

@@ -169,6 +169,7 @@ def document(plan: Prospect) -> dict[str, Any]:
             for band in plan.band
         ],
         "reasons": [_reason(because) for because in plan.because],
+        "later": {f"{hours}h": list(counts) for hours, counts in plan.later.items()},
         "known_hours": round(plan.known_seconds / 3_600, 2),
         "known_share": round(plan.known_share, 4),
     }

@@ -73,7 +73,7 @@ def show_fleet(ours: Ours, _: Operator) -> dict[str, Any]:
     with ours.db.transaction() as tx:
         pools = []
         for pool in fleet.list_pools(tx):
-            pressure = leases.pressure_of(tx, pool, jobs)
+            pressure = leases.pressure_of(tx, pool, jobs, now=ours.clock.now())
             idle = pool.gpus - pressure.internal_running - pressure.leased
             pools.append(
                 {
@@ -82,6 +82,7 @@ def show_fleet(ours: Ours, _: Operator) -> dict[str, Any]:
                     "internal_running": pressure.internal_running,
                     "internal_pending": pressure.internal_pending,
                     "leased": pressure.leased,
+                    "aside": pressure.aside,
                     "idle": idle,
                     "sellable": sellable_gpus(pressure),
                     **policy_document(pool.policy),
