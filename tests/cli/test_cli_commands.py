@@ -92,6 +92,10 @@ NONE: dict[str, Any] = {"items": []}
         ("reservation list", "GET /v1/reservations", TENANT, None),
         (f"reservation show {ID}", f"GET /v1/reservations/{ID}", TENANT, None),
         ("credits", "GET /v1/credits", TENANT, None),
+        ("contract list --as-operator", "GET /v1/contracts", OPERATOR, None),
+        (f"contract show {ID}", f"GET /v1/contracts/{ID}", TENANT, None),
+        (f"contract bill {ID} --from 2027-01-01T00Z", f"GET /v1/contracts/{ID}/bill", TENANT, None),
+        (f"contract end {ID}", f"POST /v1/contracts/{ID}/end", TENANT, {}),
         (
             "quote --window 2026-02-01T08:00Z/2026-02-01T20:00Z --gpus 2", "POST /v1/quotes",
             TENANT,
@@ -437,3 +441,25 @@ def test_a_lease_is_drawn_on_a_reservation(sublet: Sublet, api: FakeApi) -> None
     body = api.seen[0].body
     assert {"reservation": ID, "gpus": 2, "command": ["x"]}.items() <= body.items()
     assert not {"tier", "max_seconds", "pool"} & set(body)
+
+
+def test_a_contract_is_signed_step_by_step(sublet: Sublet, api: FakeApi) -> None:
+    api.on("POST /v1/contracts", {"id": ID, "steps": [{"gpus": 64}]})
+    result = sublet(
+        "contract", "sign", "h1", "--tenant", ID, "--until", "2027-07-01T00:00Z", "--step",
+        "2027-01-01T00:00Z=64@1.90", "--step", "2027-03-01T00:00Z=128@1.80", "--minimum", "100000",
+        "--recall-days", "90", "--shortfall", "50",
+    )  # fmt: skip
+    assert result.code == 0, result.err
+    body = api.seen[0].body
+    assert body.pop("id")
+    assert body == {
+        "name": "h1", "tenant_id": ID, "ends_at": "2027-07-01T00:00Z", "minimum_usd": "100000",
+        "recall_days": 90, "shortfall_percent": 50,
+        "steps": [
+            {"starts_at": "2027-01-01T00:00Z", "gpus": 64, "usd_per_gpu_hour": "1.90"},
+            {"starts_at": "2027-03-01T00:00Z", "gpus": 128, "usd_per_gpu_hour": "1.80"},
+        ],
+    }  # fmt: skip
+    wrong = sublet("contract", "sign", "h1", "--tenant", ID, "--until", "x", "--step", "soon")
+    assert wrong.code == 2 and "is no step such as" in wrong.err

@@ -21,6 +21,7 @@ from sublet.app.logs import log_to_stderr
 from sublet.app.loop import Control, Loop
 from sublet.app.planning import Planning
 from sublet.app.routes import (
+    contracts,
     internal,
     leases,
     ledger,
@@ -90,6 +91,7 @@ def build_api(services: Services) -> FastAPI:
         tenants,
         leases,
         reservations,
+        contracts,
         internal,
         operations,
         surplus,

@@ -12,6 +12,7 @@ from sublet import __version__
 from sublet.cli import (
     audit,
     backtest,
+    contracts,
     engine,
     fleet,
     internal,
@@ -51,7 +52,7 @@ def build() -> typer.Typer:
     for module in (
         processes, status, leases, keys, money, models, tenants, internal, fleet, prices, ledger,
         engine, verify, backtest, audit, surplus, quotes,
-        reservations,
+        reservations, contracts,
     ):  # fmt: skip
         module.add_to(root)
     return root

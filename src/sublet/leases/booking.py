@@ -133,26 +133,31 @@ def book(
     else:
         quotes.accept(tx, quoted, sold=sold.id, now=now)
     reservations.insert(tx, sold, booking.spec)
-    _hold(tx, sold, price.contracted.rate, now=now)
+    for block in range(sold.blocks):
+        hold_block(tx, sold, block, price.contracted.rate, now=now)
     log.info("reservation.booked", extra={"reservation": sold.id, "tenant": tenant.id})
     return sold
 
 
-def _hold(tx: Tx, sold: Reservation, rate: Rate, *, now: datetime) -> None:
+def hold_block(tx: Tx, sold: Reservation, block: int, rate: Rate, *, now: datetime) -> None:
+    """Hold the money for one block of a window; doing it again changes nothing.
+
+    Raises:
+        Unpaid: the wallet cannot pay for it.
+    """
     wallet = ledger.get_account(tx, f"tenant:{sold.tenant_id}:wallet")
     revenue = ledger.get_account(tx, f"tenant:{sold.tenant_id}:revenue")
-    for block in range(sold.blocks):
-        transfer = Transfer(
-            id=derived_id(sold.id, "block", block),
-            debit_account=wallet.id,
-            credit_account=revenue.id,
-            amount=rate.charge_most(sold.gpus * sold.block_seconds(block)),
-            reason="lease",
-            happened_at=now,
-        )
-        holder = f"reservation:{sold.id}"
-        ledger.hold(tx, transfer, holder=holder, expires_at=now + _HOLD_FOR, now=now)
-        reservations.add_block(tx, sold.id, block, transfer.id)
+    transfer = Transfer(
+        id=derived_id(sold.id, "block", block),
+        debit_account=wallet.id,
+        credit_account=revenue.id,
+        amount=rate.charge_most(sold.gpus * sold.block_seconds(block)),
+        reason="lease",
+        happened_at=now,
+    )
+    holder = f"reservation:{sold.id}"
+    ledger.hold(tx, transfer, holder=holder, expires_at=now + _HOLD_FOR, now=now)
+    reservations.add_block(tx, sold.id, block, transfer.id)
 
 
 def _before(tx: Tx, sold: Reservation, booking: Booking) -> Reservation | None:
@@ -200,7 +205,7 @@ def draw(
         tenant_id=tenant.id,
         pool=pool.name,
         gpus=request.gpus,
-        tier=Tier.RESERVED,
+        tier=found.tier,
         notice=found.notice,
         price_id=found.price_id,
         list_price_id=found.list_price_id,

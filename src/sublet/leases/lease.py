@@ -58,6 +58,9 @@ LEAVING: Final = frozenset({State.DRAINING, State.ENDED})
 HOLDING: Final = frozenset({State.ADMITTED, State.PROVISIONING, State.RUNNING, State.DRAINING})
 
 
+_RANKS: Final = {Tier.INTERRUPTIBLE: 0, Tier.ON_DEMAND: 1, Tier.RESERVED: 2, Tier.CONTRACT: 3}
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Lease:
     id: LeaseId
@@ -105,11 +108,17 @@ class Lease:
 
     def is_firm(self, now: datetime) -> bool:
         """Say whether taking it back now breaks a promise."""
-        if self.tier is Tier.RESERVED:
+        if self.tier.drawn:
             return True
         if self.tier is not Tier.ON_DEMAND or self.firm is None:
             return self.tier is Tier.ON_DEMAND
         return self.running_at is None or now < self.running_at + self.firm
+
+    def rank(self, now: datetime) -> int:
+        """Return how late it gives way: what is not firm first, contracts last."""
+        if not self.is_firm(now):
+            return 0
+        return _RANKS[self.tier]
 
     def move(self, move: "Move") -> Self:
         """Return the lease one move later.

@@ -104,8 +104,8 @@ def of_lease(lease: Lease, now: datetime) -> Promise:
 
 def of_window(found: Reservation) -> Promise:
     return Promise(
-        kind="reservation",
-        id=found.id,
+        kind="reservation" if found.contract_id is None else "contract",
+        id=found.contract_id or found.id,
         tenant_id=found.tenant_id,
         gpus=found.gpus - found.lost_gpus,
         since=found.booked_at,

@@ -138,10 +138,11 @@ SELECT max(coalesce(stops_at,
 
 -- name: insert_reservation
 INSERT INTO reservation (id, tenant_id, pool, gpus, starts_at, ends_at, notice_seconds,
-                         credit_percent, price_id, list_price_id, workload, booked_at)
+                         credit_percent, price_id, list_price_id, workload, booked_at,
+                         contract_id, block_seconds)
 VALUES (%(id)s, %(tenant_id)s, %(pool)s, %(gpus)s, %(starts_at)s, %(ends_at)s,
         %(notice_seconds)s, %(credit_percent)s, %(price_id)s, %(list_price_id)s, %(workload)s,
-        %(booked_at)s)
+        %(booked_at)s, %(contract_id)s, %(block_seconds)s)
     ON CONFLICT (id) DO NOTHING
 RETURNING id;
 
@@ -176,7 +177,7 @@ SELECT coalesce(sum(greatest(r.gpus - r.lost_gpus - coalesce(drawn.gpus, 0), 0))
          FROM lease l
         WHERE l.reservation_id = r.id
           AND l.state IN ('admitted', 'provisioning', 'running', 'draining')) AS drawn ON true
- WHERE r.pool = %(pool)s AND NOT r.ended
+ WHERE r.pool = %(pool)s AND NOT r.ended AND NOT r.unpaid
    AND r.starts_at <= %(soon)s AND r.ends_at > %(now)s;
 
 -- name: sum_drawn_gpus
@@ -224,3 +225,52 @@ SELECT gpus,
  WHERE pool = %(pool)s AND tier = 'on_demand' AND state IN ('admitted', 'provisioning', 'running')
    AND (firm_seconds IS NULL
         OR running_at IS NULL OR running_at + make_interval(secs => firm_seconds) > %(now)s);
+
+-- name: set_unpaid
+UPDATE reservation SET unpaid = %(unpaid)s WHERE id = %(id)s AND unpaid <> %(unpaid)s;
+
+-- name: count_reservation_blocks
+SELECT count(*) AS blocks FROM reservation_block WHERE reservation_id = %(id)s;
+
+-- name: list_steps
+SELECT *, workload IS NOT NULL AS has_workload
+  FROM reservation
+ WHERE contract_id = %(id)s
+ ORDER BY starts_at;
+
+-- name: move_end
+UPDATE reservation SET ends_at = %(ends_at)s WHERE id = %(id)s;
+
+-- name: drop_step
+-- Of a contract that ends before it: nothing of it was held or charged.
+DELETE FROM reservation WHERE id = %(id)s;
+
+-- name: insert_contract
+INSERT INTO contract (id, tenant_id, pool, name, starts_at, ends_at, signed_at, notice_seconds,
+                      minimum_nanos, shortfall_percent, notice_days, recall_days, renewal_days)
+VALUES (%(id)s, %(tenant_id)s, %(pool)s, %(name)s, %(starts_at)s, %(ends_at)s, %(signed_at)s,
+        %(notice_seconds)s, %(minimum_nanos)s, %(shortfall_percent)s, %(notice_days)s,
+        %(recall_days)s, %(renewal_days)s)
+    ON CONFLICT (id) DO NOTHING
+RETURNING id;
+
+-- name: get_contract
+SELECT * FROM contract WHERE id = %(id)s;
+
+-- name: lock_contract
+SELECT * FROM contract WHERE id = %(id)s FOR UPDATE;
+
+-- name: list_contracts
+SELECT *
+  FROM contract
+ WHERE %(tenant_id)s::uuid IS NULL OR tenant_id = %(tenant_id)s
+ ORDER BY signed_at DESC, id;
+
+-- name: list_open_contracts
+SELECT * FROM contract WHERE NOT closed ORDER BY ends_at, id;
+
+-- name: end_contract
+UPDATE contract SET ends_at = %(ends_at)s, ended_by = %(ended_by)s WHERE id = %(id)s;
+
+-- name: close_contract
+UPDATE contract SET closed = true WHERE id = %(id)s;

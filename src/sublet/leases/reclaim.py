@@ -9,7 +9,7 @@ from sublet.leases.lease import Lease, State
 def choose(leases: Sequence[Lease], *, gpus: int, now: datetime) -> list[Lease]:
     """Return leases that free at least `gpus` GPUs, cheapest loss first.
 
-    A lease that is firm still goes only when no other is left. Among equals the youngest goes
+    What is not firm goes first, then on-demand leases, then reserved ones, and contracts last. Among equals the youngest goes
     first: least work is lost. What the choice turns out not to need is spared again, so that
     one large lease does not take three small ones with it.
 
@@ -26,7 +26,7 @@ def choose(leases: Sequence[Lease], *, gpus: int, now: datetime) -> list[Lease]:
             and lease.release_asked is None
         ),
         key=lambda lease: (
-            lease.is_firm(now),
+            lease.rank(now),
             lease.gpus * (now - (lease.running_at or now)).total_seconds(),
             # As Slurm's own preemption has it: should it choose beside us, it chooses the same.
             lease.requested_at,
@@ -40,7 +40,7 @@ def choose(leases: Sequence[Lease], *, gpus: int, now: datetime) -> list[Lease]:
             break
         chosen.append(lease)
         freed += lease.gpus
-    for lease in sorted(chosen, key=lambda lease: (not lease.is_firm(now), -lease.gpus)):
+    for lease in sorted(chosen, key=lambda lease: (-lease.rank(now), -lease.gpus)):
         if freed - lease.gpus >= gpus:
             chosen.remove(lease)
             freed -= lease.gpus

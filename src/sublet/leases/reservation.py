@@ -1,7 +1,8 @@
 """A reserved window: GPUs promised from one instant to another, and paid, used or not.
 
 Leases are drawn on it while it lasts. Block `k` covers the seconds [3600·k, 3600·(k+1)) after its
-start, and never more than the window; all of them are held when it is booked.
+start, and never more than the window; all of them are held when it is booked. A step of a contract
+is a window, too: its blocks are days, each held a day ahead.
 """
 
 from collections.abc import Iterable
@@ -13,9 +14,11 @@ from uuid import UUID
 from sublet.core.errors import Invalid, Refused
 from sublet.core.money import Money, Rate
 from sublet.fleet.pool import Pool
+from sublet.market.price import Tier
 from sublet.planner.firm import Promised
 
 BLOCK_SECONDS: Final = 3_600
+DAY_SECONDS: Final = 86_400
 LONGEST: Final = timedelta(days=31)
 FURTHEST: Final = timedelta(days=366)
 # A look at the cluster, and the loop's own steps, on top of the notice of whoever is in the way.
@@ -41,6 +44,9 @@ class Reservation:
     lost_gpus: int = 0  # whose promise was broken, and credited
     asked_at: datetime | None = None  # since when GPUs of it were wanted and not free
     ended: bool = False
+    contract_id: UUID | None = None  # whose step it is
+    block_length: int = BLOCK_SECONDS
+    unpaid: bool = False  # the wallet could not hold the next day: nothing is leased meanwhile
 
     @property
     def seconds(self) -> int:
@@ -48,14 +54,20 @@ class Reservation:
 
     @property
     def blocks(self) -> int:
-        return -(-self.seconds // BLOCK_SECONDS)
+        return -(-self.seconds // self.block_length)
+
+    @property
+    def tier(self) -> Tier:
+        return Tier.RESERVED if self.contract_id is None else Tier.CONTRACT
 
     def block_seconds(self, block: int) -> int:
-        """Return how many seconds block `block` covers: 3600, fewer at the end."""
-        return max(min(BLOCK_SECONDS, self.seconds - block * BLOCK_SECONDS), 0)
+        """Return how many seconds block `block` covers: fewer at the end."""
+        return max(min(self.block_length, self.seconds - block * self.block_length), 0)
 
     def block_end(self, block: int) -> datetime:
-        return min(self.starts_at + timedelta(seconds=(block + 1) * BLOCK_SECONDS), self.ends_at)
+        return min(
+            self.starts_at + timedelta(seconds=(block + 1) * self.block_length), self.ends_at
+        )
 
     def state(self, now: datetime) -> str:
         if now < self.starts_at:
@@ -88,6 +100,11 @@ class Reservation:
             raise Refused(
                 f"reservation {self.id} {when}: it is from {_text(self.starts_at)}"
                 f" until {_text(self.ends_at)}"
+            )
+        if self.unpaid:
+            raise Refused(
+                f"the wallet could not pay for the next day of contract {self.contract_id}:"
+                " nothing is leased from it until it can"
             )
         free = self.gpus - self.lost_gpus - drawn
         if gpus > free:

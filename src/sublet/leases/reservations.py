@@ -24,7 +24,8 @@ def insert(tx: Tx, reservation: Reservation, spec: Spec | None) -> bool:
         "credit_percent": reservation.credit_percent, "price_id": reservation.price_id,
         "list_price_id": reservation.list_price_id,
         "workload": None if spec is None else Jsonb(to_json(spec)),
-        "booked_at": reservation.booked_at,
+        "booked_at": reservation.booked_at, "contract_id": reservation.contract_id,
+        "block_seconds": reservation.block_length,
     }  # fmt: skip
     return one(tx, QUERIES["insert_reservation"], row) is not None
 
@@ -37,7 +38,7 @@ def get_reservation(tx: Tx, id_: UUID, *, tenant_id: UUID | None = None) -> Rese
 def find(tx: Tx, id_: UUID) -> Reservation | None:
     """Return a reservation, whoever's; None: there is none."""
     row = one(tx, QUERIES["get_reservation"], {"id": id_})
-    return None if row is None else _reservation(row)
+    return None if row is None else from_row(row)
 
 
 def lock(tx: Tx, id_: UUID, *, tenant_id: UUID | None = None) -> Reservation:
@@ -53,13 +54,13 @@ def get_spec(tx: Tx, id_: UUID) -> Spec | None:
 def list_of(tx: Tx, tenant_id: UUID | None, *, limit: int) -> list[Reservation]:
     """Return a tenant's reservations, or everybody's (None), newest first."""
     row = {"tenant_id": tenant_id, "limit": limit}
-    return [_reservation(found) for found in tx.execute(QUERIES["list_reservations"], row)]
+    return [from_row(found) for found in tx.execute(QUERIES["list_reservations"], row)]
 
 
 def list_open(tx: Tx, pool: str | None = None) -> list[Reservation]:
     """Return what has not ended, of a pool or of all (None), by its start."""
     rows = tx.execute(QUERIES["list_open_reservations"], {"pool": pool}).fetchall()
-    return [_reservation(row) for row in rows]
+    return [from_row(row) for row in rows]
 
 
 def aside_gpus(tx: Tx, pool: str, *, now: datetime, soon: datetime) -> int:
@@ -91,6 +92,17 @@ def lose(tx: Tx, id_: UUID, gpus: int) -> None:
     tx.execute(QUERIES["lose_gpus"], {"id": id_, "gpus": gpus})
 
 
+def set_unpaid(tx: Tx, id_: UUID, *, unpaid: bool) -> None:
+    tx.execute(QUERIES["set_unpaid"], {"id": id_, "unpaid": unpaid})
+
+
+def count_blocks(tx: Tx, id_: UUID) -> int:
+    """Return how many of its blocks were held so far."""
+    row = one(tx, QUERIES["count_reservation_blocks"], {"id": id_})
+    assert row is not None
+    return int(row["blocks"])
+
+
 def end(tx: Tx, id_: UUID) -> None:
     tx.execute(QUERIES["end_reservation"], {"id": id_})
 
@@ -119,10 +131,10 @@ def reclaimed_leases(tx: Tx, id_: UUID) -> list[Lease]:
 def _of(row: Mapping[str, Any] | None, id_: UUID, tenant_id: UUID | None) -> Reservation:
     if row is None or (tenant_id is not None and row["tenant_id"] != tenant_id):
         raise NotFound(f"there is no reservation {id_}")
-    return _reservation(row)
+    return from_row(row)
 
 
-def _reservation(row: Mapping[str, Any]) -> Reservation:
+def from_row(row: Mapping[str, Any]) -> Reservation:
     return Reservation(
         id=row["id"],
         tenant_id=row["tenant_id"],
@@ -140,4 +152,7 @@ def _reservation(row: Mapping[str, Any]) -> Reservation:
         lost_gpus=row["lost_gpus"],
         asked_at=row["asked_at"],
         ended=row["ended"],
+        contract_id=row["contract_id"],
+        block_length=row["block_seconds"],
+        unpaid=row["unpaid"],
     )

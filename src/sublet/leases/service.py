@@ -109,8 +109,11 @@ def admit(
         Unpaid: the wallet cannot pay for the first minute.
     """
     check_size(request.gpus, request.max_duration)
-    if request.tier is Tier.RESERVED:
-        raise Invalid("a reserved window is booked first (POST /v1/reservations), then leased from")
+    if request.tier.drawn:
+        raise Invalid(
+            f"what is {request.tier} is reserved first (POST /v1/reservations, or by contract), then"
+            " leased from: name the `reservation`"
+        )
     if request.spec.network and not tenant.network_allowed:
         raise Refused("this tenant's workloads may not use the network; ask the operator")
     # The lock makes admissions of one pool take turns, so none sells what another just sold.

@@ -13,6 +13,12 @@ class Tier(StrEnum):
     INTERRUPTIBLE = "interruptible"  # from what is idle now; first to give way
     ON_DEMAND = "on_demand"  # firm for a while, as the plan allows, and then interruptible
     RESERVED = "reserved"  # in a window that is paid, used or not
+    CONTRACT = "contract"  # of a contract, which is reserved for months or years
+
+    @property
+    def drawn(self) -> bool:
+        """Say whether its leases are drawn on something that pays for them."""
+        return self in {Tier.RESERVED, Tier.CONTRACT}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

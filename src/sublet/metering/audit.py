@@ -6,19 +6,22 @@ is wrong.
 """
 
 from collections.abc import Callable, Mapping
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any, Final, LiteralString
 from uuid import UUID
 
 from sublet.core.audit import Findings, Progress, new_seed
 from sublet.core.db import Tx
+from sublet.leases import contracts
 from sublet.leases import store as leases
+from sublet.leases.contract import bill, total
 from sublet.leases.lease import State
 from sublet.leases.reservation import broken_credit
 from sublet.market import store as market
 from sublet.market.price import Tier
 from sublet.metering.credits import list_credits
 from sublet.metering.lease_meter import credit_id, credit_of
+from sublet.metering.reservation_meter import minimum_id
 from sublet.metering.store import QUERIES
 
 LAW: Final = "charged_once"
@@ -168,6 +171,7 @@ def _audit_credits(tx: Tx, findings: Findings, *, settled_by: datetime) -> None:
             f" {credit['amount_nanos']} went to {credit['to_code']}",
         )
     _audit_windows(tx, findings, given, settled_by=settled_by)
+    _audit_contracts(tx, findings)
     for id_, credit in given.items():
         findings.check(
             False,
@@ -204,4 +208,19 @@ def _audit_windows(
     for row in tx.execute(QUERIES["find_uncredited_windows"], {"settled_by": settled_by}):
         findings.check(
             False, LAW, f"lease {row['id']} gave way within its reserved window, uncredited"
+        )
+
+
+def _audit_contracts(tx: Tx, findings: Findings) -> None:
+    """Contracts that are closed were charged what their bill says, minimum included."""
+    closed = [found for found in contracts.list_of(tx, None) if found.closed]
+    findings.count(LAW, "contracts", len(closed))
+    for found in closed:
+        row = {"id": found.id, "minimum": minimum_id(found.id)}
+        charged = int(_one(tx, QUERIES["sum_contract"], row)["nanos"])
+        due = total(bill(found, datetime.min.replace(tzinfo=UTC), found.ends_at)).nanos
+        findings.check(
+            charged == due,
+            LAW,
+            f"contract {found.id} is over, {due} nanos were due for it and {charged} were charged",
         )

@@ -329,3 +329,12 @@ SELECT l.id
  WHERE l.end_reason = 'reclaimed' AND e.recorded_at < %(settled_by)s AND r.credit_percent > 0
    AND coalesce(l.noticed_at, l.since) <= r.ends_at - interval '1 second'
    AND NOT EXISTS (SELECT FROM credit c WHERE c.lease_id = l.id);
+
+-- name: sum_contract
+-- What was charged for the steps of a contract, and to reach its minimum.
+SELECT (SELECT coalesce(sum(c.amount_nanos), 0)
+          FROM reservation r
+          JOIN usage u ON u.reservation_id = r.id
+          JOIN charge c ON c.usage_id = u.id
+         WHERE r.contract_id = %(id)s)
+       + (SELECT coalesce(sum(amount_nanos), 0) FROM transfer WHERE id = %(minimum)s) AS nanos;

@@ -2,16 +2,20 @@
 
 import logging
 from contextlib import suppress
-from datetime import datetime
+from datetime import datetime, timedelta
+from typing import Final
 from uuid import UUID
 
 from sublet.core.db import Database, Tx
 from sublet.core.errors import Unpaid
 from sublet.core.ids import derived_id
 from sublet.fleet import store as fleet
-from sublet.leases import reservations
+from sublet.leases import booking, contracts, reservations
+from sublet.leases.contract import Contract, bill
 from sublet.leases.lease import Lease
 from sublet.leases.reservation import Reservation, broken_credit, overdue
+from sublet.ledger import store as ledger
+from sublet.ledger.transfer import Transfer
 from sublet.market import store as market
 from sublet.metering import store
 from sublet.metering.credits import Broken, give
@@ -19,6 +23,8 @@ from sublet.metering.lease_meter import credit_id
 from sublet.metering.usage import Line, Outcome, Usage
 
 log = logging.getLogger(__name__)
+
+_AHEAD: Final = timedelta(days=1)
 
 
 def settle_windows(db: Database, *, now: datetime) -> None:
@@ -28,8 +34,13 @@ def settle_windows(db: Database, *, now: datetime) -> None:
         Unavailable: the database did not answer.
     """
     with db.transaction() as tx:
-        begun = [found for found in reservations.list_open(tx) if found.starts_at <= now]
+        sold = reservations.list_open(tx)
+        begun = [found for found in sold if found.starts_at <= now]
         pools = {pool.name: pool for pool in fleet.list_pools(tx)} if begun else {}
+    for found in sold:
+        if found.contract_id is not None and found.starts_at - _AHEAD <= now:
+            with db.transaction("contract.hold") as tx:
+                _hold_ahead(tx, found, now=now)
     for found in begun:
         with db.transaction() as tx:
             reclaimed = reservations.reclaimed_leases(tx, found.id)
@@ -43,11 +54,71 @@ def settle_windows(db: Database, *, now: datetime) -> None:
             _settle(db, found, now=now)
 
 
+def _hold_ahead(tx: Tx, found: Reservation, *, now: datetime) -> None:
+    """Hold each day of a step of a contract a day before it begins.
+
+    What cannot be held stays owed: nothing is leased from it until it can, and it is held then.
+    """
+    rate = market.get_price(tx, found.price_id).rate
+    block = reservations.count_blocks(tx, found.id)
+    while block < found.blocks:
+        begins = found.starts_at + timedelta(seconds=block * found.block_length)
+        if now < begins - _AHEAD:
+            break
+        wallet = ledger.get_account(tx, f"tenant:{found.tenant_id}:wallet")
+        needed = rate.charge_most(found.gpus * found.block_seconds(block))
+        if wallet.available.nanos < needed.nanos:
+            if now >= begins and not found.unpaid:
+                reservations.set_unpaid(tx, found.id, unpaid=True)
+                log.warning("contract.unpaid", extra={"contract": found.contract_id})
+            return
+        booking.hold_block(tx, found, block, rate, now=now)
+        block += 1
+    if found.unpaid:
+        reservations.set_unpaid(tx, found.id, unpaid=False)
+
+
+def close_contracts(db: Database, *, now: datetime) -> None:
+    """Charge what is missing to the minimum of contracts that are over, and close them.
+
+    Raises:
+        Unavailable: the database did not answer.
+    """
+    with db.transaction() as tx:
+        over = [found for found in contracts.list_open(tx) if found.ends_at <= now]
+    for found in over:
+        with suppress(Unpaid), db.transaction("contract.close") as tx:
+            if all(step.ended for step in contracts.steps_of(tx, found.id)):
+                _charge_minimum(tx, found, now=now)
+                contracts.close(tx, found.id)
+
+
+def minimum_id(contract_id: UUID) -> UUID:
+    return derived_id(contract_id, "minimum")
+
+
+def _charge_minimum(tx: Tx, contract: Contract, *, now: datetime) -> None:
+    for line in bill(contract, contract.starts_at, contract.ends_at):
+        if line.what == "minimum":
+            wallet = ledger.get_account(tx, f"tenant:{contract.tenant_id}:wallet")
+            revenue = ledger.get_account(tx, f"tenant:{contract.tenant_id}:revenue")
+            transfer = Transfer(
+                id=minimum_id(contract.id),
+                debit_account=wallet.id,
+                credit_account=revenue.id,
+                amount=line.amount,
+                reason="minimum",
+                happened_at=line.due_at,
+            )
+            ledger.post(tx, transfer, now=now)
+
+
 def _settle(db: Database, found: Reservation, *, now: datetime) -> None:
     with db.transaction() as tx:
         blocks = reservations.open_blocks(tx, found.id)
         price = market.get_price(tx, found.price_id)
-    left = len(blocks)
+        held = reservations.count_blocks(tx, found.id)
+    left = len(blocks) + max(found.blocks - held, 0)
     for number, hold_id in blocks:
         end = found.block_end(number)
         if end > now:

@@ -36,14 +36,14 @@ ALTER TABLE lease
     ADD COLUMN reservation_id uuid REFERENCES reservation,  -- which pays for it
     ADD COLUMN until          timestamptz,                  -- its end at the latest
     DROP CONSTRAINT lease_tier_check,
-    ADD CHECK (tier IN ('interruptible', 'on_demand', 'reserved')),
-    ADD CHECK ((reservation_id IS NULL) = (tier <> 'reserved'));
+    ADD CONSTRAINT lease_of_tier CHECK (tier IN ('interruptible', 'on_demand', 'reserved')),
+    ADD CONSTRAINT lease_is_drawn CHECK ((reservation_id IS NULL) = (tier <> 'reserved'));
 CREATE INDEX lease_of_reservation ON lease (reservation_id) WHERE reservation_id IS NOT NULL;
 
 ALTER TABLE usage
     ADD COLUMN reservation_id uuid,
     DROP CONSTRAINT usage_check,
-    ADD CHECK (num_nonnulls(lease_id, model, reservation_id) = 1);
+    ADD CONSTRAINT usage_of_one_thing CHECK (num_nonnulls(lease_id, model, reservation_id) = 1);
 
 -- Why money was given back: which promise was broken, when, and what says so. A record.
 CREATE TABLE credit (
