@@ -92,10 +92,11 @@ NONE: dict[str, Any] = {"items": []}
         ("reservation list", "GET /v1/reservations", TENANT, None),
         (f"reservation show {ID}", f"GET /v1/reservations/{ID}", TENANT, None),
         ("credits", "GET /v1/credits", TENANT, None),
+        ("lease checkpoint 3fa8", f"PUT /v1/leases/{ID}/checkpoint", TENANT, {}),
         ("contract list --as-operator", "GET /v1/contracts", OPERATOR, None),
         (f"contract show {ID}", f"GET /v1/contracts/{ID}", TENANT, None),
         (f"contract bill {ID} --from 2027-01-01T00Z", f"GET /v1/contracts/{ID}/bill", TENANT, None),
-        (f"contract end {ID}", f"POST /v1/contracts/{ID}/end", TENANT, {}),
+        (f"contract end {ID}", f"DELETE /v1/contracts/{ID}", TENANT, None),
         (
             "quote --window 2026-02-01T08:00Z/2026-02-01T20:00Z --gpus 2", "POST /v1/quotes",
             TENANT,

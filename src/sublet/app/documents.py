@@ -349,6 +349,7 @@ def lease_document(lease: Lease, price: Price, listed: Price, *, charged: Money)
         "detail": lease.detail,
         "notice_seconds": int(lease.notice.total_seconds()),
         "noticed_at": lease.noticed_at,
+        "checkpoint_at": lease.checkpoint_at,
         "notice_given_seconds": _given(lease),
         "firm_until": lease.firm_until,
         "usd_per_gpu_hour": usd(price.rate.charge(3600)),

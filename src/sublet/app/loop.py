@@ -28,6 +28,7 @@ from sublet.leases import booking, contracts, resume
 from sublet.leases import service as leases
 from sublet.leases import store as lease_store
 from sublet.leases.lease import EndReason, Lease, State
+from sublet.leases.reclaim import Losses
 from sublet.ledger import store as ledger
 from sublet.metering import lease_meter, reservation_meter
 from sublet.models.service import Replicas
@@ -66,6 +67,7 @@ class Control:
         self._sampler = Sampler()
         self._recorded: dict[UUID, InternalJob] = {}
         self._fences: dict[UUID, datetime] = {}
+        self._node_gpus: dict[str, int] = {}  # of each pool's largest node
         self._unpaid: dict[UUID, datetime] = {}  # not asked for again before then
         self._swept_at: datetime | None = None
         self._sealer = Sealer(db)
@@ -100,7 +102,14 @@ class Control:
             {lease.id: EndReason.SHUTDOWN for lease in live}
             if self.stopping
             else dict.fromkeys(
-                leases.reclaim_all(self._seen(live), pools=pools, jobs=jobs, aside=aside, now=now),
+                leases.reclaim_all(
+                    self._seen(live),
+                    pools=pools,
+                    jobs=jobs,
+                    aside=aside,
+                    losses=lambda: self._losses(live, now),
+                    now=now,
+                ),
                 EndReason.RECLAIMED,
             )
         )
@@ -144,6 +153,10 @@ class Control:
                 paid = leases.pay_ahead(lease, db=self._db, now=self._clock.now())
                 self._fence(paid)
 
+    def _losses(self, live: Sequence[Lease], now: datetime) -> Mapping[str, Losses]:
+        with self._db.transaction() as tx:
+            return leases.losses_of(tx, live, self._node_gpus, now=now)
+
     def _seen(self, live: Sequence[Lease]) -> list[Lease]:
         """Return the leases as the engine has them: what is gone holds nothing any more.
 
@@ -165,7 +178,11 @@ class Control:
     def _observe_fleet(self, jobs: list[InternalJob]) -> None:
         now = self._clock.now()
         if self._looked_at is None or now >= self._looked_at + _LOOK_AT_NODES_EVERY:
-            gpus = gpus_by_pool(self._engine.nodes())
+            nodes = self._engine.nodes()
+            gpus = gpus_by_pool(nodes)
+            for node in nodes:
+                known = self._node_gpus.get(node.gpu_model, 0)
+                self._node_gpus[node.gpu_model] = max(known, node.gpus)
             with self._db.transaction() as tx:
                 fleet.observe_pools(tx, gpus, notice_seconds=self._first_notice_seconds, now=now)
                 bootstrap.first_prices(tx, list(gpus), now=now)

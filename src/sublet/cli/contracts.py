@@ -155,7 +155,7 @@ def bill(
 def end(session: Session, contract: Id, *, as_operator: AsOperator = False) -> None:
     """End a contract before its time: a tenant by its notice, the operator by its recall right."""
     with session.tenant(as_operator=as_operator) as api:
-        document = api.post(f"/v1/contracts/{_id(api, contract)}/end", {})
+        document = api.delete(f"/v1/contracts/{_id(api, contract)}")
     session.show(document, (*CONTRACT, *TERMS))
 
 

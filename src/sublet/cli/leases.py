@@ -36,6 +36,7 @@ WHOLE_LEASE = (
     Column("stops", "stops_at", instant),
     Column("paid until", "paid_until", instant),
     Column("firm until", "firm_until", instant),
+    Column("safe until", "checkpoint_at", instant),
     Column("notice", "notice_seconds", span),
     Column("notice given", "notice_given_seconds", span),
     Column("exit code", "exit_code"),
@@ -116,6 +117,7 @@ def add_to(root: typer.Typer) -> None:
         group, "logs", examples=("sublet lease logs -f 3fa8", "sublet lease logs 3fa8 --offset 4096")
     )(logs)  # fmt: skip
     command(group, "end", examples=("sublet lease end 3fa8",))(end)
+    command(group, "checkpoint", examples=("sublet lease checkpoint 3fa8",))(checkpoint)
     command(group, "notice", examples=("sublet lease notice 3fa8",))(notice)
 
 
@@ -330,6 +332,13 @@ def end(session: Session, lease: Id, *, as_operator: AsOperator = False) -> None
     """Give a lease back. Its command is told to stop, and killed after its notice."""
     with session.tenant(as_operator=as_operator) as api:
         document = api.delete(f"/v1/leases/{lease_id(api, lease)}")
+    session.show(document, WHOLE_LEASE)
+
+
+def checkpoint(session: Session, lease: Id) -> None:
+    """Say that a lease's work is safe until now. Who loses less gives way first."""
+    with session.tenant() as api:
+        document = api.put(f"/v1/leases/{lease_id(api, lease)}/checkpoint", {})
     session.show(document, WHOLE_LEASE)
 
 

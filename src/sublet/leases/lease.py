@@ -86,6 +86,7 @@ class Lease:
     detail: str | None = None  # a sentence for people
     firm: timedelta | None = timedelta(0)  # from its start; None: to its end, as sold before
     credit_percent: int = 100  # of the price of what is left of `firm`, should it be broken
+    checkpoint_at: datetime | None = None  # its work is safe until then, as its tenant says
     noticed_at: datetime | None = None  # when it was told to go
     reservation_id: UUID | None = None  # on which it is drawn, and which pays for it
     until: datetime | None = None  # its end at the latest

@@ -274,3 +274,15 @@ UPDATE contract SET ends_at = %(ends_at)s, ended_by = %(ended_by)s WHERE id = %(
 
 -- name: close_contract
 UPDATE contract SET closed = true WHERE id = %(id)s;
+
+-- name: note_checkpoint
+UPDATE lease
+   SET checkpoint_at = greatest(checkpoint_at, %(at)s::timestamptz)
+ WHERE id = %(id)s AND state IN ('running', 'draining')
+RETURNING id;
+
+-- name: count_reclaimed
+SELECT pool, tenant_id, count(*)::integer AS times
+  FROM lease
+ WHERE end_reason = 'reclaimed' AND noticed_at >= %(since)s
+ GROUP BY pool, tenant_id;

@@ -1,7 +1,8 @@
 """Leases: load, decide, apply."""
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Final
@@ -15,7 +16,7 @@ from sublet.core.ids import new_id
 from sublet.core.money import Rate
 from sublet.engine.port import Engine, InternalJob, Notice, Observation, Workload
 from sublet.fleet import store as fleet
-from sublet.fleet.pool import Pool, demand_of
+from sublet.fleet.pool import Demand, Pool, demand_by_pool, demand_of
 from sublet.leases import blocks, reclaim, reservations, store, terms
 from sublet.leases.lease import (
     HOLDING,
@@ -28,6 +29,7 @@ from sublet.leases.lease import (
     Stop,
     decide,
 )
+from sublet.leases.reclaim import Losses
 from sublet.leases.reservation import lead, of_reservation
 from sublet.leases.store import Spec
 from sublet.leases.terms import RoomNow
@@ -369,17 +371,23 @@ def reclaim_all(
     pools: Sequence[Pool],
     jobs: Sequence[InternalJob],
     aside: Mapping[str, int],
+    losses: Callable[[], Mapping[str, Losses]],
     now: datetime,
 ) -> list[LeaseId]:
     """Say which leases must give way so that every waiting internal job gets its GPUs.
 
-    And those that must for reserved windows that start: of these none that is firm itself.
-    `aside` says how many GPUs of each pool windows need that they do not use yet.
+    And those that must for reserved windows that start: of these none that is firm itself. All of
+    them are chosen in one go, each once. `aside` says how many GPUs of each pool windows need that
+    they do not use yet; `losses` is asked what is known of what is lost, should anybody have to go.
     """
+    by_pool: dict[str, list[Lease]] = defaultdict(list)
+    for lease in leases:
+        by_pool[lease.pool].append(lease)
+    demands = demand_by_pool(jobs)
     chosen: list[LeaseId] = []
     for pool in pools:
-        of_pool = [lease for lease in leases if lease.pool == pool.name]
-        demand = demand_of(jobs, pool.name)
+        of_pool = by_pool[pool.name]
+        demand = demands.get(pool.name, Demand(running=0, pending=0))
         pressure = Pressure(
             gpus=pool.gpus,
             internal_running=demand.running,
@@ -397,13 +405,29 @@ def reclaim_all(
         )
         going: list[Lease] = []
         if missing := missing_gpus(pressure, leaving=leaving):
-            going += reclaim.choose(of_pool, gpus=missing, now=now)
+            known = losses().get(pool.name, reclaim.NOTHING_KNOWN)
+            going = reclaim.choose(of_pool, gpus=missing, now=now, losses=known)
             leaving += sum(lease.gpus for lease in going)
         if missing := missing_for_windows(pressure, leaving=leaving):
-            soft = [lease for lease in of_pool if not lease.is_firm(now) and lease not in going]
-            going += reclaim.choose(soft, gpus=missing, now=now)
+            told = {lease.id for lease in going}
+            known = losses().get(pool.name, reclaim.NOTHING_KNOWN)
+            soft = [one for one in of_pool if not one.is_firm(now) and one.id not in told]
+            going += reclaim.choose(soft, gpus=missing, now=now, losses=known)
         chosen += [lease.id for lease in going]
     return chosen
+
+
+def losses_of(
+    tx: Tx, leases: Sequence[Lease], nodes: Mapping[str, int], *, now: datetime
+) -> dict[str, Losses]:
+    """Return what is known of the losses in each pool; `nodes` has the GPUs of its largest node."""
+    lately = store.reclaimed_lately(tx, since=now - reclaim.LATELY)
+    wanted = {lease.price_id for lease in leases if lease.is_firm(now)}
+    rates = {price_id: market.get_price(tx, price_id).rate for price_id in sorted(wanted)}
+    return {
+        pool: Losses(rates=rates, lately=lately.get(pool, {}), node_gpus=max(nodes.get(pool, 1), 1))
+        for pool in {lease.pool for lease in leases}
+    }
 
 
 def check_owner(tx: Tx, lease_id: LeaseId, tenant_id: UUID | None) -> Lease:

@@ -119,6 +119,22 @@ def ask_release(tx: Tx, lease_id: LeaseId, reason: EndReason) -> bool:
     return one(tx, QUERIES["ask_release"], {"id": lease_id, "reason": reason}) is not None
 
 
+def note_checkpoint(tx: Tx, lease_id: LeaseId, at: datetime) -> bool:
+    """Note that a lease's work is safe until an instant; False when it does not run.
+
+    An older one than is known changes nothing.
+    """
+    return one(tx, QUERIES["note_checkpoint"], {"id": lease_id, "at": at}) is not None
+
+
+def reclaimed_lately(tx: Tx, *, since: datetime) -> dict[str, dict[UUID, int]]:
+    """Return {pool: {tenant: how often it gave way since then}}."""
+    found: dict[str, dict[UUID, int]] = {}
+    for row in tx.execute(QUERIES["count_reclaimed"], {"since": since}).fetchall():
+        found.setdefault(row["pool"], {})[row["tenant_id"]] = row["times"]
+    return found
+
+
 def list_paused(tx: Tx) -> list[Lease]:
     """Return reclaimed leases that wait to come back, the first requested first."""
     return [_lease(row) for row in tx.execute(QUERIES["list_paused"]).fetchall()]
@@ -196,6 +212,7 @@ def _lease(row: Mapping[str, Any]) -> Lease:
         reservation_id=row["reservation_id"],
         until=row["until"],
         noticed_at=row["noticed_at"],
+        checkpoint_at=row["checkpoint_at"],
         resumable=row["resumable"],
         resumes=row["resumes"],
     )

@@ -118,7 +118,7 @@ def show_bill(
     }
 
 
-@router.post("/contracts/{contract_id}/end", tags=["contracts"])
+@router.delete("/contracts/{contract_id}", tags=["contracts"])
 def end_contract(ours: Ours, found: AnyCaller, contract_id: UUID) -> dict[str, Any]:
     """End a contract before its time: the tenant by its notice, the operator by its recall right.
 

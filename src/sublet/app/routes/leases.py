@@ -282,6 +282,16 @@ def end_lease(ours: Ours, found: AnyCaller, lease_id: UUID) -> dict[str, Any]:
     return document
 
 
+@router.put("/leases/{lease_id}/checkpoint", tags=["leases"])
+def note_checkpoint(ours: Ours, found: AnyCaller, lease_id: UUID) -> dict[str, Any]:
+    """Say that the work of a lease is safe until now: of two that could give way, it loses less."""
+    with ours.db.transaction() as tx:
+        service.check_owner(tx, LeaseId(lease_id), _owner(found))
+        if not store.note_checkpoint(tx, LeaseId(lease_id), ours.clock.now()):
+            raise Refused(f"lease {lease_id} does not run, so has nothing to save")
+        return _document(tx, store.get(tx, LeaseId(lease_id)))
+
+
 @router.get("/leases/{lease_id}/notice", tags=["leases"])
 def show_notice(ours: Ours, found: AnyCaller, lease_id: UUID) -> dict[str, Any]:
     """Say whether the lease was told to go, why, and when it is killed."""
