@@ -141,6 +141,9 @@ def test_internal_jobs_take_every_slot_within_the_notice(instance: Instance) -> 
     job = instance.api("GET", "/v1/internal-jobs").json()["items"][-1]
     waited = (instant(job["started_at"]) - instant(job["submitted_at"])).total_seconds()
     assert waited <= 10 + 2, waited
+    metrics = instance.api("GET", "/metrics").text
+    assert 'sublet_internal_wait_seconds{pool="cpu",quantile="1"}' in metrics
+    assert instance.api("GET", "/v1/status").json()["internal_waits"]["cpu"]["max_seconds"] > 0
     assert time.monotonic() - started < 20
     ended = {
         lease["id"]: instance.await_lease(lease["id"], "ended")

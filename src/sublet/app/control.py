@@ -42,6 +42,7 @@ from sublet.core.errors import Misconfigured, SubletError
 from sublet.core.migrations import migrate
 from sublet.core.net import listen
 from sublet.core.postgres import wait_until_durable
+from sublet.leases.waits import InternalWaits
 from sublet.models.service import Hosting, Replicas
 
 if TYPE_CHECKING:
@@ -99,6 +100,7 @@ def build_api(services: Services) -> FastAPI:
         pages,
     ):
         app.include_router(routes.router)
+    app.include_router(operations.metrics_router)
     install_errors(app)
     app.add_middleware(BodyGuard)
     return app
@@ -159,7 +161,9 @@ def run(config: Config) -> int:
             else None
         )
         # The routes wake the loop, and the loop needs to know the addresses that they serve.
+        waits = InternalWaits()
         services = Services(
+            waits=waits,
             config=config,
             db=db,
             engine=engine,
@@ -179,6 +183,7 @@ def run(config: Config) -> int:
             replicas=replicas,
             notice_url=services.notice_url,
             planning=planning,
+            waits=waits,
         )
         server = _Server(
             uvicorn.Config(

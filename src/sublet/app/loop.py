@@ -6,6 +6,7 @@ process, goes on. One control plane leads at a time: it holds an advisory lock.
 
 import logging
 import threading
+from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime, timedelta
@@ -27,8 +28,9 @@ from sublet.fleet.pool import Pool, gpus_by_pool
 from sublet.leases import booking, contracts, resume
 from sublet.leases import service as leases
 from sublet.leases import store as lease_store
-from sublet.leases.lease import EndReason, Lease, State
+from sublet.leases.lease import HOLDING, EndReason, Lease, State
 from sublet.leases.reclaim import Losses
+from sublet.leases.waits import InternalWaits
 from sublet.ledger import store as ledger
 from sublet.metering import lease_meter, reservation_meter
 from sublet.models.service import Replicas
@@ -56,6 +58,7 @@ class Control:
         replicas: Replicas | None,
         notice_url: Callable[[UUID], str] | None = None,
         planning: Planning | None = None,
+        waits: InternalWaits | None = None,
     ) -> None:
         self._db = db
         self._engine = engine
@@ -64,6 +67,7 @@ class Control:
         self._replicas = replicas
         self._notice_url = notice_url
         self._planning = planning
+        self._waits = waits or InternalWaits()
         self._sampler = Sampler()
         self._recorded: dict[UUID, InternalJob] = {}
         self._fences: dict[UUID, datetime] = {}
@@ -98,6 +102,7 @@ class Control:
             unsettled = lease_store.list_unsettled(tx)
             aside = booking.aside(tx, pools, now=self._clock.now())
         now = self._clock.now()
+        self._watch_queue(live, pools, jobs, now)
         leaving = (
             {lease.id: EndReason.SHUTDOWN for lease in live}
             if self.stopping
@@ -152,6 +157,25 @@ class Control:
             if lease.state is State.RUNNING and lease.release_asked is None:
                 paid = leases.pay_ahead(lease, db=self._db, now=self._clock.now())
                 self._fence(paid)
+
+    def _watch_queue(
+        self,
+        live: Sequence[Lease],
+        pools: Sequence[Pool],
+        jobs: Sequence[InternalJob],
+        now: datetime,
+    ) -> None:
+        held: Counter[str] = Counter()
+        queue: dict[str, list[InternalJob]] = defaultdict(list)
+        for lease in live:
+            if lease.state in HOLDING:
+                held[lease.pool] += lease.gpus
+        for job in jobs:
+            queue[job.gpu_model].append(job)
+        for pool in pools:
+            self._waits.look(
+                pool.name, queue[pool.name], gpus=pool.gpus, leased=held[pool.name], now=now
+            )
 
     def _losses(self, live: Sequence[Lease], now: datetime) -> Mapping[str, Losses]:
         with self._db.transaction() as tx:

@@ -10,7 +10,7 @@ from contextlib import suppress
 from typing import Annotated, Any, Final
 
 from fastapi import APIRouter, Query, Response
-from fastapi.responses import StreamingResponse
+from fastapi.responses import PlainTextResponse, StreamingResponse
 
 from sublet import __version__
 from sublet.app.audit import audit, document
@@ -41,6 +41,8 @@ from sublet.tenants.tenant import TenantId
 log = logging.getLogger(__name__)
 
 router = APIRouter(prefix="/v1")
+metrics_router = APIRouter()
+_ESCAPED: Final = str.maketrans({"\\": r"\\", '"': r"\"", "\n": r"\n"})
 
 # How often an audit says how far it is, and how long it is silent at most.
 _TELL_EVERY_SECONDS: Final = 0.25
@@ -60,10 +62,41 @@ def show_status(ours: Ours) -> dict[str, Any]:
         "version": __version__,
         "unsafe_no_sandbox": ours.config.unsafe_no_sandbox,
         "waiting_for": waiting,
+        "internal_waits": {
+            pool: {
+                "jobs": waits.jobs,
+                "p50_seconds": round(waits.p50, 3),
+                "p99_seconds": round(waits.p99, 3),
+                "max_seconds": round(waits.most, 3),
+            }
+            for pool, waits in sorted(ours.waits.by_pool().items())
+        },
         "gateway_url": ours.config.gateway_url,
         "gateway_http_url": ours.config.gateway_http_url,
         "ca_file": str(ours.config.data / "ca" / "ca.pem"),
     }
+
+
+@metrics_router.get("/metrics", tags=["operations"], response_class=PlainTextResponse)
+def show_metrics(ours: Ours) -> str:
+    """Show the first law as a figure, in the text format of Prometheus. Needs no key."""
+    lines = [
+        ("# HELP sublet_internal_wait_seconds From an internal job's waiting for leased GPUs"
+        " until they are free."),
+        "# TYPE sublet_internal_wait_seconds gauge",
+    ]
+    jobs = [
+        "# HELP sublet_internal_waits_total Internal jobs whose wait is over, since the start.",
+        "# TYPE sublet_internal_waits_total counter",
+    ]
+    for pool, waits in sorted(ours.waits.by_pool().items()):
+        label = pool.translate(_ESCAPED)
+        for quantile, seconds in (("0.5", waits.p50), ("0.99", waits.p99), ("1", waits.most)):
+            lines.append(
+                f'sublet_internal_wait_seconds{{pool="{label}",quantile="{quantile}"}} {seconds:.3f}'
+            )
+        jobs.append(f'sublet_internal_waits_total{{pool="{label}"}} {waits.jobs}')
+    return "\n".join([*lines, *jobs]) + "\n"
 
 
 @router.get("/fleet", tags=["fleet"])
