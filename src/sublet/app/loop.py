@@ -25,7 +25,7 @@ from sublet.engine.port import Engine, InternalJob, Phase
 from sublet.fleet import store as fleet
 from sublet.fleet.demand import Sampler
 from sublet.fleet.pool import Pool, gpus_by_pool
-from sublet.leases import booking, contracts, resume
+from sublet.leases import booking, contracts, reservations, resume
 from sublet.leases import service as leases
 from sublet.leases import store as lease_store
 from sublet.leases.lease import HOLDING, EndReason, Lease, State
@@ -100,7 +100,8 @@ class Control:
             live = lease_store.list_live(tx)
             pools = fleet.list_pools(tx)
             unsettled = lease_store.list_unsettled(tx)
-            aside = booking.aside(tx, pools, now=self._clock.now())
+            windows = reservations.any_open(tx)
+            aside = booking.aside(tx, pools, now=self._clock.now()) if windows else {}
         now = self._clock.now()
         self._watch_queue(live, pools, jobs, now)
         leaving = (
@@ -128,12 +129,14 @@ class Control:
                 live = lease_store.list_live(tx)
         self._each(live, self._take_on)
         self._each(unsettled, lambda lease: self._settle(lease, seen_until=now))
-        contracts.renew_due(self._db, now=self._clock.now())
-        reservation_meter.settle_windows(self._db, now=self._clock.now())
-        reservation_meter.close_contracts(self._db, now=self._clock.now())
+        if windows:
+            contracts.renew_due(self._db, now=self._clock.now())
+            reservation_meter.settle_windows(self._db, now=self._clock.now())
+            reservation_meter.close_contracts(self._db, now=self._clock.now())
         if not self.stopping:
-            back = booking.start_due(self._db, jobs=jobs, now=self._clock.now())
-            back += resume.resume(self._db, jobs=jobs, now=self._clock.now())
+            back = resume.resume(self._db, jobs=jobs, now=self._clock.now())
+            if windows:
+                back += booking.start_due(self._db, jobs=jobs, now=self._clock.now())
             self._each(back, self._take_on)
         self._record_starts(jobs)
         if self._replicas is not None and not self.stopping:

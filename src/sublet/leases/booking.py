@@ -289,8 +289,6 @@ def start_due(db: Database, *, jobs: Sequence[InternalJob], now: datetime) -> li
 
 def aside(tx: Tx, pools: Sequence[Pool], *, now: datetime) -> Mapping[str, int]:
     """Return how many GPUs of each pool windows need, now or soon, that they do not use."""
-    if not reservations.list_open(tx):
-        return {}
     return {
         pool.name: reservations.aside_gpus(tx, pool.name, now=now, soon=now + rules.lead(pool))
         for pool in pools

@@ -286,3 +286,7 @@ SELECT pool, tenant_id, count(*)::integer AS times
   FROM lease
  WHERE end_reason = 'reclaimed' AND noticed_at >= %(since)s
  GROUP BY pool, tenant_id;
+
+-- name: any_open
+SELECT EXISTS (SELECT FROM reservation WHERE NOT ended)
+       OR EXISTS (SELECT FROM contract WHERE NOT closed) AS any;

@@ -63,6 +63,13 @@ def list_open(tx: Tx, pool: str | None = None) -> list[Reservation]:
     return [from_row(row) for row in rows]
 
 
+def any_open(tx: Tx) -> bool:
+    """Say whether there is any window or contract of which something is still to be done."""
+    row = one(tx, QUERIES["any_open"], {})
+    assert row is not None
+    return bool(row["any"])
+
+
 def aside_gpus(tx: Tx, pool: str, *, now: datetime, soon: datetime) -> int:
     """Return the GPUs of windows that run, or start until `soon`, and are not in use."""
     row = one(tx, QUERIES["sum_aside_gpus"], {"pool": pool, "now": now, "soon": soon})

@@ -81,8 +81,10 @@ def show_status(ours: Ours) -> dict[str, Any]:
 def show_metrics(ours: Ours) -> str:
     """Show the first law as a figure, in the text format of Prometheus. Needs no key."""
     lines = [
-        ("# HELP sublet_internal_wait_seconds From an internal job's waiting for leased GPUs"
-        " until they are free."),
+        (
+            "# HELP sublet_internal_wait_seconds From an internal job's waiting for leased GPUs"
+            " until they are free."
+        ),
         "# TYPE sublet_internal_wait_seconds gauge",
     ]
     jobs = [
