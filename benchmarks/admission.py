@@ -29,6 +29,8 @@ from uuid import UUID
 ROOT: Final = Path(__file__).parents[1]
 sys.path[:0] = [str(ROOT), str(ROOT / "src")]
 
+import psycopg  # noqa: E402
+
 from sublet.app import bootstrap  # noqa: E402
 from sublet.core.clock import SystemClock  # noqa: E402
 from sublet.core.db import Database, Tx  # noqa: E402
@@ -86,6 +88,8 @@ def _admissions(count: int, sales: int) -> dict[str, float]:
         with Database(server.url) as db:
             migrate(db, clock=SystemClock())
             tenant = _fill(db, count)
+            with psycopg.connect(server.url, autocommit=True) as connection:
+                connection.execute("VACUUM ANALYZE lease")  # as autovacuum has done by then
             dice = Random(1)
 
             def ask(tx: Tx) -> None:
@@ -144,7 +148,6 @@ def _fill(db: Database, count: int) -> Tenant:
             """,
             {"tenant": tenant.id, "pools": _POOLS, "now": NOW, "count": count},
         )
-        tx.execute("ANALYZE lease")
     return tenant
 
 
