@@ -41,6 +41,7 @@ def put_plan(
     tx: Tx, pool: str, firm: int, *, reasons: tuple[str, ...] = (), later: int = 0
 ) -> None:
     document = {
+        "known_hours": 500.0,
         "firm": {"1h": firm, "4h": firm, "24h": firm},
         "later": dict.fromkeys(("1h", "4h", "24h"), [later] * 168),
         "reasons": [{"reason": reason, "windows": [], "why": ""} for reason in reasons],

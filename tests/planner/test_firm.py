@@ -20,8 +20,9 @@ NOON = datetime(2026, 1, 1, 12, tzinfo=UTC)
 HOUR = timedelta(hours=1)
 
 
-def plan(*reasons: tuple[str, list[str]]) -> dict[str, Any]:
+def plan(*reasons: tuple[str, list[str]], known_hours: float = 500) -> dict[str, Any]:
     return {
+        "known_hours": known_hours,
         "firm": {"1h": 12, "4h": 8, "24h": 3},
         "reasons": [{"reason": name, "windows": windows, "why": ""} for name, windows in reasons],
     }
@@ -69,6 +70,13 @@ def test_a_length_of_which_enough_is_known_goes_by_the_plan() -> None:
         gpus=8, why="the plan holds 8 GPUs for 4 h (unproven) (demand_waits)"
     )
     assert room(HOUR, document=known).why == "the plan holds 12 GPUs for 1 h (demand_waits)"
+
+
+def test_what_could_not_be_proven_yet_is_not_held_against_a_young_pool() -> None:
+    """Else an idle machine would sell nothing firm from its third day to its eighth."""
+    for known_hours, gpus in ((60, 15), (191.9, 15), (192, 12)):
+        young = plan(("unproven", ["1h"]), known_hours=known_hours)
+        assert room(HOUR, document=young).gpus == gpus
 
 
 def test_nothing_is_promised_by_a_plan_that_is_too_old() -> None:

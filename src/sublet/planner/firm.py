@@ -13,6 +13,8 @@ from typing import Any, Final
 from sublet.planner.prospect import STALE_SECONDS, Reason
 
 _COLD: Final = frozenset({Reason.NO_HISTORY, Reason.NOT_LEARNT, Reason.COLD_START})
+# Before a pool was seen for a week and a day, "unproven" says that too few windows were seen.
+_YOUNG_HOURS: Final = 192
 _COLD_SHARE: Final = 10  # one in so many is kept while little is known
 _COLD_AHEAD: Final = timedelta(days=1)
 _HOUR: Final = timedelta(hours=1)
@@ -27,6 +29,12 @@ class Firm:
     gpus: Mapping[int, int]  # window hours → GPUs
     later: Mapping[int, Sequence[int]]  # window hours → GPUs, were it sold that many hours later
     why: Mapping[int, Sequence[Reason]]  # window hours → why no more
+    known_hours: float  # of the past that it was learnt from
+
+    def is_cold(self, hours: int) -> bool:
+        """Say whether too little is known for windows of this length."""
+        young = self.known_hours < _YOUNG_HOURS and Reason.UNPROVEN in self.why[hours]
+        return young or not _COLD.isdisjoint(self.why[hours])
 
     @property
     def longest(self) -> timedelta:
@@ -59,6 +67,7 @@ def read_firm(made_at: datetime, plan: Mapping[str, Any]) -> Firm:
             ]
             for hours in gpus
         },
+        known_hours=plan["known_hours"],
     )
 
 
@@ -82,7 +91,7 @@ def firm_room(
         longest = int(firm.longest.total_seconds()) // 3600
         return Room(gpus=0, why=f"nothing is promised for longer than {longest} hours")
     hours = lengths[0]
-    if _COLD.intersection(firm.why[hours]):
+    if firm.is_cold(hours):
         return _cold(gpus, promised, taken)
     if now - firm.made_at > _STALE:
         return Room(
@@ -128,7 +137,7 @@ def window_room(
     A window that is longer than any that is planned is held piece by piece.
     """
     hours = _length(firm, end - start)
-    if firm is None or _COLD.intersection(firm.why[hours]):
+    if firm is None or firm.is_cold(hours):
         if end > now + _COLD_AHEAD:
             return Room(
                 gpus=0,
