@@ -273,7 +273,7 @@ def credit_document(row: Mapping[str, Any]) -> dict[str, Any]:
         "lease_id": row["lease_id"],
         "reservation_id": row["reservation_id"],
         "gpus": row["gpus"],
-        "broken_at": row["broken_at"],
+        "broken_at": row["happened_at"],
         "promised_until": row["promised_until"],
         "percent": row["percent"],
         "amount_usd": usd(Money(int(row["amount_nanos"]))),

@@ -193,7 +193,7 @@ def _audit_windows(
             market.get_price(tx, record["price_id"]).rate,
             gpus=record["gpus"],
             percent=record["percent"],
-            broken_at=record["broken_at"],
+            broken_at=record["happened_at"],
             until=record["promised_until"],
         )
         owner = f"tenant:{record['tenant_id']}"

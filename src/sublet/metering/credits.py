@@ -56,7 +56,7 @@ def give(tx: Tx, broken: Broken, *, now: datetime) -> bool:
         "lease_id": None if broken.lease is None else broken.lease.id,
         "reservation_id": broken.reservation_id,
         "gpus": broken.gpus,
-        "broken_at": broken.broken_at,
+        "happened_at": broken.broken_at,
         "promised_until": broken.promised_until,
         "percent": broken.percent,
         "price_id": broken.price_id,

@@ -288,9 +288,9 @@ SELECT t.id, t.amount_nanos, paid.code AS from_code, got.code AS to_code
  WHERE t.reason = 'credit';
 
 -- name: insert_credit
-INSERT INTO credit (transfer_id, tenant_id, lease_id, reservation_id, gpus, broken_at,
+INSERT INTO credit (transfer_id, tenant_id, lease_id, reservation_id, gpus, happened_at,
                     promised_until, percent, price_id, amount_nanos, evidence, recorded_at)
-VALUES (%(transfer_id)s, %(tenant_id)s, %(lease_id)s, %(reservation_id)s, %(gpus)s, %(broken_at)s,
+VALUES (%(transfer_id)s, %(tenant_id)s, %(lease_id)s, %(reservation_id)s, %(gpus)s, %(happened_at)s,
         %(promised_until)s, %(percent)s, %(price_id)s, %(amount_nanos)s, %(evidence)s,
         %(recorded_at)s);
 

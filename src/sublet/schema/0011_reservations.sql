@@ -52,8 +52,8 @@ CREATE TABLE credit (
     lease_id       uuid,                    -- that gave way, if one did
     reservation_id uuid,                    -- of which it was
     gpus           integer     NOT NULL CHECK (gpus > 0),
-    broken_at      timestamptz NOT NULL,
-    promised_until timestamptz NOT NULL CHECK (promised_until > broken_at),
+    happened_at    timestamptz NOT NULL,    -- it was broken
+    promised_until timestamptz NOT NULL CHECK (promised_until > happened_at),
     percent        integer     NOT NULL,    -- of the price of what was left
     price_id       bigint      NOT NULL,
     amount_nanos   numeric(38,0) NOT NULL CHECK (amount_nanos > 0),
