@@ -22,6 +22,7 @@ from sublet.cli import (
     money,
     prices,
     processes,
+    simulate,
     status,
     surplus,
     tenants,
@@ -48,7 +49,7 @@ def build() -> typer.Typer:
     )
     for module in (
         processes, status, leases, keys, money, models, tenants, internal, fleet, prices, ledger,
-        engine, verify, backtest, audit, surplus,
+        engine, verify, backtest, audit, surplus, simulate,
     ):  # fmt: skip
         module.add_to(root)
     return root
