@@ -7,11 +7,13 @@ The operator chooses how much of the capital the floor includes, from none of it
 """
 
 from dataclasses import dataclass
-from decimal import ROUND_CEILING, Decimal
-from typing import Self
+from decimal import ROUND_CEILING, Decimal, InvalidOperation
+from typing import Final, Self
 
 from sublet.core.errors import Invalid, Refused
 from sublet.core.money import NANOS, Rate
+
+_MOST: Final = 10**6  # of watts and of USD
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -29,24 +31,24 @@ class Cost:
         *,
         watts: float,
         pue: float,
-        usd_per_kwh: float,
-        wear: float,
-        support: float,
-        capital: float,
+        usd_per_kwh: str | float,
+        wear: str | float,
+        support: str | float,
+        capital: str | float,
     ) -> Self:
         """Build from USD per hour, and from power: watts at the GPU's share of its server's plug.
 
         Raises:
-            Invalid: something is negative, or the PUE is below 1.
+            Invalid: something is no number, negative or absurdly large, or the PUE is below 1.
         """
-        if min(watts, usd_per_kwh, wear, support, capital) < 0 or pue < 1:
-            raise Invalid("no cost is less than nothing, and a PUE is 1 or more")
-        power = Decimal(str(watts)) / 1000 * Decimal(str(pue)) * Decimal(str(usd_per_kwh))
+        if not pue >= 1:
+            raise Invalid(f"a PUE is 1 or more, not {pue!r}")
+        power = _number(watts, "watts") / 1000 * _number(pue, "pue") * _number(usd_per_kwh, "kwh")
         return cls(
             power_nanos=_nanos(power),
-            wear_nanos=_nanos(Decimal(str(wear))),
-            support_nanos=_nanos(Decimal(str(support))),
-            capital_nanos=_nanos(Decimal(str(capital))),
+            wear_nanos=_nanos(_number(wear, "wear")),
+            support_nanos=_nanos(_number(support, "support")),
+            capital_nanos=_nanos(_number(capital, "capital")),
         )
 
     @property
@@ -96,6 +98,18 @@ def hold_to_floor(rate: Rate, floor: Rate | None, *, exception: str | None) -> N
 
 def _usd_hour(rate: Rate) -> str:
     return f"{Decimal(rate.nanos) * 3_600 / rate.per / NANOS:f}".rstrip("0").rstrip(".")
+
+
+def _number(value: str | float, what: str) -> Decimal:
+    try:
+        number = Decimal(str(value).strip())
+    except InvalidOperation:
+        number = Decimal("NaN")
+    if not number.is_finite() or not 0 <= number < _MOST:
+        raise Invalid(
+            f"{what} is a number such as 0.07, not less than nothing, not {value!r}"[:200]
+        )
+    return number
 
 
 def _nanos(usd: Decimal) -> int:

@@ -14,14 +14,23 @@ from fastapi.responses import StreamingResponse
 
 from sublet import __version__
 from sublet.app.audit import audit, document
-from sublet.app.documents import DeploymentChange, NewPrice, PoolChange, price_document
+from sublet.app.documents import (
+    DeploymentChange,
+    NewFloor,
+    NewPrice,
+    PoolChange,
+    floor_document,
+    price_document,
+)
 from sublet.app.http import AnyCaller, Operator, Ours, envelope
 from sublet.app.services import Services
 from sublet.core.db import Tx
 from sublet.core.errors import Invalid, NotFound, SubletError
 from sublet.fleet import store as fleet
 from sublet.leases import service as leases
+from sublet.market import service as pricing
 from sublet.market import store as market
+from sublet.market.floor import Cost
 from sublet.models import service as models
 from sublet.models import store as model_store
 from sublet.models.deployment import Deployment, ReplicaState
@@ -123,7 +132,35 @@ def set_price(ours: Ours, _: Operator, sku: str, body: NewPrice) -> dict[str, An
     with ours.db.transaction() as tx:
         if market.find_price(tx, sku) is None:
             raise NotFound(f"there is no SKU {sku[:200]!r}; see GET /v1/prices")
-        return price_document(market.set_price(tx, sku, rate, now=ours.clock.now()))
+        price = pricing.set_price(tx, sku, rate, exception=body.exception, now=ours.clock.now())
+        return price_document(price)
+
+
+@router.get("/pools/{name}/floor", tags=["prices"])
+def get_floor(ours: Ours, _: Operator, name: str) -> dict[str, Any]:
+    """Show below which price nothing of a pool is sold, and what is let pass below it."""
+    with ours.db.transaction() as tx:
+        fleet.lock_pool(tx, name)
+        floor = pricing.find_floor(tx, name)
+        if floor is None:
+            raise NotFound(f"pool {name[:200]!r} has no floor: set one with `sublet price floor`")
+        return floor_document(floor, pricing.list_exceptions(tx, floor))
+
+
+@router.put("/pools/{name}/floor", tags=["prices"])
+def set_floor(ours: Ours, _: Operator, name: str, body: NewFloor) -> dict[str, Any]:
+    """Say what a GPU of a pool costs. Nothing is sold below it without a named exception."""
+    cost = Cost.of_usd(
+        watts=body.watts, pue=body.pue, usd_per_kwh=body.kwh_usd, wear=body.wear_usd,
+        support=body.support_usd, capital=body.capital_usd,
+    )  # fmt: skip
+    with ours.db.transaction() as tx:
+        fleet.lock_pool(tx, name)
+        floor = pricing.set_floor(
+            tx, name, cost, capital_share=body.capital_share, exception=body.exception,
+            now=ours.clock.now(),
+        )  # fmt: skip
+        return floor_document(floor, pricing.list_exceptions(tx, floor))
 
 
 @router.get("/deployments", tags=["models"])
