@@ -14,6 +14,7 @@ from sublet.cli import (
     backtest,
     engine,
     fleet,
+    index,
     internal,
     keys,
     leases,
@@ -49,7 +50,7 @@ def build() -> typer.Typer:
     )
     for module in (
         processes, status, leases, keys, money, models, tenants, internal, fleet, prices, ledger,
-        engine, verify, backtest, audit, surplus, simulate,
+        engine, verify, backtest, audit, surplus, simulate, index,
     ):  # fmt: skip
         module.add_to(root)
     return root

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from sublet.core.errors import Unavailable
 
 Floats = NDArray[np.float64]
-_NEIGHBOURS: Final = 2  # slots to either side that a dual is averaged over
+_NEIGHBOURS: Final = 1  # slots to either side that a dual is averaged over
 FEWEST_SEEN: Final = 30  # requests, before a pool's demand counts as seen
 
 

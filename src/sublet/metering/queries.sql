@@ -284,3 +284,16 @@ SELECT t.id, t.amount_nanos, paid.code AS from_code, got.code AS to_code
   JOIN account paid ON paid.id = t.debit_account
   JOIN account got ON got.id = t.credit_account
  WHERE t.reason = 'credit';
+
+-- name: list_trades
+-- What customers paid for leases, a row a day (UTC) and pool, in order.
+SELECT (u.happened_at AT TIME ZONE 'UTC')::date AS day, l.pool,
+       sum(u.gpu_seconds)::bigint AS gpu_seconds, sum(c.amount_nanos) AS amount_nanos
+  FROM usage u
+  JOIN charge c ON c.usage_id = u.id
+  JOIN lease l ON l.id = u.lease_id
+  JOIN tenant t ON t.id = u.tenant_id AND t.kind = 'customer'
+ WHERE u.happened_at >= %(since)s
+   AND u.gpu_seconds > 0
+ GROUP BY 1, 2
+ ORDER BY 1, 2;

@@ -20,8 +20,8 @@ from sublet.simulation.requests import Requests
 from sublet.simulation.scenario import INTERRUPTIBLE, STEP, Scenario
 from sublet.simulation.table import ENDED, Ints, Leases
 
-SLOT_HOURS: Final = 2.0
-_SLOTS: Final = 24  # two days
+SLOT_HOURS: Final = 1.0
+_SLOTS: Final = 24
 _SEEN_DAYS: Final = 7
 _MARGIN: Final = 1.25
 _HOUR_STEPS: Final = HOUR_SECONDS // STEP

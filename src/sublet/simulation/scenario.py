@@ -367,7 +367,7 @@ def _conduct(table: Table) -> Conduct:
         pricing=table.text("pricing", "bid", among=PRICING),
         confidence=table.number("confidence", 0.95, least=0.5, most=0.9999),
         learn_days=table.number("learn_days", 7.0, least=0.5, most=366),
-        bid_hours=table.number("bid_hours", 6.0, least=0.5, most=24),
+        bid_hours=table.number("bid_hours", 1.0, least=0.5, most=24),
         min_run_hours=table.number("min_run_hours", 1.0, least=0.1, most=24),
         credit_share=table.number("credit_share", 1.0, most=1),
         credit_cap_hours=table.number("credit_cap_hours", 24.0, most=8_784),

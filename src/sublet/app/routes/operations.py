@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import suppress
+from datetime import timedelta
 from typing import Annotated, Any, Final
 
 from fastapi import APIRouter, Query, Response
@@ -21,16 +22,19 @@ from sublet.app.documents import (
     PoolChange,
     floor_document,
     price_document,
+    usd,
 )
 from sublet.app.http import AnyCaller, Operator, Ours, envelope
 from sublet.app.services import Services
 from sublet.core.db import Tx
 from sublet.core.errors import Invalid, NotFound, SubletError
+from sublet.core.money import Money
 from sublet.fleet import store as fleet
 from sublet.leases import service as leases
 from sublet.market import service as pricing
 from sublet.market import store as market
 from sublet.market.floor import Cost
+from sublet.metering import store as metering
 from sublet.models import service as models
 from sublet.models import store as model_store
 from sublet.models.deployment import Deployment, ReplicaState
@@ -134,6 +138,24 @@ def set_price(ours: Ours, _: Operator, sku: str, body: NewPrice) -> dict[str, An
             raise NotFound(f"there is no SKU {sku[:200]!r}; see GET /v1/prices")
         price = pricing.set_price(tx, sku, rate, exception=body.exception, now=ours.clock.now())
         return price_document(price)
+
+
+@router.get("/trades", tags=["prices"])
+def list_trades(ours: Ours, _: Operator) -> dict[str, Any]:
+    """List what customers paid for leases, by day and pool, for the last year."""
+    with ours.db.transaction() as tx:
+        rows = metering.list_trades(tx, since=ours.clock.now() - timedelta(days=366))
+    return {
+        "items": [
+            {
+                "day": row["day"],
+                "pool": row["pool"],
+                "gpu_hours": f"{row['gpu_seconds'] / 3_600:.4f}",
+                "usd_gpu_hour": usd(Money(int(row["amount_nanos"]) * 3_600 // row["gpu_seconds"])),
+            }
+            for row in rows
+        ]
+    }
 
 
 @router.get("/pools/{name}/floor", tags=["prices"])
