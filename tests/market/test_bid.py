@@ -27,16 +27,33 @@ def found(known: Expected, lendable: float, promisable: float = 1e6) -> BidPrice
 def test_what_is_not_scarce_is_worth_nothing() -> None:
     prices = found(expected((False, 1.0, 4.0, 10.0)), 1_000)
     assert prices.any == pytest.approx(np.zeros(24))
-    assert prices.sum(start_hours=3, hours=5, firm=True) == 0
+    assert prices.covers(offer=1e-9, start_hours=3, hours=5, firm=True)
 
 
 def test_a_scarce_gpu_is_worth_the_best_offer_that_is_turned_away() -> None:
     # For two hours each: five GPUs an hour at 3 and fifty at 1 make 10 and 100 a slot; 50 fit.
     prices = found(expected((False, 3.0, 2.0, 5.0), (False, 1.0, 2.0, 50.0)), 50)
     assert prices.any == pytest.approx(np.ones(24))
-    assert prices.sum(start_hours=0, hours=2, firm=False) == pytest.approx(2)
-    assert prices.sum(start_hours=1, hours=0.5, firm=False) == pytest.approx(0.5)
-    assert prices.sum(start_hours=40, hours=100, firm=False) == pytest.approx(100)
+    for start, hours in ((0, 2), (1, 0.5), (40, 100), (100, 3)):
+        assert prices.covers(offer=1.001, start_hours=start, hours=hours, firm=False)
+        assert not prices.covers(offer=0.999, start_hours=start, hours=hours, firm=False)
+
+
+def test_a_request_pays_for_its_window_and_not_for_each_hour_of_it() -> None:
+    prices = BidPrices(slot_hours=2.0, any=np.array([0.0, 0.0, 3.0, 3.0]), firm=np.zeros(4))
+    assert prices.covers(offer=1.0, start_hours=0, hours=6, firm=False), "6 for 2 hours at 3"
+    assert not prices.covers(offer=0.99, start_hours=0, hours=6, firm=False)
+    assert not prices.covers(offer=2.9, start_hours=5, hours=90, firm=False)
+
+
+def test_what_will_hardly_last_pays_for_less_of_its_later_hours() -> None:
+    later = np.array([0.0, 0.0, 3.0, 3.0])
+    lasting = BidPrices(slot_hours=2.0, any=later, firm=np.zeros(4))
+    short = BidPrices(slot_hours=2.0, any=later, firm=np.zeros(4), leaving=0.5)
+    request = {"offer": 0.6, "start_hours": 0.0, "hours": 6.0}
+    assert not lasting.covers(**request, firm=False)
+    assert short.covers(**request, firm=False)
+    assert not short.covers(**request, firm=True), "a promise lasts"
 
 
 def test_a_promise_costs_more_where_promises_are_scarce() -> None:

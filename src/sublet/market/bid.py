@@ -32,6 +32,7 @@ class Expected:
     offer: Floats  # per GPU-hour
     hours: Floats
     gpus_per_hour: Floats  # asked for, in each hour
+    leaving: float = 0.0  # reclaims of an interruptible lease, per hour that it runs
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,24 +42,35 @@ class BidPrices:
     slot_hours: float
     any: Floats  # of whatever is lendable
     firm: Floats  # of what may be promised, on top
+    leaving: float = 0.0  # reclaims of an interruptible lease, per hour that it runs
 
-    def sum(self, *, start_hours: float, hours: float, firm: bool) -> float:
-        """Return what a GPU costs over a window that starts so many hours from now.
+    def covers(self, *, offer: float, start_hours: float, hours: float, firm: bool) -> bool:
+        """Say whether a request pays for what it displaces, as long as it is expected to last.
 
         Beyond the last slot its price goes on.
+
+        Args:
+            offer: per GPU-hour.
+            start_hours: from now until it starts.
+            hours: asked for.
+            firm: does it ask for a promise?
         """
         prices = self.any + self.firm if firm else self.any
-        upto = _until(prices, self.slot_hours, start_hours + hours)
-        return upto - _until(prices, self.slot_hours, start_hours)
+        edges = np.append(np.arange(len(prices)) * self.slot_hours, np.inf)
+        prices = np.append(prices, prices[-1])
+        edges = np.insert(edges, len(prices) - 1, (len(prices) - 1) * self.slot_hours)
+        inside = np.clip(edges, start_hours, start_hours + hours) - start_hours
+        rate = 0.0 if firm else self.leaving
+        lasting = np.diff(_lasting(inside, rate))
+        return bool(((offer - prices) * lasting).sum() >= -1e-6 * offer * hours)
 
 
-def _until(prices: Floats, slot_hours: float, hours: float) -> float:
-    """Return the integral of prices from now on."""
-    whole, part = divmod(hours / slot_hours, 1.0)
-    count = min(int(whole), len(prices))
-    beyond = (hours / slot_hours - len(prices)) * float(prices[-1]) if whole >= len(prices) else 0.0
-    within = part * float(prices[count]) if count < len(prices) else 0.0
-    return slot_hours * (float(prices[:count].sum()) + within + beyond)
+def _lasting(hours: Floats, rate: float) -> Floats:
+    """Return for how many of so many hours a lease runs on average that is reclaimed at a rate."""
+    if rate <= 0:
+        return hours
+    lasts: Floats = -np.expm1(-rate * hours) / rate
+    return lasts
 
 
 def expect(
@@ -68,6 +80,7 @@ def expect(
     gpus: Floats,
     firm: NDArray[np.bool_],
     over_hours: float,
+    leaving: float = 0.0,
     bands: int = 6,
 ) -> Expected:
     """Group requests that were seen by tier, length and offer, and return how many to expect.
@@ -78,6 +91,7 @@ def expect(
         gpus: asked for.
         firm: does it ask for a promise?
         over_hours: the time in which they were seen.
+        leaving: reclaims of an interruptible lease, per hour that it ran.
         bands: of offers, from low to high, each with as many GPU-hours.
     """
     kinds: list[tuple[bool, float, float, float]] = []
@@ -108,6 +122,7 @@ def expect(
         offer=np.array(columns[1], dtype=np.float64),
         hours=np.array(columns[2], dtype=np.float64),
         gpus_per_hour=np.array(columns[3], dtype=np.float64),
+        leaving=leaving,
     )
 
 
@@ -131,14 +146,16 @@ def bid_prices(
     count = kinds * slots
     kind = np.repeat(np.arange(kinds), slots)
     start = np.tile(np.arange(slots), kinds)
-    # Beyond the last slot nothing is known: what would go on is worth what it pays within.
-    reach = np.minimum(expected.hours[kind] / slot_hours, slots - start)
     scale = float(expected.offer.max())  # the solver wants numbers about one
-    worth = expected.offer[kind] / scale * reach * slot_hours
     most = expected.gpus_per_hour[kind] * slot_hours
-    # How much of each slot a request of each column takes, shape (columns, slots).
-    after = np.arange(slots)[None, :] - start[:, None]
-    share = np.where(after >= 0, np.clip(reach[:, None] - after, 0.0, 1.0), 0.0)
+    # How much of each slot a request of each column takes, shape (columns, slots). It lasts as
+    # long as it asks for and internal jobs let it; beyond the last slot nothing is known.
+    into = (np.arange(slots + 1)[None, :] - start[:, None]) * slot_hours
+    into = np.clip(into, 0.0, expected.hours[kind][:, None])
+    rate = np.where(expected.firm, 0.0, expected.leaving)[kind][:, None]
+    share = np.diff(np.where(rate > 0, _lasting(into, max(expected.leaving, 1e-9)), into), axis=1)
+    share /= slot_hours
+    worth = expected.offer[kind] / scale * share.sum(axis=1) * slot_hours
     both = np.concatenate([share, share * expected.firm[kind][:, None]], axis=1)
     columns, rows = np.nonzero(both)
     model = highspy.HighsLp()
@@ -161,7 +178,7 @@ def bid_prices(
         raise Unavailable(f"no bid prices were found: {solver.getModelStatus()}")
     duals = np.maximum(np.array(solver.getSolution().row_dual), 0.0) * scale / slot_hours
     smooth = [_smoothed(part) for part in (duals[:slots], duals[slots:])]
-    return BidPrices(slot_hours=slot_hours, any=smooth[0], firm=smooth[1])
+    return BidPrices(slot_hours=slot_hours, any=smooth[0], firm=smooth[1], leaving=expected.leaving)
 
 
 def _smoothed(duals: Floats) -> Floats:

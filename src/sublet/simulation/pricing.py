@@ -18,11 +18,13 @@ from sublet.simulation.demand import DAY_STEPS, World
 from sublet.simulation.planning import Plans
 from sublet.simulation.requests import Requests
 from sublet.simulation.scenario import INTERRUPTIBLE, STEP, Scenario
-from sublet.simulation.table import ENDED, Ints, Leases
+from sublet.simulation.table import ENDED, RUNNING, Ints, Leases
 
 SLOT_HOURS: Final = 1.0
 _SLOTS: Final = 24
 _SEEN_DAYS: Final = 7
+_FORGET: Final = 0.5 ** (1 / (3 * DAY_STEPS))  # by half in three days
+_FEWEST_HOURS: Final = 100.0  # of leases, before reclaims say much
 _MARGIN: Final = 1.25
 _HOUR_STEPS: Final = HOUR_SECONDS // STEP
 
@@ -41,6 +43,7 @@ class Tariff:
         self._full = [int(pool.cost.full_nanos * _MARGIN) for pool in pools]
         self._bids: list[BidPrices | None] = [None] * len(pools)
         self._at = [0] * len(pools)
+        self._ran, self._reclaimed = np.zeros(len(pools)), np.zeros(len(pools))
         self.fallbacks = 0  # requests that the price book decided about, for want of demand seen
         # Requests by pool, in order of arrival.
         order = np.argsort(requests.pool, kind="stable")
@@ -58,6 +61,7 @@ class Tariff:
         """
         if self._how != "bid" or self._plans is None:
             return
+        self.saw(leases)
         due = [
             pool
             for pool in range(len(self._bids))
@@ -102,9 +106,28 @@ class Tariff:
                 else:
                     hours = seconds / HOUR_SECONDS
                     ahead = (now - self._at[pool] + start_in) / HOUR_SECONDS
-                    least = bids.sum(start_hours=ahead, hours=hours, firm=tier != INTERRUPTIBLE)
-                    return offer if offer * hours >= least - 1e-6 * hours else None
+                    pays = bids.covers(
+                        offer=offer, start_hours=ahead, hours=hours, firm=tier != INTERRUPTIBLE
+                    )
+                    return offer if pays else None
         return asked if offer >= asked else None
+
+    def saw(self, leases: Leases) -> None:
+        """Count how long interruptible leases run, a step at a time, and how many are reclaimed."""
+        running = np.flatnonzero(leases.alive & (leases.state == RUNNING))
+        running = running[leases.tier[running] == INTERRUPTIBLE]
+        pools = len(self._bids)
+        self._ran *= _FORGET
+        self._reclaimed *= _FORGET
+        self._ran += np.bincount(leases.pool[running], minlength=pools) / _HOUR_STEPS
+
+    def reclaimed(self, pools: Ints) -> None:
+        """Count interruptible leases that were told to go, by their pools."""
+        np.add.at(self._reclaimed, pools, 1.0)
+
+    def _leaving(self, pool: int) -> float:
+        """Return reclaims for each hour that an interruptible lease runs, over some days."""
+        return float(self._reclaimed[pool] / max(self._ran[pool], _FEWEST_HOURS))
 
     def _bid_prices(
         self, pool: int, step: int, now: int, leases: Leases, rows: Ints, promised: Ints
@@ -122,6 +145,7 @@ class Tariff:
             gpus=requests.gpus[seen].astype(np.float64),
             firm=requests.tier[seen] != INTERRUPTIBLE,
             over_hours=since,
+            leaving=self._leaving(pool),
         )
         here = self._world.first + step
         recent = self._world.curve(pool, here, since=max(here - 8 * DAY_STEPS, 0))
@@ -130,7 +154,10 @@ class Tariff:
         idle = plan.interruptible[: _SLOTS * per_slot].reshape(_SLOTS, per_slot).mean(axis=1)
         edges = now + np.arange(_SLOTS) * int(SLOT_HOURS * HOUR_SECONDS)
         middle = edges + int(SLOT_HOURS * HOUR_SECONDS) // 2
-        stays = leases.ends_at[rows][:, None] > middle
+        stays = (leases.ends_at[rows][:, None] > middle).astype(np.float64)
+        hours_on = (middle - now) / HOUR_SECONDS
+        lasts = np.exp(-expected.leaving * hours_on)[None, :]
+        stays *= np.where(leases.tier[rows][:, None] == INTERRUPTIBLE, lasts, 1.0)
         taken = (leases.gpus[rows][:, None] * stays).sum(axis=0)
         hour = step // _HOUR_STEPS
         ahead = np.arange(_SLOTS) * int(SLOT_HOURS)

@@ -291,6 +291,7 @@ class Simulation:
             return
         leases.evictions[fresh] += 1
         self.tally.evicted(leases, fresh, lost=lost, market=market)
+        self.tariff.reclaimed(leases.pool[fresh[leases.tier[fresh] == INTERRUPTIBLE]])
         if self.rules.credits:
             cap = round(conduct.credit_cap_hours * HOUR)
             self.till.credit(leases, fresh, now=now, share=conduct.credit_share, cap_seconds=cap)
