@@ -84,6 +84,7 @@ NONE: dict[str, Any] = {"items": []}
             "PUT /v1/prices/lease%3Ah200%3Ainterruptible", OPERATOR,
             {"usd": "0.1", "per": "hour", "exception": "launch"},
         ),
+        ("signals", "GET /v1/signals", OPERATOR, None),
         ("index", "GET /v1/trades", OPERATOR, None),
         ("price floor h200", "GET /v1/pools/h200/floor", OPERATOR, None),
         (

@@ -23,6 +23,7 @@ from sublet.cli import (
     money,
     prices,
     processes,
+    signals,
     simulate,
     status,
     surplus,
@@ -50,7 +51,7 @@ def build() -> typer.Typer:
     )
     for module in (
         processes, status, leases, keys, money, models, tenants, internal, fleet, prices, ledger,
-        engine, verify, backtest, audit, surplus, simulate, index,
+        engine, verify, backtest, audit, surplus, simulate, index, signals,
     ):  # fmt: skip
         module.add_to(root)
     return root

@@ -297,3 +297,18 @@ SELECT (u.happened_at AT TIME ZONE 'UTC')::date AS day, l.pool,
    AND u.gpu_seconds > 0
  GROUP BY 1, 2
  ORDER BY 1, 2;
+
+-- name: list_leased
+-- What ran on leases, a row a pool and slot of time, and what customers paid for it.
+SELECT l.pool,
+       (floor(extract(epoch FROM u.happened_at) / %(slot)s) * %(slot)s)::bigint AS slot,
+       sum(u.gpu_seconds)::bigint AS gpu_seconds,
+       coalesce(sum(u.gpu_seconds) FILTER (WHERE t.kind = 'customer'), 0)::bigint AS paid_seconds,
+       coalesce(sum(c.amount_nanos) FILTER (WHERE t.kind = 'customer'), 0) AS paid_nanos
+  FROM usage u
+  JOIN lease l ON l.id = u.lease_id
+  JOIN tenant t ON t.id = u.tenant_id
+  LEFT JOIN charge c ON c.usage_id = u.id
+ WHERE u.happened_at >= %(since)s
+ GROUP BY 1, 2
+ ORDER BY 1, 2;

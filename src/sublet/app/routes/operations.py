@@ -26,6 +26,7 @@ from sublet.app.documents import (
 )
 from sublet.app.http import AnyCaller, Operator, Ours, envelope
 from sublet.app.services import Services
+from sublet.app.signals_of_pools import signals_of_pools
 from sublet.core.db import Tx
 from sublet.core.errors import Invalid, NotFound, SubletError
 from sublet.core.money import Money
@@ -156,6 +157,15 @@ def list_trades(ours: Ours, _: Operator) -> dict[str, Any]:
             for row in rows
         ]
     }
+
+
+@router.get("/signals", tags=["prices"])
+def show_signals(
+    ours: Ours, _: Operator, days: Annotated[int, Query(ge=1, le=56)] = 7
+) -> dict[str, Any]:
+    """Say how fast each pool's idle capacity was taken, at what price, and what that means."""
+    with ours.db.transaction() as tx:
+        return {"items": signals_of_pools(tx, days=days, now=ours.clock.now())}
 
 
 @router.get("/pools/{name}/floor", tags=["prices"])
