@@ -2,11 +2,12 @@
 
 One price for everybody in a pool: the highest bid that did not win, and the floor at least.
 Leases are filled whole or not at all, the highest bid first; whoever is outbid leaves with
-notice. What was promised or contracted is outside of it.
+notice. A bid that loses stands for four hours, and sets the price meanwhile. What was contracted
+is outside of it.
 """
 
 from collections import defaultdict
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
@@ -16,6 +17,8 @@ from sublet.simulation.table import RUNNING
 
 if TYPE_CHECKING:
     from sublet.simulation.run import Simulation
+
+_STANDS_SECONDS: Final = 4 * 3_600  # for which a bid that lost stands
 
 
 def hold_auction(of: "Simulation", step: int, *, now: int) -> None:
@@ -27,7 +30,11 @@ def hold_auction(of: "Simulation", step: int, *, now: int) -> None:
         running[int(leases.pool[row])].append(row)
     low, high = int(requests.first[step]), int(requests.first[step + 1])
     asking: dict[int, list[int]] = defaultdict(list)
-    for number in range(low, high):
+    standing, of.standing = of.standing, []
+    for number in [*standing, *range(low, high)]:
+        if now > int(requests.at[number]) + _STANDS_SECONDS:
+            of.tally.refused["price"] += 1
+            continue
         if requests.tier[number] == RESERVED:  # there is nothing of the kind
             of.tally.refused["price"] += 1
             continue
@@ -55,7 +62,7 @@ def hold_auction(of: "Simulation", step: int, *, now: int) -> None:
         # A large bid that did not fit may lie above a small one that did: nobody pays above his.
         losers = np.array([bid[3] for bid in out if not bid[1]], dtype=np.int64)
         of.leave(losers, now, market=True)
-        of.tally.refused["price"] += sum(bid[1] for bid in out)
+        of.standing += [bid[3] for bid in out if bid[1]]
         # The block's money is held at the old price: a new one holds from the next block on.
         for offer, is_new, gpus, number in winners:
             rate = min(price, offer)
@@ -66,7 +73,7 @@ def hold_auction(of: "Simulation", step: int, *, now: int) -> None:
             tier, at = int(requests.tier[number]), int(requests.at[number])
             free = admission.room[pool]
             if gpus > free:  # those who leave are not gone yet: it starts when they are
-                of.tally.refused["nothing_free"] += 1
+                of.standing.append(number)
                 continue
             lease = Again(
                 request=number, pool=pool, tier=tier, gpus=gpus, tenant=tenant,

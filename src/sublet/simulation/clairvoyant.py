@@ -3,7 +3,8 @@
 A linear programme: in every hour and pool, GPU-time that internal jobs leave idle is given to
 requests, at what they offer; each may be served in any part, paused and resumed at no cost. Its
 rows do not share columns between hours, so its optimum is found by filling each hour with the
-highest offers first. It allows more than any real seller may do, so it is a bound for all.
+highest offers first. It allows more than any real seller may do within the hours that a request
+asked for; what comes back after an eviction, and runs later than that, is not in it.
 """
 
 from typing import Final

@@ -50,7 +50,7 @@ RULES: Final[Mapping[str, Rules]] = MappingProxyType(
         ),
         # A uniform second price, found anew at every step; whoever is outbid leaves with notice.
         "auction": Rules(
-            plans=False, tiers=False, victims="youngest", requeues="resumable", credits=False,
+            plans=False, tiers=False, victims="youngest", requeues="none", credits=False,
             auction=True, pricing="greedy",
         ),
         # Blocks that are filled whole or not at all, and are the buyer's until they end.

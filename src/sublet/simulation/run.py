@@ -63,6 +63,7 @@ class Simulation:
         self._wounded: deque[Ints] = deque(maxlen=self._wanted.maxlen)
         self._picked = np.zeros(pools, dtype=np.int64)  # internal GPU-seconds of leavers' GPUs
         self._idle = np.zeros(pools, dtype=np.int64)  # GPU-seconds of the last step
+        self.standing: list[int] = []  # requests whose bids stand, in an auction
         self.next_rates: dict[int, int] = {}  # by row: from the next block on
         self.history = sha256()
         self.kept: list[Ints] | None = [] if keep else None  # leases that ended, as rows of columns
