@@ -20,10 +20,11 @@ NOW = int(NOON.timestamp())
 ONE = st.tuples(st.booleans(), st.integers(1, 16), st.integers(0, 5))
 
 
-@given(st.lists(ONE, min_size=1, max_size=12), st.integers(1, 100))
-def test_the_same_leases_go_as_by_the_rule_for_leases(
-    made: list[tuple[bool, int, int]], gpus: int
+@given(st.booleans(), st.lists(ONE, min_size=1, max_size=12), st.integers(1, 100))
+def test_the_same_leases_of_a_tier_go_as_by_the_rule_for_leases(
+    every: bool, drawn: list[tuple[bool, int, int]], gpus: int
 ) -> None:
+    made = [(every, size, age) for _, size, age in drawn]
     table = Leases()
     rows = table.add(
         {
@@ -54,6 +55,24 @@ def test_the_same_leases_go_as_by_the_rule_for_leases(
     ]
     expected = choose_leases(leases, gpus=gpus, now=NOON)
     assert sorted(table.request[chosen].tolist()) == sorted(one.id.int for one in expected)
+
+
+@given(st.lists(ONE, min_size=1, max_size=12), st.integers(1, 100))
+def test_no_firm_lease_goes_while_an_interruptible_one_stays(
+    made: list[tuple[bool, int, int]], gpus: int
+) -> None:
+    table = Leases()
+    rows = table.add(
+        {
+            "request": list(range(len(made))),
+            "tier": [ON_DEMAND if firm else INTERRUPTIBLE for firm, _, _ in made],
+            "gpus": [1] * len(made),
+            "running_at": [NOW - age for _, _, age in made],
+        }
+    )
+    chosen = choose(table, rows, gpus=gpus, now=NOW, rules=RULES["sublet"])
+    stays = np.setdiff1d(rows, chosen)
+    assert not (table.tier[chosen] > 0).any() or (table.tier[stays] > 0).all()
 
 
 @given(
