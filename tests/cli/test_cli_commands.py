@@ -73,7 +73,57 @@ NONE: dict[str, Any] = {"items": []}
             "pool set cpu --notice 0 --not-lendable --limit none", "PATCH /v1/pools/cpu", OPERATOR,
             {"notice_seconds": 0, "lendable": False, "lending_limit": None},
         ),
+        (
+            ("pool set cpu --reserve 2 --firm 4h --confidence 0.999 --credit 50 --floor 1.50"
+            " --quiet 22:00-06:00 --yes"),
+            "PATCH /v1/pools/cpu", OPERATOR,
+            {
+                "reserve": 2, "firm_seconds": 14_400, "firm_confidence": 0.999,
+                "credit_percent": 50, "floor_usd_per_gpu_hour": "1.50",
+                "quiet_hours": "22:00-06:00", "confirm": True,
+            },
+        ),
+        (
+            "pool set cpu --confidence none --floor none --quiet none", "PATCH /v1/pools/cpu",
+            OPERATOR,
+            {"firm_confidence": None, "floor_usd_per_gpu_hour": None, "quiet_hours": None},
+        ),
+        ("quotes", "GET /v1/quotes", TENANT, None),
+        ("reservation list", "GET /v1/reservations", TENANT, None),
+        (f"reservation show {ID}", f"GET /v1/reservations/{ID}", TENANT, None),
+        ("credits", "GET /v1/credits", TENANT, None),
+        ("lease checkpoint 3fa8", f"PUT /v1/leases/{ID}/checkpoint", TENANT, {}),
+        ("contract list --as-operator", "GET /v1/contracts", OPERATOR, None),
+        (f"contract show {ID}", f"GET /v1/contracts/{ID}", TENANT, None),
+        (f"contract bill {ID} --from 2027-01-01T00Z", f"GET /v1/contracts/{ID}/bill", TENANT, None),
+        (f"contract end {ID}", f"DELETE /v1/contracts/{ID}", TENANT, None),
+        (
+            "quote --window 2026-02-01T08:00Z/2026-02-01T20:00Z --gpus 2", "POST /v1/quotes",
+            TENANT,
+            {
+                "gpus": 2, "tier": "reserved", "starts_at": "2026-02-01T08:00Z",
+                "ends_at": "2026-02-01T20:00Z",
+            },
+        ),
+        (
+            "quote --pool cpu --gpus 2 --tier on_demand --max 2h --notice 2m --lifetime 5m",
+            "POST /v1/quotes", TENANT,
+            {
+                "pool": "cpu", "gpus": 2, "tier": "on_demand", "max_seconds": 7200,
+                "notice_seconds": 120, "lifetime_seconds": 300,
+            },
+        ),
+        ("quote", "POST /v1/quotes", TENANT, {}),
         ("price list", "GET /v1/prices", OPERATOR, None),
+        (
+            (f"price set lease:cpu:on_demand 0.05 --per hour --tenant {ID}"
+            " --from 2026-02-01T00:00Z --until 2026-03-01T00:00Z"),
+            "PUT /v1/prices/lease%3Acpu%3Aon_demand", OPERATOR,
+            {
+                "usd": "0.05", "per": "hour", "tenant_id": ID,
+                "valid_from": "2026-02-01T00:00Z", "valid_until": "2026-03-01T00:00Z",
+            },
+        ),
         (
             "price set model:m:output 0.15 --per million-tokens",
             "PUT /v1/prices/model%3Am%3Aoutput", OPERATOR,
@@ -370,3 +420,63 @@ def test_a_surplus_says_what_is_forecast_and_why_no_more_is_sold(
     assert ["cold_start", "(4h,", "24h):", "little", "is", "known"] in lines
     assert ["99%", "of", "the", "time", "no", "more", "than", "4", "8"] in lines
     assert "cpu: not planned yet" in sublet("surplus").out
+
+
+def test_a_quote_is_accepted_as_it_is(sublet: Sublet, api: FakeApi) -> None:
+    api.on("POST /v1/leases", LEASE)
+    assert sublet("lease", "create", "--quote", ID, "--id", ID, "--", "x").code == 0
+    assert {"quote": ID, "id": ID, "command": ["x"]}.items() <= api.seen[0].body.items()
+    assert not {"gpus", "tier", "max_seconds", "pool"} & set(api.seen[0].body)
+    result = sublet("lease", "create", "--quote", ID, "--gpus", "2", "--", "x")
+    assert result.code == 2 and "give --quote alone" in result.err
+
+
+def test_a_window_is_reserved_with_what_starts_in_it(sublet: Sublet, api: FakeApi) -> None:
+    api.on("POST /v1/reservations", {"id": ID, "state": "booked"})
+    window = "2026-02-01T08:00Z/2026-02-01T20:00Z"
+    asked = ["lease", "create", "--tier", "reserved", "--gpus", "2", "--id", ID]
+    assert sublet(*asked, "--window", window, "--", "x").code == 0
+    assert api.seen[0].body == {
+        "id": ID, "command": ["x"], "environment": {}, "files": {}, "network": False, "gpus": 2,
+        "starts_at": "2026-02-01T08:00Z", "ends_at": "2026-02-01T20:00Z",
+    }  # fmt: skip
+    assert sublet("reservation", "create", window).code == 0
+    assert {"starts_at", "ends_at", "id"} == set(api.seen[1].body)
+    for wrong, said in (
+        ([*asked, "--", "x"], "give --window START/END"),
+        ([*asked, "--window", "tomorrow", "--", "x"], "is no window such as"),
+        ([*asked, "--window", window, "--max", "1h", "--", "x"], "takes no --max"),
+        (["lease", "create", "--tier", "on_demand", "--window", window, "--", "x"], "reserved"),
+    ):
+        result = sublet(*wrong)
+        assert result.code == 2 and said in result.err, result.err
+
+
+def test_a_lease_is_drawn_on_a_reservation(sublet: Sublet, api: FakeApi) -> None:
+    api.on("POST /v1/leases", LEASE)
+    assert sublet("lease", "create", "--reservation", ID, "--gpus", "2", "--", "x").code == 0
+    body = api.seen[0].body
+    assert {"reservation": ID, "gpus": 2, "command": ["x"]}.items() <= body.items()
+    assert not {"tier", "max_seconds", "pool"} & set(body)
+
+
+def test_a_contract_is_signed_step_by_step(sublet: Sublet, api: FakeApi) -> None:
+    api.on("POST /v1/contracts", {"id": ID, "steps": [{"gpus": 64}]})
+    result = sublet(
+        "contract", "sign", "h1", "--tenant", ID, "--until", "2027-07-01T00:00Z", "--step",
+        "2027-01-01T00:00Z=64@1.90", "--step", "2027-03-01T00:00Z=128@1.80", "--minimum", "100000",
+        "--recall-days", "90", "--shortfall", "50",
+    )  # fmt: skip
+    assert result.code == 0, result.err
+    body = api.seen[0].body
+    assert body.pop("id")
+    assert body == {
+        "name": "h1", "tenant_id": ID, "ends_at": "2027-07-01T00:00Z", "minimum_usd": "100000",
+        "recall_days": 90, "shortfall_percent": 50,
+        "steps": [
+            {"starts_at": "2027-01-01T00:00Z", "gpus": 64, "usd_per_gpu_hour": "1.90"},
+            {"starts_at": "2027-03-01T00:00Z", "gpus": 128, "usd_per_gpu_hour": "1.80"},
+        ],
+    }  # fmt: skip
+    wrong = sublet("contract", "sign", "h1", "--tenant", ID, "--until", "x", "--step", "soon")
+    assert wrong.code == 2 and "is no step such as" in wrong.err

@@ -114,13 +114,13 @@ def test_an_answer_that_breaks_off(sublet: Sublet, api: FakeApi) -> None:
         ),
         (
             "lease create --tier gold -- true",
-            "invalid value for '--tier': 'gold' is not one of 'interruptible', 'on_demand' (see `sublet lease create --help`)",
+            "invalid value for '--tier': 'gold' is not one of 'interruptible', 'on_demand', 'reserved' (see `sublet lease create --help`)",
         ),
         (
             "lease create --env A -- true",
             "invalid value for --env: 'A' is not KEY=VALUE (see `sublet lease create --help`)",
         ),
-        ("pool set cpu", "give --notice, --lendable, --not-lendable or --limit"),
+        ("pool set cpu", "say what to change; `sublet pool set --help` lists it all"),
         ("tenant create \udcff", "the command line must be UTF-8"),
     ],
 )

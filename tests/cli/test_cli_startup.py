@@ -43,7 +43,9 @@ def test_completion_offers_the_commands() -> None:
         [sys.executable, "-c", "from sublet.cli import main; main()"],
         env=environment, capture_output=True, text=True, check=True,
     )  # fmt: skip
-    assert done.stdout.split() == ["create", "list", "show", "logs", "end", "notice"]
+    assert done.stdout.split() == [
+        "create", "list", "show", "logs", "end", "checkpoint", "notice",
+    ]  # fmt: skip
 
 
 def test_a_reader_that_leaves_early_is_no_error() -> None:

@@ -12,14 +12,19 @@ from tests.core.databases import fresh, undone
 
 from sublet.core.db import Database, Tx
 from sublet.core.errors import Invalid, NotFound
+from sublet.core.money import Rate
 from sublet.engine.port import InternalJob, Node
 from sublet.fleet import store
 from sublet.fleet.pool import (
     LONGEST_NOTICE_SECONDS,
     Demand,
+    Policy,
+    Pool,
+    QuietHours,
     demand_by_pool,
     demand_of,
     gpus_by_pool,
+    parse_quiet,
 )
 
 NOON = datetime(2026, 1, 1, 12, tzinfo=UTC)
@@ -87,11 +92,14 @@ def test_a_pool_is_recorded_when_it_changes_and_only_then(tx: Tx) -> None:
 
 def test_a_policy_is_the_operators_and_stays(tx: Tx) -> None:
     store.observe_pools(tx, {"h200": 8}, notice_seconds=10, now=NOON)
-    policy = store.set_policy(
-        tx, "h200", notice_seconds=60, lendable=False, lending_limit=4, now=NOON
-    )
+    policy = Policy(
+        notice_seconds=60, lendable=False, lending_limit=4, reserve=1, firm_seconds=7200,
+        firm_confidence=0.95, credit_percent=50, floor=Rate(nanos=1_500_000_000, per=3600),
+        quiet=parse_quiet("22:00-06:30"),
+    )  # fmt: skip
+    assert store.set_policy(tx, "h200", policy, now=NOON).policy == policy
     store.observe_pools(tx, {"h200": 6}, notice_seconds=10, now=NOON + MINUTE)
-    assert store.list_pools(tx) == [replace(policy, gpus=6)]
+    assert store.list_pools(tx) == [Pool(name="h200", gpus=6, policy=policy)]
     assert [row["notice_seconds"] for row in store.list_pool_events(tx)] == [10, 60, 60]
 
 
@@ -102,15 +110,49 @@ def test_a_policy_is_the_operators_and_stays(tx: Tx) -> None:
         ({"notice_seconds": -1}, Invalid),
         ({"notice_seconds": LONGEST_NOTICE_SECONDS + 1}, Invalid),
         ({"lending_limit": -1}, Invalid),
+        ({"reserve": -1}, Invalid),
+        ({"firm_seconds": 59}, Invalid),
+        ({"firm_seconds": 86_401}, Invalid),
+        ({"firm_confidence": 0.4}, Invalid),
+        ({"firm_confidence": 1.0}, Invalid),
+        ({"credit_percent": -1}, Invalid),
+        ({"floor": Rate(nanos=0, per=3600)}, Invalid),
+        ({"quiet": QuietHours(start=60, end=60)}, Invalid),
     ],
 )
 def test_a_policy_that_cannot_be_is_refused(
     tx: Tx, changes: dict[str, object], error: type[Exception]
 ) -> None:
-    wanted = {"name": "h200", "notice_seconds": 10, "lendable": True, "lending_limit": None}
     store.observe_pools(tx, {"h200": 8}, notice_seconds=10, now=NOON)
+    name = changes.pop("name", "h200")
     with pytest.raises(error):
-        store.set_policy(tx, now=NOON, **{**wanted, **changes})
+        store.set_policy(tx, str(name), replace(Policy(notice_seconds=10), **changes), now=NOON)
+
+
+@pytest.mark.parametrize(
+    ("quiet", "at", "hours"),
+    [
+        ("22:00-06:30", "21:00", 1.0),
+        ("22:00-06:30", "22:00", 0.0),
+        ("22:00-06:30", "06:29", 0.0),
+        ("22:00-06:30", "06:30", 15.5),
+        ("06:00-22:00", "23:00", 7.0),
+        ("06:00-22:00", "22:00", 8.0),
+    ],
+)
+def test_quiet_hours_may_reach_over_midnight(quiet: str, at: str, hours: float) -> None:
+    instant = datetime.fromisoformat(f"2026-01-01T{at}:00+00:00")
+    found = parse_quiet(quiet)
+    assert found.wait(instant) == timedelta(hours=hours)
+    assert str(found) == quiet
+    assert found.meet(instant, instant + timedelta(hours=hours, seconds=1))
+    assert not hours or not found.meet(instant, instant + timedelta(hours=hours))
+
+
+@pytest.mark.parametrize("text", ["", "22-6", "24:00-06:00", "22:60-06:00", "22:00-06:00 "])
+def test_what_is_no_quiet_hours_is_refused(text: str) -> None:
+    with pytest.raises(Invalid, match="two times"):
+        parse_quiet(text)
 
 
 def test_looking_at_the_queue_again_and_again_records_each_change_once(tx: Tx) -> None:

@@ -418,7 +418,7 @@ def test_a_missing_guard_is_reported(told: Told, table: str, way: str) -> None:
 def test_records_cannot_be_changed(told: Told, table: str, way: str) -> None:
     column = {
         "internal_job_event": "gpus", "pool_event": "gpus", "lease_event": "state",
-        "idempotency_key": "status", "seal": "rows",
+        "idempotency_key": "status", "seal": "rows", "credit": "gpus",
     }.get(table, "happened_at")  # fmt: skip
     seal_all(told.db, now=START)
     with (

@@ -74,7 +74,7 @@ def test_a_credit_that_was_due_and_given_is_no_difference(db: Database, reclaime
 
 def test_a_credit_that_was_due_and_not_given_is_found(db: Database, reclaimed: Shop) -> None:
     end(reclaimed)
-    due = 2 * 90 * 200
+    due = 2 * (3600 - 90) * 200
     sentence = f"lease {reclaimed.lease.id} was reclaimed and did not get {due} nanos back"
     assert sentence in found(db, reclaimed.lease.id)
 
@@ -82,7 +82,7 @@ def test_a_credit_that_was_due_and_not_given_is_found(db: Database, reclaimed: S
 def test_a_credit_of_another_amount_is_found(db: Database, reclaimed: Shop) -> None:
     give(reclaimed, 7, id=credit_id(reclaimed.lease.id))
     (what,) = found(db, reclaimed.lease.id)
-    assert "36000 nanos were due" in what and ": 7 went to" in what
+    assert "1404000 nanos were due" in what and ": 7 went to" in what
 
 
 def test_a_credit_that_no_lease_explains_is_found(db: Database, reclaimed: Shop) -> None:

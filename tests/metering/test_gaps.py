@@ -30,6 +30,7 @@ def test_a_gap_in_a_source_s_numbers_is_counted(db: Database) -> None:
                     {
                         "id": new_id(), "source": source, "sequence": number,
                         "tenant_id": tenant.id, "api_key_id": None, "lease_id": None,
+                        "reservation_id": None,
                         "model": "m", "request_id": None, "gpu_seconds": 0, "input_tokens": 0,
                         "cache_read_tokens": 0, "cache_write_tokens": 0, "output_tokens": 0,
                         "reasoning_tokens": 0, "delivered_tokens": 0,

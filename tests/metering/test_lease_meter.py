@@ -8,13 +8,15 @@ from uuid import UUID
 
 import pytest
 from tests.core.databases import fresh
+from tests.leases.make import lease_in
 
 from sublet.app import bootstrap
 from sublet.core.db import Database
 from sublet.core.errors import Invalid, Unpaid
 from sublet.core.ids import derived_id, new_id, sibling_id
-from sublet.core.money import Money
+from sublet.core.money import Money, Rate
 from sublet.fleet import store as fleet
+from sublet.fleet.pool import Policy
 from sublet.leases import blocks, service
 from sublet.leases import store as leases
 from sublet.leases.lease import EndReason, Move, State
@@ -24,7 +26,7 @@ from sublet.ledger.transfer import Transfer
 from sublet.market import store as market
 from sublet.market.price import Tier, lease_sku
 from sublet.metering import store
-from sublet.metering.lease_meter import CREDIT_SECONDS, credit_reclaimed, settle_blocks
+from sublet.metering.lease_meter import credit_of, credit_reclaimed, settle_blocks
 from sublet.metering.usage import Line, Outcome, Usage
 from sublet.tenants import store as tenants
 from sublet.tenants.tenant import Tenant
@@ -51,11 +53,14 @@ class Shop:
         *,
         minutes: int = 1,
         running: bool = True,
+        firm_seconds: int = 3600,
     ) -> None:
         self.db = db
         with db.transaction() as tx:
             pool = f"pool-{new_id()}"
             fleet.observe_pools(tx, {pool: 8}, notice_seconds=10, now=NOON)
+            policy = Policy(notice_seconds=10, firm_seconds=firm_seconds)
+            fleet.set_policy(tx, pool, policy, now=NOON)
             for name, nanos in NANOS_A_SECOND.items():
                 sku = lease_sku(pool, name)
                 rate = replace(market.usd_per_hour("1"), nanos=nanos * 3600)
@@ -102,7 +107,7 @@ def test_a_minute_is_charged_once_it_is_known_to_be_over(db: Database) -> None:
         assert shop.paid() == (charged * minute, (3 - charged) * minute)
 
 
-@pytest.mark.parametrize("tier", Tier)
+@pytest.mark.parametrize("tier", NANOS_A_SECOND)
 @pytest.mark.parametrize(
     ("seconds", "charged"), [(0, 0), (0.999, 0), (1, 1), (59.999, 59), (60, 60), (61.5, 61)]
 )
@@ -135,24 +140,49 @@ def test_what_was_paid_for_a_pool_on_a_day_is_one_trade(db: Database) -> None:
 
 
 @pytest.mark.parametrize(
-    ("reason", "tier", "seconds", "kept"),
+    ("reason", "tier", "seconds", "credited"),
     [
-        (EndReason.RECLAIMED, Tier.ON_DEMAND, 100, 0),
-        (EndReason.RECLAIMED, Tier.ON_DEMAND, CREDIT_SECONDS + 30, 30),
-        (EndReason.RECLAIMED, Tier.INTERRUPTIBLE, 100, 100),
-        (EndReason.RELEASED, Tier.ON_DEMAND, 100, 100),
-        (EndReason.NODE_LOST, Tier.ON_DEMAND, 100, 100),
+        (EndReason.RECLAIMED, Tier.ON_DEMAND, 100, 500),
+        (EndReason.RECLAIMED, Tier.ON_DEMAND, 599.9, 1),
+        (EndReason.RECLAIMED, Tier.ON_DEMAND, 600, 0),
+        (EndReason.RECLAIMED, Tier.ON_DEMAND, 630, 0),
+        (EndReason.RECLAIMED, Tier.INTERRUPTIBLE, 100, 0),
+        (EndReason.RELEASED, Tier.ON_DEMAND, 100, 0),
+        (EndReason.NODE_LOST, Tier.ON_DEMAND, 100, 0),
     ],
 )
-def test_a_firm_lease_that_must_give_way_gets_its_last_minutes_back(
-    db: Database, reason: EndReason, tier: Tier, seconds: int, kept: int
+def test_a_broken_promise_is_credited_with_what_was_left_of_it(
+    db: Database, reason: EndReason, tier: Tier, seconds: float, credited: int
 ) -> None:
-    shop = Shop(db, tier, minutes=11)
+    shop = Shop(db, tier, minutes=11, firm_seconds=600)
     shop.stop(seconds, reason)
     for _ in range(2):
         shop.settle(1000)
         credit_reclaimed(shop.lease, db=db, now=NOON)
-        assert shop.paid() == (2 * kept * NANOS_A_SECOND[tier], 0)
+        assert shop.paid() == (2 * (int(seconds) - credited) * NANOS_A_SECOND[tier], 0)
+
+
+@pytest.mark.parametrize(
+    ("percent", "credited"), [(0, 0), (50, 250), (100, 500), (110, 550), (500, 600)]
+)
+def test_a_credit_is_as_many_per_cent_as_agreed_and_at_most_the_whole_promise(
+    percent: int, credited: int
+) -> None:
+    lease = replace(
+        lease_in(State.DRAINING), gpus=2, tier=Tier.ON_DEMAND, firm=600 * SECOND,
+        credit_percent=percent, running_at=NOON, stopped_at=NOON + 100 * SECOND,
+    )  # fmt: skip
+    assert credit_of(lease, Rate(nanos=7, per=1)) == Money(2 * 7 * credited)
+
+
+def test_what_was_sold_before_there_were_minimum_runs_gets_its_last_ten_minutes_back() -> None:
+    lease = replace(
+        lease_in(State.DRAINING), gpus=2, tier=Tier.ON_DEMAND, firm=None,
+        running_at=NOON, stopped_at=NOON + 630 * SECOND,
+    )  # fmt: skip
+    assert credit_of(lease, Rate(nanos=7, per=1)) == Money(2 * 7 * 600)
+    young = replace(lease, stopped_at=NOON + 100 * SECOND)
+    assert credit_of(young, Rate(nanos=7, per=1)) == Money(2 * 7 * 100)
 
 
 def test_the_credit_comes_before_the_last_block_is_settled(
@@ -173,7 +203,7 @@ def test_the_credit_comes_before_the_last_block_is_settled(
         with pytest.raises(Crash):
             shop.settle(30)
     shop.settle(31)
-    assert shop.paid() == (0, 0)
+    assert shop.paid() == (2 * (30 - 3570) * 200, 0)
 
 
 def test_a_lease_that_never_ran_gives_its_minute_back_when_it_has_ended(db: Database) -> None:
@@ -230,7 +260,7 @@ def test_what_is_recorded_of_a_minute_is_whole_and_its_ids_stay_as_they_are(
             "cache_read_tokens": 0, "cache_write_tokens": 0, "output_tokens": 0,
             "reasoning_tokens": 0, "delivered_tokens": 0,
             "outcome": outcome, "happened_at": at, "recorded_at": NOON + 100 * SECOND,
-            "record": usages[0]["record"],
+            "record": usages[0]["record"], "reservation_id": None,
         }
     ]  # fmt: skip
     assert charges == [
@@ -243,7 +273,12 @@ def test_what_is_recorded_of_a_minute_is_whole_and_its_ids_stay_as_they_are(
     ]  # fmt: skip
     expected = [(moved, "lease", -2 * seconds * 200, at)]
     if reason is EndReason.RECLAIMED:
-        credit = (derived_id(lease.id, "credit", "reclaimed"), "credit", 2 * seconds * 200, at)
+        credit = (
+            derived_id(lease.id, "credit", "reclaimed"),
+            "credit",
+            2 * (3600 - seconds) * 200,
+            at,
+        )
         expected.append(credit)
     of_lease = [row for row in movements if row["reason"] in {"lease", "credit"}]
     assert [
@@ -254,8 +289,8 @@ def test_what_is_recorded_of_a_minute_is_whole_and_its_ids_stay_as_they_are(
 @pytest.mark.parametrize(
     ("reason", "seconds", "credit"),
     [
-        (EndReason.RECLAIMED, 100, 2 * 100 * 200),
-        (EndReason.RECLAIMED, 0.5, 0),
+        (EndReason.RECLAIMED, 100, 2 * 3500 * 200),
+        (EndReason.RECLAIMED, 3600, 0),
         (EndReason.RELEASED, 100, 0),
     ],
 )

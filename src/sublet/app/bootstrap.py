@@ -25,8 +25,8 @@ DEMO_MODEL: Final = "gemma-3-270m"
 # First list prices, USD a GPU-hour (of a CPU slot: an hour of a core), until the operator sets
 # others. Interruptible is what others ask for spot against on-demand: about half.
 _FIRST_PRICES: Final = {
-    "cpu": {Tier.INTERRUPTIBLE: "0.03", Tier.ON_DEMAND: "0.06"},
-    "": {Tier.INTERRUPTIBLE: "1.20", Tier.ON_DEMAND: "2.40"},
+    "cpu": {Tier.INTERRUPTIBLE: "0.03", Tier.ON_DEMAND: "0.06", Tier.RESERVED: "0.05"},
+    "": {Tier.INTERRUPTIBLE: "1.20", Tier.ON_DEMAND: "2.40", Tier.RESERVED: "2.00"},
 }
 
 

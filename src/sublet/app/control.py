@@ -20,7 +20,16 @@ from sublet.app.leadership import Leadership, id_of_engine, wait_for_engine, wai
 from sublet.app.logs import log_to_stderr
 from sublet.app.loop import Control, Loop
 from sublet.app.planning import Planning
-from sublet.app.routes import internal, leases, ledger, operations, surplus, tenants
+from sublet.app.routes import (
+    contracts,
+    internal,
+    leases,
+    ledger,
+    operations,
+    reservations,
+    surplus,
+    tenants,
+)
 from sublet.app.secrets import load_or_make
 from sublet.app.services import Services
 from sublet.app.signals import DRAIN
@@ -33,6 +42,7 @@ from sublet.core.errors import Misconfigured, SubletError
 from sublet.core.migrations import migrate
 from sublet.core.net import listen
 from sublet.core.postgres import wait_until_durable
+from sublet.leases.waits import InternalWaits
 from sublet.models.service import Hosting, Replicas
 
 if TYPE_CHECKING:
@@ -78,8 +88,19 @@ def build_api(services: Services) -> FastAPI:
         },
     )
     app.state.services = services
-    for routes in (tenants, leases, internal, operations, surplus, ledger, pages):
+    for routes in (
+        tenants,
+        leases,
+        reservations,
+        contracts,
+        internal,
+        operations,
+        surplus,
+        ledger,
+        pages,
+    ):
         app.include_router(routes.router)
+    app.include_router(operations.metrics_router)
     install_errors(app)
     app.add_middleware(BodyGuard)
     return app
@@ -140,7 +161,9 @@ def run(config: Config) -> int:
             else None
         )
         # The routes wake the loop, and the loop needs to know the addresses that they serve.
+        waits = InternalWaits()
         services = Services(
+            waits=waits,
             config=config,
             db=db,
             engine=engine,
@@ -160,6 +183,7 @@ def run(config: Config) -> int:
             replicas=replicas,
             notice_url=services.notice_url,
             planning=planning,
+            waits=waits,
         )
         server = _Server(
             uvicorn.Config(

@@ -1,16 +1,23 @@
 """The API's documents: what comes in, held strictly; what goes out, with money as strings."""
 
-from datetime import datetime
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from datetime import UTC, datetime
 from typing import Annotated, Any, Literal
 from uuid import UUID
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from sublet.core.money import Money
+from sublet.fleet.pool import Policy, parse_quiet
+from sublet.leases.contract import Contract, Line, bill, total
 from sublet.leases.lease import Lease
+from sublet.leases.reservation import Reservation
 from sublet.ledger.transfer import Account
 from sublet.market.price import Price, Tier
+from sublet.market.quote import Quote
 from sublet.market.service import Floor
+from sublet.market.store import usd_per_hour
 from sublet.tenants.tenant import ApiKey, Tenant
 
 
@@ -51,15 +58,9 @@ class NewKey(Body):
     expires_at: datetime | None = None
 
 
-class NewLease(Body):
-    id: UUID | None = Field(None, description="Yours, so that sending it twice starts one lease")
-    pool: Name | None = Field(None, description="Needed only where there is more than one")
-    gpus: Count = 1
-    tier: Tier = Tier.INTERRUPTIBLE
-    max_seconds: Annotated[int, Field(ge=1, le=2_592_000, strict=True)] = 3600
-    command: Annotated[
-        list[Annotated[Text, Field(max_length=131_072)]], Field(min_length=1, max_length=1000)
-    ]
+class NewWorkload(Body):
+    """What a lease runs."""
+
     environment: Annotated[dict[Text, Text], Field(max_length=1000)] = {}
     files: Annotated[dict[Text, Text], Field(max_length=1000)] = Field(
         {}, description="Relative path to content in base64"
@@ -67,9 +68,78 @@ class NewLease(Body):
     memory_bytes: Annotated[int, Field(ge=1 << 20, le=1 << 50, strict=True)] | None = None
     processes: Annotated[int, Field(ge=1, le=4096, strict=True)] | None = None
     network: bool = False
+
+
+Argument = Annotated[Text, Field(max_length=131_072)]
+
+
+class NewReservation(NewWorkload):
+    id: UUID | None = Field(None, description="Yours, so that sending it twice books once")
+    quote: UUID | None = Field(
+        None, description="Book what was quoted, at its price; leave out what the quote says"
+    )
+    pool: Name | None = Field(None, description="Needed only where there is more than one")
+    gpus: Count = 1
+    starts_at: datetime | None = Field(None, description="A whole second, with its time zone")
+    ends_at: datetime | None = None
+    notice_seconds: Annotated[int, Field(ge=0, le=86_400, strict=True)] | None = None
+    command: Annotated[list[Argument], Field(min_length=1, max_length=1000)] | None = Field(
+        None, description="Started by itself when the window starts"
+    )
+
+
+class NewLease(NewWorkload):
+    id: UUID | None = Field(None, description="Yours, so that sending it twice starts one lease")
+    reservation: UUID | None = Field(None, description="Lease from this window of yours")
+    quote: UUID | None = Field(
+        None, description="Lease what was quoted, at its price; leave out what the quote says"
+    )
+    pool: Name | None = Field(None, description="Needed only where there is more than one")
+    gpus: Count = 1
+    tier: Tier = Tier.INTERRUPTIBLE
+    max_seconds: Annotated[int, Field(ge=1, le=2_592_000, strict=True)] = 3600
+    command: Annotated[list[Argument], Field(min_length=1, max_length=1000)]
+    notice_seconds: Annotated[int, Field(ge=0, le=86_400, strict=True)] | None = Field(
+        None,
+        description="Between being told to go and being killed; the pool's longest, if left out",
+    )
     resumable: bool = Field(
         False, description="Reclaimed, it comes back by itself with the time that is left"
     )
+
+
+class NewQuote(Body):
+    pool: Name | None = Field(None, description="Needed only where there is more than one")
+    gpus: Count = 1
+    tier: Tier = Tier.INTERRUPTIBLE
+    max_seconds: Annotated[int, Field(ge=1, le=2_592_000, strict=True)] = 3600
+    notice_seconds: Annotated[int, Field(ge=0, le=86_400, strict=True)] | None = None
+    starts_at: datetime | None = Field(None, description="Of a reserved window")
+    ends_at: datetime | None = None
+    lifetime_seconds: Annotated[int, Field(ge=1, le=3600, strict=True)] = Field(
+        600, description="For how long its price is held"
+    )
+
+
+class NewStep(Body):
+    starts_at: datetime
+    gpus: Count
+    usd_per_gpu_hour: Usd
+
+
+class NewContract(Body):
+    id: UUID | None = Field(None, description="Yours, so that sending it twice signs once")
+    tenant_id: UUID
+    name: Name
+    pool: Name | None = Field(None, description="Needed only where there is more than one")
+    steps: Annotated[list[NewStep], Field(min_length=1, max_length=100)]
+    ends_at: datetime
+    minimum_usd: Usd | None = Field(None, description="Paid at least, over all of its time")
+    shortfall_percent: Annotated[int, Field(ge=0, le=100, strict=True)] = 100
+    notice_days: Annotated[int, Field(ge=0, le=3660, strict=True)] = 90
+    recall_days: Annotated[int, Field(ge=0, le=3660, strict=True)] | None = None
+    renewal_days: Annotated[int, Field(ge=0, le=3660, strict=True)] = 0
+    notice_seconds: Annotated[int, Field(ge=0, le=86_400, strict=True)] | None = None
 
 
 class NewInternalJob(Body):
@@ -84,10 +154,25 @@ class NewInternalJob(Body):
 
 
 class PoolChange(Body):
+    confirm: bool = Field(
+        False, description="Change it also where promises stand that it would not allow"
+    )
     notice_seconds: Annotated[int, Field(ge=0, le=86_400, strict=True)] | None = None
     lendable: bool | None = None
     lending_limit: Annotated[int, Field(ge=0, le=10_000_000, strict=True)] | None = Field(
         None, description="null lifts the limit; leave it out to keep it"
+    )
+    reserve: Annotated[int, Field(ge=0, le=10_000_000, strict=True)] | None = None
+    firm_seconds: Annotated[int, Field(ge=60, le=86_400, strict=True)] | None = None
+    firm_confidence: Annotated[float, Field(ge=0.5, le=0.9999, strict=True)] | None = Field(
+        None, description="null: as the instance is set; leave it out to keep it"
+    )
+    credit_percent: Annotated[int, Field(ge=0, le=1000, strict=True)] | None = None
+    floor_usd_per_gpu_hour: Usd | None = Field(
+        None, description="null takes the floor away; leave it out to keep it"
+    )
+    quiet_hours: Annotated[Text, Field(max_length=20, examples=["22:00-06:30"])] | None = Field(
+        None, description="UTC; null: none; leave it out to keep them"
     )
 
 
@@ -95,6 +180,9 @@ class NewPrice(Body):
     usd: Usd
     per: Literal["hour", "million_tokens"]
     exception: Name | None = Field(default=None, description="Why it may be below its floor")
+    valid_from: datetime | None = Field(None, description="Of leases; from now on, if left out")
+    valid_until: datetime | None = Field(None, description="Only of a tenant's own rate")
+    tenant_id: UUID | None = Field(None, description="Whose own rate for leases it is")
 
 
 class NewFloor(Body):
@@ -163,7 +251,109 @@ def wallet_document(tenant: Tenant, account: Account) -> dict[str, Any]:
     }
 
 
-def lease_document(lease: Lease, price: Price, *, charged: Money) -> dict[str, Any]:
+def quote_document(quote: Quote, *, now: datetime) -> dict[str, Any]:
+    return {
+        "id": quote.id,
+        "state": quote.state(now),
+        "pool": quote.pool,
+        "gpus": quote.gpus,
+        "tier": quote.tier,
+        "notice_seconds": int(quote.notice.total_seconds()),
+        "max_seconds": int(quote.max_duration.total_seconds()),
+        "starts_at": quote.starts_at,
+        "usd_per_gpu_hour": usd(quote.price.rate.charge(3600)),
+        "list_usd_per_gpu_hour": usd(quote.list_price.rate.charge(3600)),
+        "most_usd": usd(quote.most),
+        "made_at": quote.made_at,
+        "expires_at": quote.expires_at,
+        "accepted_at": quote.accepted_at,
+        "sold": quote.sold,
+    }
+
+
+def reservation_document(
+    sold: Reservation, price: Price, listed: Price, *, in_use: int, now: datetime
+) -> dict[str, Any]:
+    return {
+        "id": sold.id,
+        "tenant_id": sold.tenant_id,
+        "state": sold.state(now),
+        "pool": sold.pool,
+        "gpus": sold.gpus,
+        "gpus_in_use": in_use,
+        "gpus_taken_back": sold.lost_gpus,
+        "starts_at": sold.starts_at,
+        "ends_at": sold.ends_at,
+        "starts_by_itself": sold.has_workload,
+        "notice_seconds": int(sold.notice.total_seconds()),
+        "usd_per_gpu_hour": usd(price.rate.charge(3600)),
+        "list_usd_per_gpu_hour": usd(listed.rate.charge(3600)),
+        "cost_usd": usd(sold.cost(price.rate)),
+        "booked_at": sold.booked_at,
+    }
+
+
+def credit_document(row: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        "id": row["transfer_id"],
+        "tenant_id": row["tenant_id"],
+        "lease_id": row["lease_id"],
+        "reservation_id": row["reservation_id"],
+        "gpus": row["gpus"],
+        "broken_at": row["broken_at"],
+        "promised_until": row["promised_until"],
+        "percent": row["percent"],
+        "amount_usd": usd(Money(int(row["amount_nanos"]))),
+        "evidence": row["evidence"],
+        "recorded_at": row["recorded_at"],
+    }
+
+
+def contract_document(contract: Contract, steps: Sequence[Reservation]) -> dict[str, Any]:
+    lines = bill(contract, datetime.min.replace(tzinfo=UTC), contract.ends_at)
+    return {
+        "id": contract.id,
+        "tenant_id": contract.tenant_id,
+        "name": contract.name,
+        "pool": contract.pool,
+        "most_gpus": contract.most_gpus,
+        "starts_at": contract.starts_at,
+        "ends_at": contract.ends_at,
+        "signed_at": contract.signed_at,
+        "notice_seconds": int(contract.notice.total_seconds()),
+        "minimum_usd": usd(contract.minimum),
+        "shortfall_percent": contract.shortfall_percent,
+        "notice_days": contract.notice_days,
+        "recall_days": contract.recall_days,
+        "renewal_days": contract.renewal_days,
+        "ended_by": contract.ended_by,
+        "state": "closed" if contract.closed else "open",
+        "total_usd": usd(total(lines)),
+        "steps": [
+            {
+                "reservation_id": sold.id,
+                "starts_at": sold.starts_at,
+                "ends_at": sold.ends_at,
+                "gpus": sold.gpus,
+                "gpus_taken_back": sold.lost_gpus,
+                "usd_per_gpu_hour": usd(step.rate.charge(3600)),
+            }
+            for sold, step in zip(steps, contract.steps, strict=True)
+        ],
+    }
+
+
+def line_document(line: Line) -> dict[str, Any]:
+    return {
+        "due_at": line.due_at,
+        "what": line.what,
+        "gpus": line.gpus,
+        "seconds": line.seconds,
+        "amount_usd": usd(line.amount),
+    }
+
+
+def lease_document(lease: Lease, price: Price, listed: Price, *, charged: Money) -> dict[str, Any]:
     return {
         "id": lease.id,
         "tenant_id": lease.tenant_id,
@@ -174,6 +364,7 @@ def lease_document(lease: Lease, price: Price, *, charged: Money) -> dict[str, A
         "since": lease.since,
         "end_reason": lease.end_reason or lease.release_asked,
         "paused": lease.paused,
+        "reservation": lease.reservation_id,
         "resumes": lease.resumes,
         "requested_at": lease.requested_at,
         "running_at": lease.running_at,
@@ -184,9 +375,56 @@ def lease_document(lease: Lease, price: Price, *, charged: Money) -> dict[str, A
         "exit_code": lease.exit_code,
         "detail": lease.detail,
         "notice_seconds": int(lease.notice.total_seconds()),
+        "noticed_at": lease.noticed_at,
+        "checkpoint_at": lease.checkpoint_at,
+        "notice_given_seconds": _given(lease),
+        "firm_until": lease.firm_until,
         "usd_per_gpu_hour": usd(price.rate.charge(3600)),
+        "list_usd_per_gpu_hour": usd(listed.rate.charge(3600)),
         "charged_usd": usd(charged),
     }
+
+
+def _given(lease: Lease) -> int | None:
+    """Return how long before its last instant it was told to go; None while it was not."""
+    if lease.noticed_at is None or lease.stops_at is None:
+        return None
+    return int((lease.stops_at - lease.noticed_at).total_seconds())
+
+
+def policy_document(policy: Policy) -> dict[str, Any]:
+    return {
+        "notice_seconds": policy.notice_seconds,
+        "lendable": policy.lendable,
+        "lending_limit": policy.lending_limit,
+        "reserve": policy.reserve,
+        "firm_seconds": policy.firm_seconds,
+        "firm_confidence": policy.firm_confidence,
+        "credit_percent": policy.credit_percent,
+        "floor_usd_per_gpu_hour": None if policy.floor is None else usd(policy.floor.charge(3600)),
+        "quiet_hours": None if policy.quiet is None else str(policy.quiet),
+    }
+
+
+def changed_policy(policy: Policy, body: PoolChange) -> Policy:
+    """Return `policy` with what a client sent; what it left out stays.
+
+    Raises:
+        Invalid: a value cannot be read.
+    """
+    given = body.model_fields_set - {"confirm"}
+    kept = {"notice_seconds", "lendable", "reserve", "firm_seconds", "credit_percent"}
+    changes: dict[str, Any] = {
+        name: getattr(body, name)
+        for name in kept | {"lending_limit", "firm_confidence"}
+        if name in given and not (name in kept and getattr(body, name) is None)
+    }
+    if "floor_usd_per_gpu_hour" in given:
+        said = body.floor_usd_per_gpu_hour
+        changes["floor"] = None if said is None else usd_per_hour(said)
+    if "quiet_hours" in given:
+        changes["quiet"] = None if body.quiet_hours is None else parse_quiet(body.quiet_hours)
+    return replace(policy, **changes)
 
 
 def price_document(price: Price) -> dict[str, Any]:
@@ -198,4 +436,6 @@ def price_document(price: Price) -> dict[str, Any]:
         "per": "hour" if hourly else "million_tokens",
         "unit": "GPU-second" if hourly else "token",
         "valid_from": price.happened_at,
+        "valid_until": price.valid_until,
+        "tenant_id": price.tenant_id,
     }

@@ -8,6 +8,7 @@ from typing import Annotated, Any, Final
 
 import psycopg
 from fastapi import Depends, FastAPI, Request, Response
+from fastapi.encoders import jsonable_encoder
 from fastapi.exceptions import RequestValidationError
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 from starlette.exceptions import HTTPException
@@ -24,6 +25,7 @@ from sublet.core.errors import (
     SubletError,
     Unauthorized,
     Unavailable,
+    Unconfirmed,
     Unpaid,
 )
 from sublet.tenants import store as tenants
@@ -38,6 +40,7 @@ STATUSES: Final[Mapping[type[SubletError], int]] = {
     Conflict: 409,
     Unpaid: 402,
     Refused: 409,
+    Unconfirmed: 409,
     Unavailable: 503,
     Misconfigured: 500,
 }
@@ -106,6 +109,8 @@ def install_errors(app: FastAPI) -> None:
         if isinstance(error, Unavailable):
             headers["Retry-After"] = "1"
         body = envelope(error.code, str(error), retryable=error.retryable)
+        if isinstance(error, Unconfirmed):
+            body["error"]["hits"] = jsonable_encoder(error.hits)
         return JSONResponse(body, status, headers)
 
     def malformed(_: Request, error: Exception) -> Response:

@@ -6,6 +6,7 @@ process, goes on. One control plane leads at a time: it holds an advisory lock.
 
 import logging
 import threading
+from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime, timedelta
@@ -24,12 +25,14 @@ from sublet.engine.port import Engine, InternalJob, Phase
 from sublet.fleet import store as fleet
 from sublet.fleet.demand import Sampler
 from sublet.fleet.pool import Pool, gpus_by_pool
-from sublet.leases import resume
+from sublet.leases import booking, contracts, reservations, resume
 from sublet.leases import service as leases
 from sublet.leases import store as lease_store
-from sublet.leases.lease import EndReason, Lease, State
+from sublet.leases.lease import HOLDING, EndReason, Lease, State
+from sublet.leases.reclaim import Losses
+from sublet.leases.waits import InternalWaits
 from sublet.ledger import store as ledger
-from sublet.metering import lease_meter
+from sublet.metering import lease_meter, reservation_meter
 from sublet.models.service import Replicas
 
 log = logging.getLogger(__name__)
@@ -55,6 +58,7 @@ class Control:
         replicas: Replicas | None,
         notice_url: Callable[[UUID], str] | None = None,
         planning: Planning | None = None,
+        waits: InternalWaits | None = None,
     ) -> None:
         self._db = db
         self._engine = engine
@@ -63,9 +67,11 @@ class Control:
         self._replicas = replicas
         self._notice_url = notice_url
         self._planning = planning
+        self._waits = waits or InternalWaits()
         self._sampler = Sampler()
         self._recorded: dict[UUID, InternalJob] = {}
         self._fences: dict[UUID, datetime] = {}
+        self._node_gpus: dict[str, int] = {}  # of each pool's largest node
         self._unpaid: dict[UUID, datetime] = {}  # not asked for again before then
         self._swept_at: datetime | None = None
         self._sealer = Sealer(db)
@@ -94,12 +100,22 @@ class Control:
             live = lease_store.list_live(tx)
             pools = fleet.list_pools(tx)
             unsettled = lease_store.list_unsettled(tx)
+            windows = reservations.any_open(tx)
+            aside = booking.aside(tx, pools, now=self._clock.now()) if windows else {}
         now = self._clock.now()
+        self._watch_queue(live, pools, jobs, now)
         leaving = (
             {lease.id: EndReason.SHUTDOWN for lease in live}
             if self.stopping
             else dict.fromkeys(
-                leases.reclaim_for_internal(self._seen(live), pools=pools, jobs=jobs, now=now),
+                leases.reclaim_all(
+                    self._seen(live),
+                    pools=pools,
+                    jobs=jobs,
+                    aside=aside,
+                    losses=lambda: self._losses(live, now),
+                    now=now,
+                ),
                 EndReason.RECLAIMED,
             )
         )
@@ -113,8 +129,14 @@ class Control:
                 live = lease_store.list_live(tx)
         self._each(live, self._take_on)
         self._each(unsettled, lambda lease: self._settle(lease, seen_until=now))
+        if windows:
+            contracts.renew_due(self._db, now=self._clock.now())
+            reservation_meter.settle_windows(self._db, now=self._clock.now())
+            reservation_meter.close_contracts(self._db, now=self._clock.now())
         if not self.stopping:
             back = resume.resume(self._db, jobs=jobs, now=self._clock.now())
+            if windows:
+                back += booking.start_due(self._db, jobs=jobs, now=self._clock.now())
             self._each(back, self._take_on)
         self._record_starts(jobs)
         if self._replicas is not None and not self.stopping:
@@ -139,6 +161,29 @@ class Control:
                 paid = leases.pay_ahead(lease, db=self._db, now=self._clock.now())
                 self._fence(paid)
 
+    def _watch_queue(
+        self,
+        live: Sequence[Lease],
+        pools: Sequence[Pool],
+        jobs: Sequence[InternalJob],
+        now: datetime,
+    ) -> None:
+        held: Counter[str] = Counter()
+        queue: dict[str, list[InternalJob]] = defaultdict(list)
+        for lease in live:
+            if lease.state in HOLDING:
+                held[lease.pool] += lease.gpus
+        for job in jobs:
+            queue[job.gpu_model].append(job)
+        for pool in pools:
+            self._waits.look(
+                pool.name, queue[pool.name], gpus=pool.gpus, leased=held[pool.name], now=now
+            )
+
+    def _losses(self, live: Sequence[Lease], now: datetime) -> Mapping[str, Losses]:
+        with self._db.transaction() as tx:
+            return leases.losses_of(tx, live, self._node_gpus, now=now)
+
     def _seen(self, live: Sequence[Lease]) -> list[Lease]:
         """Return the leases as the engine has them: what is gone holds nothing any more.
 
@@ -160,7 +205,11 @@ class Control:
     def _observe_fleet(self, jobs: list[InternalJob]) -> None:
         now = self._clock.now()
         if self._looked_at is None or now >= self._looked_at + _LOOK_AT_NODES_EVERY:
-            gpus = gpus_by_pool(self._engine.nodes())
+            nodes = self._engine.nodes()
+            gpus = gpus_by_pool(nodes)
+            for node in nodes:
+                known = self._node_gpus.get(node.gpu_model, 0)
+                self._node_gpus[node.gpu_model] = max(known, node.gpus)
             with self._db.transaction() as tx:
                 fleet.observe_pools(tx, gpus, notice_seconds=self._first_notice_seconds, now=now)
                 bootstrap.first_prices(tx, list(gpus), now=now)

@@ -3,7 +3,7 @@
 import hashlib
 import hmac
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from uuid import UUID
 
 from sublet.config import Config
@@ -11,6 +11,7 @@ from sublet.core.clock import Clock
 from sublet.core.db import Database
 from sublet.core.errors import NotFound
 from sublet.engine.port import Engine, InternalQueue
+from sublet.leases.waits import InternalWaits
 from sublet.models.service import Replicas
 
 
@@ -23,6 +24,7 @@ class Services:
     clock: Clock
     replicas: Replicas | None
     signing_key: str
+    waits: InternalWaits = field(default_factory=InternalWaits)  # of internal jobs, for leases
     refuses_commands: str | None  # why no tenant's command may run here, or None
     wake: Callable[[], None]  # do the next pass of the loop now
 

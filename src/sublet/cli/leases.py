@@ -27,6 +27,7 @@ LEASE = (
 WHOLE_LEASE = (
     *LEASE[:6],
     Column("per GPU-hour", "usd_per_gpu_hour", usd),
+    Column("list price", "list_usd_per_gpu_hour", usd),
     Column("charged", "charged_usd", usd),
     Column("requested", "requested_at", instant),
     Column("running", "running_at", instant),
@@ -34,7 +35,10 @@ WHOLE_LEASE = (
     Column("ends", "ends_at", instant),
     Column("stops", "stops_at", instant),
     Column("paid until", "paid_until", instant),
+    Column("firm until", "firm_until", instant),
+    Column("safe until", "checkpoint_at", instant),
     Column("notice", "notice_seconds", span),
+    Column("notice given", "notice_given_seconds", span),
     Column("exit code", "exit_code"),
     Column("detail", "detail"),
     Column("tenant", "tenant_id"),
@@ -54,6 +58,36 @@ NOTICE = (
 _HOUR_SECONDS: Final = 3_600
 
 Id = Annotated[str, typer.Argument(metavar="ID", help="Its id, or the beginning of it.")]
+Pool = Annotated[str | None, typer.Option(metavar="NAME", help="Which GPUs; any, if not given.")]
+Gpus = Annotated[int | None, typer.Option(min=1, metavar="N", help="How many GPUs. [default: 1]")]
+Tier = Annotated[
+    Literal["interruptible", "on_demand", "reserved"] | None,
+    typer.Option(help="How readily it gives way. [default: interruptible]"),
+]
+Longest = Annotated[
+    int | None,
+    typer.Option(
+        "--max",
+        parser=seconds,
+        metavar="DURATION",
+        help="It ends after that long: 90s, 15m, 1h30m. [default: 1h]",
+    ),
+]
+NoticeOf = Annotated[
+    int | None,
+    typer.Option(
+        "--notice",
+        parser=seconds,
+        metavar="DURATION",
+        help="Be told so long before it goes. [default: the longest of the pool]",
+    ),
+]
+Window = Annotated[
+    str | None,
+    typer.Option(
+        metavar="START/END", help="Reserve a window: 2026-02-01T08:00Z/2026-02-01T20:00Z."
+    ),
+]
 AsOperator = Annotated[
     bool, typer.Option("--as-operator", help="With the operator's key: everybody's leases.")
 ]
@@ -70,6 +104,7 @@ def add_to(root: typer.Typer) -> None:
         examples=(
             "sublet lease create -f -- echo hello",
             "sublet lease create --gpus 8 --tier on_demand --max 12h -- python train.py",
+            "sublet lease create --window 2026-02-01T08:00Z/2026-02-01T20:00Z -- python train.py",
             "sublet lease create --file job.py --env SEED=7 --wait -- python3 job.py",
         ),
     )(create)  # fmt: skip
@@ -82,6 +117,7 @@ def add_to(root: typer.Typer) -> None:
         group, "logs", examples=("sublet lease logs -f 3fa8", "sublet lease logs 3fa8 --offset 4096")
     )(logs)  # fmt: skip
     command(group, "end", examples=("sublet lease end 3fa8",))(end)
+    command(group, "checkpoint", examples=("sublet lease checkpoint 3fa8",))(checkpoint)
     command(group, "notice", examples=("sublet lease notice 3fa8",))(notice)
 
 
@@ -89,22 +125,10 @@ def create(
     session: Session,
     command_line: workload.Command,
     *,
-    pool: Annotated[
-        str | None, typer.Option(metavar="NAME", help="Which GPUs; any, if not given.")
-    ] = None,
-    gpus: Annotated[int, typer.Option(min=1, metavar="N", help="How many GPUs.")] = 1,
-    tier: Annotated[
-        Literal["interruptible", "on_demand"], typer.Option(help="How readily it gives way.")
-    ] = "interruptible",
-    longest: Annotated[
-        int | None,
-        typer.Option(
-            "--max",
-            parser=seconds,
-            metavar="DURATION",
-            help="It ends after that long: 90s, 15m, 1h30m. [default: 1h]",
-        ),
-    ] = None,
+    pool: Pool = None,
+    gpus: Gpus = None,
+    tier: Tier = None,
+    longest: Longest = None,
     env: workload.Environment = None,
     file: Annotated[
         list[str] | None,
@@ -119,9 +143,19 @@ def create(
         typer.Option(parser=size_bytes, metavar="SIZE", help="Limit its memory: 512M, 2G."),
     ] = None,
     network: Annotated[bool, typer.Option("--network", help="Ask for the network.")] = False,
+    notice_of: NoticeOf = None,
     resumable: Annotated[
         bool, typer.Option("--resumable", help="Reclaimed, come back with the time that is left.")
     ] = False,
+    window: Window = None,
+    reservation: Annotated[
+        UUID | None,
+        typer.Option(metavar="UUID", help="Lease from this reserved window, which pays for it."),
+    ] = None,
+    quote: Annotated[
+        UUID | None,
+        typer.Option(metavar="UUID", help="Lease what was quoted, at its price; see sublet quote."),
+    ] = None,
     id: Annotated[  # noqa: A002 -- the option's name
         UUID | None,
         typer.Option(metavar="UUID", help="Choose its id: repeating it leases only once."),
@@ -143,17 +177,29 @@ def create(
     """  # fmt: skip
     body: Document = {
         "id": str(id or uuid4()),
-        "gpus": gpus,
-        "tier": tier,
-        "max_seconds": longest or _HOUR_SECONDS,
         "command": command_line,
         "environment": environment(env or []),
         "files": files(file or []),
         "network": network,
         "resumable": resumable,
     }
-    if pool is not None:
-        body["pool"] = pool
+    if window is not None or tier == "reserved":
+        _book(session, body, pool=pool, gpus=gpus, tier=tier, longest=longest, notice=notice_of,
+              window=window, quote=quote, reservation=reservation, memory=memory,
+              resumable=resumable, watch=follow or wait)  # fmt: skip
+        return
+    what = asked(pool=pool, gpus=gpus, tier=tier, longest=longest, notice=notice_of)
+    if reservation is not None:
+        body |= {"reservation": str(reservation), "gpus": 1} | what
+    elif quote is None:
+        body |= {"gpus": 1, "tier": "interruptible", "max_seconds": _HOUR_SECONDS} | what
+    elif what:
+        raise Failure(
+            "the quote says which GPUs, how many, for how long and how: give --quote alone",
+            ExitCode.USAGE,
+        )
+    else:
+        body["quote"] = str(quote)
     if memory is not None:
         body["memory_bytes"] = memory
     with session.tenant() as api:
@@ -183,6 +229,59 @@ def create(
         session.show(lease, ())
     session.say(_ending(lease))
     raise typer.Exit(workload.exit_code(lease))
+
+
+def _book(
+    session: Session,
+    body: Document,
+    *,
+    pool: str | None,
+    gpus: int | None,
+    tier: str | None,
+    longest: int | None,
+    notice: int | None,
+    window: str | None,
+    quote: UUID | None,
+    reservation: UUID | None,
+    memory: int | None,
+    resumable: bool,
+    watch: bool,
+) -> None:
+    """Reserve a window in which the command starts by itself."""
+    from sublet.cli.reservations import RESERVATION, ends_of  # noqa: PLC0415 -- it imports us
+
+    wrong = {
+        "--max": longest, "--reservation": reservation, "--resumable": resumable or None,
+        "--follow and --wait": watch or None,
+    }  # fmt: skip
+    for option, value in wrong.items():
+        if value is not None:
+            raise Failure(f"a reserved window takes no {option}", ExitCode.USAGE)
+    if tier not in {None, "reserved"}:
+        raise Failure("a window is reserved: --tier reserved", ExitCode.USAGE)
+    if (window is None) == (quote is None):
+        raise Failure("give --window START/END, or the --quote of one", ExitCode.USAGE)
+    body = {name: value for name, value in body.items() if name != "resumable"}
+    body |= asked(pool=pool, gpus=gpus, tier=None, longest=None, notice=notice)
+    if window is not None:
+        body |= ends_of(window)
+    if quote is not None:
+        body["quote"] = str(quote)
+    if memory is not None:
+        body["memory_bytes"] = memory
+    with session.tenant() as api:
+        document = api.post("/v1/reservations", body)
+    session.show(document, RESERVATION)
+
+
+def asked(
+    *, pool: str | None, gpus: int | None, tier: str | None, longest: int | None, notice: int | None
+) -> Document:
+    """Return what was said of a lease's size and terms, as the API calls it."""
+    said = {
+        "pool": pool, "gpus": gpus, "tier": tier, "max_seconds": longest, "notice_seconds": notice,
+    }  # fmt: skip
+    return {name: value for name, value in said.items() if value is not None}
 
 
 def list_all(
@@ -233,6 +332,13 @@ def end(session: Session, lease: Id, *, as_operator: AsOperator = False) -> None
     """Give a lease back. Its command is told to stop, and killed after its notice."""
     with session.tenant(as_operator=as_operator) as api:
         document = api.delete(f"/v1/leases/{lease_id(api, lease)}")
+    session.show(document, WHOLE_LEASE)
+
+
+def checkpoint(session: Session, lease: Id) -> None:
+    """Say that a lease's work is safe until now. Who loses less gives way first."""
+    with session.tenant() as api:
+        document = api.put(f"/v1/leases/{lease_id(api, lease)}/checkpoint", {})
     session.show(document, WHOLE_LEASE)
 
 

@@ -29,6 +29,7 @@ OFFER = (
     Column("pool", "pool"),
     Column("tier", "tier"),
     Column("per GPU-hour", "usd_per_gpu_hour", usd, right=True),
+    Column("firm for", "firm_seconds", span, right=True),
     Column("GPUs now", "gpus_available", right=True),
     Column("notice", "notice_seconds", span, right=True),
 )

@@ -90,3 +90,10 @@ def limit(text: str) -> int | None:
             f"{text[:40]!r} is neither a number of GPUs nor none", param_hint="--limit"
         )
     return int(text)
+
+
+def share(text: str) -> float:
+    """Read a share such as 0.99."""
+    if not re.fullmatch(r"[01](\.[0-9]{1,9})?", text, re.ASCII):
+        raise typer.BadParameter(f"{text[:40]!r} is not a share such as 0.99")
+    return float(text)

@@ -12,6 +12,7 @@ from sublet import __version__
 from sublet.cli import (
     audit,
     backtest,
+    contracts,
     engine,
     fleet,
     index,
@@ -23,6 +24,8 @@ from sublet.cli import (
     money,
     prices,
     processes,
+    quotes,
+    reservations,
     signals,
     simulate,
     status,
@@ -51,7 +54,8 @@ def build() -> typer.Typer:
     )
     for module in (
         processes, status, leases, keys, money, models, tenants, internal, fleet, prices, ledger,
-        engine, verify, backtest, audit, surplus, simulate, index, signals,
+        engine, verify, backtest, audit, surplus, quotes,
+        reservations, contracts, simulate, index, signals,
     ):  # fmt: skip
         module.add_to(root)
     return root

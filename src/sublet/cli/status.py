@@ -10,10 +10,24 @@ def _waiting(value: object) -> str:
     return text(", ".join(map(str, value))) if isinstance(value, list) and value else "nothing"
 
 
+def _waits(value: object) -> str:
+    """Show how long internal jobs waited for leases, by pool."""
+    if not isinstance(value, dict):
+        return ""
+    return text(
+        "; ".join(
+            f"{pool}: p50 {found['p50_seconds']} s, p99 {found['p99_seconds']} s,"
+            f" max {found['max_seconds']} s of {found['jobs']} jobs"
+            for pool, found in value.items()
+        )
+    )
+
+
 _STATUS = (
     Column("api", "api_url"),
     Column("version", "version"),
     Column("waiting for", "waiting_for", _waiting),
+    Column("internal jobs waited", "internal_waits", _waits),
     Column("gateway", "gateway_url"),
     Column("gateway (http)", "gateway_http_url"),
     Column("ca file", "ca_file"),

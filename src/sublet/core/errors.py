@@ -6,11 +6,13 @@ SubletError
 ├── NotFound        no such thing, or not yours to see
 ├── Conflict        the thing changed under you; read it again and retry
 ├── Refused         a rule said no: no surplus, over a limit
-│   └── Unpaid      the wallet cannot pay for it
+│   ├── Unpaid      the wallet cannot pay for it
+│   └── Unconfirmed it touches what was promised, and nobody said that it may
 ├── Unavailable     something we depend on did not answer; retry later
 └── Misconfigured   this instance cannot start as it is set up
 """
 
+from collections.abc import Mapping, Sequence
 from typing import ClassVar
 
 
@@ -44,6 +46,14 @@ class Refused(SubletError):
 
 class Unpaid(Refused):
     code = "insufficient_credit"
+
+
+class Unconfirmed(Refused):
+    code = "unconfirmed"
+
+    def __init__(self, message: str, hits: Sequence[Mapping[str, object]]) -> None:
+        super().__init__(message)
+        self.hits = hits  # whom it touches, and how
 
 
 class Unavailable(SubletError):

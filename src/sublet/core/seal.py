@@ -24,6 +24,7 @@ LAW: Final = "past_stands"
 # Each table of record, and the column that orders its rows.
 TABLES: Final = {
     "charge": "record",
+    "credit": "record",
     "idempotency_key": "record",
     "internal_job_event": "record",
     "lease_event": "record",

@@ -1,9 +1,9 @@
 -- name: list_pools
-SELECT name, gpus, notice_seconds, lendable, lending_limit FROM pool ORDER BY name;
+SELECT * FROM pool ORDER BY name;
 
 -- name: lock_pool
 -- Whoever admits a lease or changes a policy waits here for the other.
-SELECT name, gpus, notice_seconds, lendable, lending_limit
+SELECT *
   FROM pool
  WHERE name = %(name)s
    FOR NO KEY UPDATE;
@@ -17,13 +17,17 @@ RETURNING name, gpus, notice_seconds;
 
 -- name: set_policy
 UPDATE pool
-   SET notice_seconds = %(notice_seconds)s, lendable = %(lendable)s, lending_limit = %(lending_limit)s
+   SET notice_seconds = %(notice_seconds)s, lendable = %(lendable)s,
+       lending_limit = %(lending_limit)s, reserve = %(reserve)s, firm_seconds = %(firm_seconds)s,
+       firm_confidence = %(firm_confidence)s, floor_nanos = %(floor_nanos)s,
+       credit_percent = %(credit_percent)s,
+       quiet_from = %(quiet_from)s, quiet_until = %(quiet_until)s
  WHERE name = %(name)s
-RETURNING name, gpus, notice_seconds, lendable, lending_limit;
+RETURNING *;
 
 -- name: insert_pool_event
-INSERT INTO pool_event (pool, gpus, notice_seconds, happened_at, recorded_at)
-VALUES (%(name)s, %(gpus)s, %(notice_seconds)s, %(now)s, %(now)s);
+INSERT INTO pool_event (pool, gpus, notice_seconds, policy, happened_at, recorded_at)
+VALUES (%(name)s, %(gpus)s, %(notice_seconds)s, %(policy)s, %(now)s, %(now)s);
 
 -- name: insert_internal_job_event
 -- The queue is read again and again: what was seen before inserts nothing.
@@ -64,3 +68,17 @@ SELECT pool, array_agg(extract(epoch FROM slot)::bigint ORDER BY slot) AS slots,
 
 -- name: forget_demand_samples
 DELETE FROM demand_sample WHERE slot < %(before)s;
+
+-- name: list_jobs_at
+-- Internal jobs that held or waited for GPUs of a pool at an instant, the newest first.
+SELECT job_id, gpus, submitted_at, started_at, ended_at
+  FROM (SELECT job_id, gpus,
+               min(happened_at) FILTER (WHERE event = 'submitted') AS submitted_at,
+               min(happened_at) FILTER (WHERE event = 'started')   AS started_at,
+               min(happened_at) FILTER (WHERE event = 'ended')     AS ended_at
+          FROM internal_job_event
+         WHERE pool = %(pool)s
+         GROUP BY job_id, gpus) AS job
+ WHERE submitted_at <= %(at)s AND (ended_at IS NULL OR ended_at > %(at)s)
+ ORDER BY submitted_at DESC, job_id
+ LIMIT 100;

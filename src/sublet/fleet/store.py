@@ -6,11 +6,14 @@ from datetime import datetime
 from typing import Any, Final
 from uuid import UUID
 
+from psycopg.types.json import Json
+
 from sublet.core.db import Tx, load_queries, one
-from sublet.core.errors import Invalid, NotFound
+from sublet.core.errors import NotFound
+from sublet.core.money import Rate
 from sublet.engine.port import InternalJob
 from sublet.fleet.demand import Sample
-from sublet.fleet.pool import LONGEST_NOTICE_SECONDS, Pool
+from sublet.fleet.pool import Policy, Pool, QuietHours
 
 QUERIES: Final = load_queries("sublet.fleet")
 
@@ -54,36 +57,38 @@ def observe_pools(tx: Tx, gpus: Mapping[str, int], *, notice_seconds: int, now: 
         row = {"name": name, "gpus": gpus.get(name, 0), "notice_seconds": notice_seconds}
         changed = one(tx, QUERIES["put_pool"], row)
         if changed is not None:
-            tx.execute(QUERIES["insert_pool_event"], {**changed, "now": now})
+            tx.execute(QUERIES["insert_pool_event"], {**changed, "policy": None, "now": now})
 
 
-def set_policy(
-    tx: Tx,
-    name: str,
-    *,
-    notice_seconds: int,
-    lendable: bool,
-    lending_limit: int | None,
-    now: datetime,
-) -> Pool:
-    """Change what may be lent of a pool. Leases keep what they were promised.
+def set_policy(tx: Tx, name: str, policy: Policy, *, now: datetime) -> Pool:
+    """Change what may be sold of a pool. Leases keep what they were promised.
 
     Raises:
         NotFound: there is no such pool.
-        Invalid: a notice or limit out of range.
+        Invalid: a value out of range.
     """
-    if not 0 <= notice_seconds <= LONGEST_NOTICE_SECONDS:
-        raise Invalid(f"notice_seconds must lie in 0…{LONGEST_NOTICE_SECONDS}")
-    if lending_limit is not None and lending_limit < 0:
-        raise Invalid("lending_limit must not be negative")
+    policy.check()
     lock_pool(tx, name)
     row = {
-        "name": name, "notice_seconds": notice_seconds, "lendable": lendable,
-        "lending_limit": lending_limit,
-    }  # fmt: skip
+        "name": name,
+        "notice_seconds": policy.notice_seconds,
+        "lendable": policy.lendable,
+        "lending_limit": policy.lending_limit,
+        "reserve": policy.reserve,
+        "firm_seconds": policy.firm_seconds,
+        "firm_confidence": policy.firm_confidence,
+        "credit_percent": policy.credit_percent,
+        "floor_nanos": None if policy.floor is None else policy.floor.charge_most(3600).nanos,
+        "quiet_from": None if policy.quiet is None else policy.quiet.start,
+        "quiet_until": None if policy.quiet is None else policy.quiet.end,
+    }
     changed = one(tx, QUERIES["set_policy"], row)
     assert changed is not None, name
-    tx.execute(QUERIES["insert_pool_event"], {**changed, "now": now})
+    said = Json(
+        {key: value for key, value in row.items() if key not in {"name", "floor_nanos"}}
+        | {"floor_nanos": None if row["floor_nanos"] is None else str(row["floor_nanos"])}
+    )
+    tx.execute(QUERIES["insert_pool_event"], {**changed, "policy": said, "now": now})
     return _pool(changed)
 
 
@@ -144,6 +149,11 @@ def list_internal_spans(tx: Tx) -> list[InternalSpan]:
     return [InternalSpan(**row) for row in rows]
 
 
+def list_jobs_at(tx: Tx, pool: str, at: datetime) -> list[dict[str, Any]]:
+    """Return {job_id, gpus, submitted_at, started_at, ended_at} of jobs that used or waited."""
+    return tx.execute(QUERIES["list_jobs_at"], {"pool": pool, "at": at}).fetchall()
+
+
 def list_pool_events(tx: Tx) -> list[dict[str, Any]]:
     """Return {pool, gpus, notice_seconds, happened_at} of every change, in order."""
     return tx.execute(QUERIES["list_pool_events"]).fetchall()
@@ -153,7 +163,19 @@ def _pool(row: Mapping[str, Any]) -> Pool:
     return Pool(
         name=row["name"],
         gpus=row["gpus"],
-        notice_seconds=row["notice_seconds"],
-        lendable=row["lendable"],
-        lending_limit=row["lending_limit"],
+        policy=Policy(
+            notice_seconds=row["notice_seconds"],
+            lendable=row["lendable"],
+            lending_limit=row["lending_limit"],
+            reserve=row["reserve"],
+            firm_seconds=row["firm_seconds"],
+            firm_confidence=row["firm_confidence"],
+            credit_percent=row["credit_percent"],
+            floor=None
+            if row["floor_nanos"] is None
+            else Rate(nanos=int(row["floor_nanos"]), per=3600),
+            quiet=None
+            if row["quiet_from"] is None
+            else QuietHours(start=row["quiet_from"], end=row["quiet_until"]),
+        ),
     )

@@ -58,6 +58,9 @@ LEAVING: Final = frozenset({State.DRAINING, State.ENDED})
 HOLDING: Final = frozenset({State.ADMITTED, State.PROVISIONING, State.RUNNING, State.DRAINING})
 
 
+_RANKS: Final = {Tier.INTERRUPTIBLE: 0, Tier.ON_DEMAND: 1, Tier.RESERVED: 2, Tier.CONTRACT: 3}
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Lease:
     id: LeaseId
@@ -81,6 +84,13 @@ class Lease:
     paid_until: datetime | None = None  # held money covers it until here
     exit_code: int | None = None
     detail: str | None = None  # a sentence for people
+    firm: timedelta | None = timedelta(0)  # from its start; None: to its end, as sold before
+    credit_percent: int = 100  # of the price of what is left of `firm`, should it be broken
+    checkpoint_at: datetime | None = None  # its work is safe until then, as its tenant says
+    noticed_at: datetime | None = None  # when it was told to go
+    reservation_id: UUID | None = None  # on which it is drawn, and which pays for it
+    until: datetime | None = None  # its end at the latest
+    list_price_id: int | None = None  # what the list said; None: it was sold at the list price
     resumable: bool = False  # once reclaimed, it waits to come back
     resumes: LeaseId | None = None  # the lease that it goes on with
 
@@ -89,6 +99,27 @@ class Lease:
         return (
             self.resumable and self.state is State.ENDED and self.end_reason is EndReason.RECLAIMED
         )
+
+    @property
+    def firm_until(self) -> datetime | None:
+        """Until when it may not be taken back without a credit; None: not known, or never."""
+        if self.running_at is None or not self.firm:
+            return None
+        return self.running_at + self.firm
+
+    def is_firm(self, now: datetime) -> bool:
+        """Say whether taking it back now breaks a promise."""
+        if self.tier.drawn:
+            return True
+        if self.tier is not Tier.ON_DEMAND or self.firm is None:
+            return self.tier is Tier.ON_DEMAND
+        return self.running_at is None or now < self.running_at + self.firm
+
+    def rank(self, now: datetime) -> int:
+        """Return how late it gives way: what is not firm first, contracts last."""
+        if not self.is_firm(now):
+            return 0
+        return _RANKS[self.tier]
 
     def move(self, move: "Move") -> Self:
         """Return the lease one move later.
@@ -109,12 +140,16 @@ class Lease:
             moved = replace(moved, detail=move.detail)
         match move.to:
             case State.RUNNING:
-                return replace(moved, running_at=at, ends_at=at + self.max_duration)
+                ends_at = at + self.max_duration
+                if self.until is not None:
+                    ends_at = min(ends_at, max(self.until, at))
+                return replace(moved, running_at=at, ends_at=ends_at)
             case State.DRAINING:
                 return replace(
                     moved,
                     stopped_at=None if self.running_at is None else at,
                     stops_at=at + self.notice,
+                    noticed_at=at,
                 )
             case _:
                 return moved

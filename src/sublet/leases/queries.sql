@@ -1,10 +1,12 @@
 -- name: insert_lease
 -- The caller chose the id. A repeat inserts nothing and returns no row.
 INSERT INTO lease (id, tenant_id, pool, gpus, tier, notice_seconds, price_id, workload, max_seconds,
-                   requested_at, state, since, version, resumable, resumes)
+                   requested_at, state, since, version, resumable, resumes, firm_seconds,
+                   credit_percent, list_price_id, reservation_id, until)
 VALUES (%(id)s, %(tenant_id)s, %(pool)s, %(gpus)s, %(tier)s, %(notice_seconds)s, %(price_id)s,
         %(workload)s, %(max_seconds)s, %(requested_at)s, %(state)s, %(since)s, %(version)s, %(resumable)s,
-        %(resumes)s)
+        %(resumes)s, %(firm_seconds)s, %(credit_percent)s, %(list_price_id)s,
+        %(reservation_id)s, %(until)s)
     ON CONFLICT (id) DO NOTHING
 RETURNING id;
 
@@ -14,7 +16,7 @@ UPDATE lease
    SET state = %(state)s, since = %(since)s, version = %(version)s, end_reason = %(end_reason)s,
        running_at = %(running_at)s, stopped_at = %(stopped_at)s, ends_at = %(ends_at)s,
        stops_at = %(stops_at)s, exit_code = %(exit_code)s, detail = %(detail)s,
-       paid_until = coalesce(%(paid_until)s, paid_until)
+       paid_until = coalesce(%(paid_until)s, paid_until), noticed_at = %(noticed_at)s
  WHERE id = %(id)s AND version = %(version)s - 1
 RETURNING id;
 
@@ -65,6 +67,15 @@ RETURNING id;
 SELECT coalesce(sum(gpus), 0) AS gpus
   FROM lease
  WHERE pool = %(pool)s AND state IN ('admitted', 'provisioning', 'running', 'draining');
+
+-- name: sum_firm_gpus
+-- Without those that are leaving: nothing is promised to them any more.
+SELECT coalesce(sum(gpus), 0) AS gpus
+  FROM lease
+ WHERE pool = %(pool)s AND state IN ('admitted', 'provisioning', 'running')
+   AND (firm_seconds IS NULL
+        OR firm_seconds > 0
+           AND (running_at IS NULL OR running_at + make_interval(secs => firm_seconds) > %(now)s));
 
 -- name: insert_block
 INSERT INTO lease_block (lease_id, block, hold_id)
@@ -124,3 +135,158 @@ SELECT max(coalesce(stops_at,
                     + make_interval(secs => notice_seconds))) AS fence
   FROM lease
  WHERE state IN ('provisioning', 'running', 'draining');
+
+-- name: insert_reservation
+INSERT INTO reservation (id, tenant_id, pool, gpus, starts_at, ends_at, notice_seconds,
+                         credit_percent, price_id, list_price_id, workload, booked_at,
+                         contract_id, block_seconds)
+VALUES (%(id)s, %(tenant_id)s, %(pool)s, %(gpus)s, %(starts_at)s, %(ends_at)s,
+        %(notice_seconds)s, %(credit_percent)s, %(price_id)s, %(list_price_id)s, %(workload)s,
+        %(booked_at)s, %(contract_id)s, %(block_seconds)s)
+    ON CONFLICT (id) DO NOTHING
+RETURNING id;
+
+-- name: get_reservation
+SELECT *, workload IS NOT NULL AS has_workload FROM reservation WHERE id = %(id)s;
+
+-- name: lock_reservation
+SELECT *, workload IS NOT NULL AS has_workload
+  FROM reservation
+ WHERE id = %(id)s
+   FOR UPDATE;
+
+-- name: list_reservations
+SELECT *, workload IS NOT NULL AS has_workload
+  FROM reservation
+ WHERE %(tenant_id)s::uuid IS NULL OR tenant_id = %(tenant_id)s
+ ORDER BY booked_at DESC, id
+ LIMIT %(limit)s;
+
+-- name: list_open_reservations
+SELECT *, workload IS NOT NULL AS has_workload
+  FROM reservation
+ WHERE NOT ended AND (%(pool)s::text IS NULL OR pool = %(pool)s)
+ ORDER BY starts_at, id;
+
+-- name: sum_aside_gpus
+-- Of windows that run or are about to: what is reserved and not in use.
+SELECT coalesce(sum(greatest(r.gpus - r.lost_gpus - coalesce(drawn.gpus, 0), 0)), 0) AS gpus
+  FROM reservation r
+  LEFT JOIN LATERAL (
+       SELECT sum(l.gpus) AS gpus
+         FROM lease l
+        WHERE l.reservation_id = r.id
+          AND l.state IN ('admitted', 'provisioning', 'running', 'draining')) AS drawn ON true
+ WHERE r.pool = %(pool)s AND NOT r.ended AND NOT r.unpaid
+   AND r.starts_at <= %(soon)s AND r.ends_at > %(now)s;
+
+-- name: sum_drawn_gpus
+SELECT coalesce(sum(gpus), 0) AS gpus
+  FROM lease
+ WHERE reservation_id = %(id)s AND state IN ('admitted', 'provisioning', 'running', 'draining');
+
+-- name: set_asked
+UPDATE reservation SET asked_at = %(asked_at)s WHERE id = %(id)s;
+
+-- name: lose_gpus
+UPDATE reservation
+   SET lost_gpus = least(gpus, lost_gpus + %(gpus)s), asked_at = NULL
+ WHERE id = %(id)s;
+
+-- name: end_reservation
+UPDATE reservation SET ended = true WHERE id = %(id)s;
+
+-- name: insert_reservation_block
+INSERT INTO reservation_block (reservation_id, block, hold_id)
+VALUES (%(reservation_id)s, %(block)s, %(hold_id)s)
+    ON CONFLICT DO NOTHING;
+
+-- name: list_reservation_blocks
+SELECT block, hold_id
+  FROM reservation_block
+ WHERE reservation_id = %(reservation_id)s AND NOT settled
+ ORDER BY block;
+
+-- name: close_reservation_block
+UPDATE reservation_block SET settled = true
+ WHERE reservation_id = %(reservation_id)s AND block = %(block)s;
+
+-- name: list_reclaimed_of_reservation
+SELECT * FROM lease WHERE reservation_id = %(id)s AND end_reason = 'reclaimed' ORDER BY id;
+
+-- name: set_started
+UPDATE reservation SET started = true WHERE id = %(id)s;
+
+-- name: list_firm
+-- Which GPUs leases were promised, and until when; null: until they end.
+SELECT gpus,
+       coalesce(running_at, %(now)s::timestamptz) + make_interval(secs => firm_seconds) AS until
+  FROM lease
+ WHERE pool = %(pool)s AND tier = 'on_demand' AND state IN ('admitted', 'provisioning', 'running')
+   AND (firm_seconds IS NULL
+        OR running_at IS NULL OR running_at + make_interval(secs => firm_seconds) > %(now)s);
+
+-- name: set_unpaid
+UPDATE reservation SET unpaid = %(unpaid)s WHERE id = %(id)s AND unpaid <> %(unpaid)s;
+
+-- name: count_reservation_blocks
+SELECT count(*) AS blocks FROM reservation_block WHERE reservation_id = %(id)s;
+
+-- name: list_steps
+SELECT *, workload IS NOT NULL AS has_workload
+  FROM reservation
+ WHERE contract_id = %(id)s
+ ORDER BY starts_at;
+
+-- name: move_end
+UPDATE reservation SET ends_at = %(ends_at)s WHERE id = %(id)s;
+
+-- name: drop_step
+-- Of a contract that ends before it: nothing of it was held or charged.
+DELETE FROM reservation WHERE id = %(id)s;
+
+-- name: insert_contract
+INSERT INTO contract (id, tenant_id, pool, name, starts_at, ends_at, signed_at, notice_seconds,
+                      minimum_nanos, shortfall_percent, notice_days, recall_days, renewal_days)
+VALUES (%(id)s, %(tenant_id)s, %(pool)s, %(name)s, %(starts_at)s, %(ends_at)s, %(signed_at)s,
+        %(notice_seconds)s, %(minimum_nanos)s, %(shortfall_percent)s, %(notice_days)s,
+        %(recall_days)s, %(renewal_days)s)
+    ON CONFLICT (id) DO NOTHING
+RETURNING id;
+
+-- name: get_contract
+SELECT * FROM contract WHERE id = %(id)s;
+
+-- name: lock_contract
+SELECT * FROM contract WHERE id = %(id)s FOR UPDATE;
+
+-- name: list_contracts
+SELECT *
+  FROM contract
+ WHERE %(tenant_id)s::uuid IS NULL OR tenant_id = %(tenant_id)s
+ ORDER BY signed_at DESC, id;
+
+-- name: list_open_contracts
+SELECT * FROM contract WHERE NOT closed ORDER BY ends_at, id;
+
+-- name: end_contract
+UPDATE contract SET ends_at = %(ends_at)s, ended_by = %(ended_by)s WHERE id = %(id)s;
+
+-- name: close_contract
+UPDATE contract SET closed = true WHERE id = %(id)s;
+
+-- name: note_checkpoint
+UPDATE lease
+   SET checkpoint_at = greatest(checkpoint_at, %(at)s::timestamptz)
+ WHERE id = %(id)s AND state IN ('running', 'draining')
+RETURNING id;
+
+-- name: count_reclaimed
+SELECT pool, tenant_id, count(*)::integer AS times
+  FROM lease
+ WHERE end_reason = 'reclaimed' AND noticed_at >= %(since)s
+ GROUP BY pool, tenant_id;
+
+-- name: any_open
+SELECT EXISTS (SELECT FROM reservation WHERE NOT ended)
+       OR EXISTS (SELECT FROM contract WHERE NOT closed) AS any;

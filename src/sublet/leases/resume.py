@@ -10,12 +10,12 @@ from collections.abc import Sequence
 from dataclasses import replace
 from datetime import datetime, timedelta
 
-from sublet.core.db import Database
+from sublet.core.db import Database, Tx
 from sublet.core.errors import Invalid, NotFound, Refused
 from sublet.core.ids import derived_id
 from sublet.engine.port import InternalJob
 from sublet.fleet import store as fleet
-from sublet.leases import service, store
+from sublet.leases import service, store, terms
 from sublet.leases.lease import Lease, LeaseId
 from sublet.leases.service import Request
 from sublet.planner.surplus import sellable_gpus
@@ -34,6 +34,12 @@ def time_left(lease: Lease) -> timedelta:
     return lease.max_duration - (lease.stopped_at - lease.running_at)
 
 
+def _notice(tx: Tx, lease: Lease) -> timedelta:
+    """Return the notice that it had, as far as the pool still sells it."""
+    longest = terms.longest_notice(fleet.lock_pool(tx, lease.pool))
+    return max(min(lease.notice, longest), min(terms.SHORTEST_NOTICE, longest))
+
+
 def resume(db: Database, *, jobs: Sequence[InternalJob], now: datetime) -> list[Lease]:
     """Admit again what waits to come back and has room, in the order of first request.
 
@@ -44,7 +50,7 @@ def resume(db: Database, *, jobs: Sequence[InternalJob], now: datetime) -> list[
         paused = store.list_paused(tx)
         pools = {pool.name: pool for pool in fleet.list_pools(tx)} if paused else {}
         room = {
-            name: sellable_gpus(service.pressure_of(tx, pools[name], jobs))
+            name: sellable_gpus(service.pressure_of(tx, pools[name], jobs, now=now))
             for name in {lease.pool for lease in paused}
         }
     used: dict[str, int] = defaultdict(int)
@@ -79,6 +85,7 @@ def _resume_one(
                 tier=lease.tier,
                 max_duration=left,
                 spec=replace(spec, environment=environment),
+                notice=_notice(tx, lease),
                 resumable=True,
                 resumes=lease.id,
             )

@@ -1,7 +1,8 @@
 """Leases: load, decide, apply."""
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Final
@@ -12,10 +13,11 @@ from sublet.core.db import Database, Tx
 from sublet.core.errors import Invalid, NotFound, Refused
 from sublet.core.failpoint import failpoint
 from sublet.core.ids import new_id
+from sublet.core.money import Rate
 from sublet.engine.port import Engine, InternalJob, Notice, Observation, Workload
 from sublet.fleet import store as fleet
-from sublet.fleet.pool import Pool, demand_of
-from sublet.leases import blocks, reclaim, store
+from sublet.fleet.pool import Demand, Pool, demand_by_pool, demand_of
+from sublet.leases import blocks, reclaim, reservations, store, terms
 from sublet.leases.lease import (
     HOLDING,
     EndReason,
@@ -27,11 +29,22 @@ from sublet.leases.lease import (
     Stop,
     decide,
 )
+from sublet.leases.reclaim import Losses
+from sublet.leases.reservation import lead, of_reservation
 from sublet.leases.store import Spec
+from sublet.leases.terms import RoomNow
+from sublet.market import quotes
 from sublet.market import store as market
 from sublet.market.price import Tier, lease_sku
-from sublet.planner.surplus import Pressure, missing_gpus, sellable_gpus
-from sublet.tenants.tenant import Tenant
+from sublet.planner import store as plans
+from sublet.planner.firm import firm_room, most_promised, read_firm
+from sublet.planner.surplus import (
+    Pressure,
+    missing_for_windows,
+    missing_gpus,
+    sellable_gpus,
+)
+from sublet.tenants.tenant import Tenant, TenantKind
 
 log = logging.getLogger(__name__)
 
@@ -55,11 +68,14 @@ class Request:
     tier: Tier
     max_duration: timedelta
     spec: Spec
+    reservation: UUID | None = None  # on which it is drawn
+    quote: UUID | None = None  # whose price holds; the rest is as it says
+    notice: timedelta | None = None  # None: the longest that the pool sells
     resumable: bool = False
     resumes: LeaseId | None = None  # set where a paused lease comes back
 
 
-def pressure_of(tx: Tx, pool: Pool, jobs: Sequence[InternalJob]) -> Pressure:
+def pressure_of(tx: Tx, pool: Pool, jobs: Sequence[InternalJob], *, now: datetime) -> Pressure:
     """Return how `pool` stands: what the cluster says, and what leases hold."""
     demand = demand_of(jobs, pool.name)
     return Pressure(
@@ -67,17 +83,26 @@ def pressure_of(tx: Tx, pool: Pool, jobs: Sequence[InternalJob]) -> Pressure:
         internal_running=demand.running,
         internal_pending=demand.pending,
         leased=store.held_gpus(tx, pool.name),
-        lendable=pool.lendable,
-        lending_limit=pool.lending_limit,
+        lendable=pool.policy.lendable,
+        lending_limit=pool.policy.lending_limit,
+        aside=reservations.aside_gpus(tx, pool.name, now=now, soon=now + lead(pool)),
+        reserve=pool.policy.reserve,
     )
 
 
 def admit(
-    tx: Tx, tenant: Tenant, request: Request, *, jobs: Sequence[InternalJob], now: datetime
+    tx: Tx,
+    tenant: Tenant,
+    request: Request,
+    *,
+    jobs: Sequence[InternalJob],
+    now: datetime,
+    bid: Rate | None = None,
 ) -> Lease:
     """Sell a lease: set its GPUs and its first minute's money aside, or neither.
 
-    Asking twice with one id and the same contents gives the same lease.
+    Asking twice with one id and the same contents gives the same lease. What a GPU-hour is worth
+    to those who may come later is `bid`: nothing is sold for less.
 
     Raises:
         NotFound: there is no such pool.
@@ -85,46 +110,56 @@ def admit(
         Refused: there is no surplus for it now, or the tenant may not have it.
         Unpaid: the wallet cannot pay for the first minute.
     """
-    if not 1 <= request.gpus <= 1_000_000:
-        raise Invalid(f"gpus must be at least 1, not {request.gpus}")
-    if not timedelta(seconds=1) <= request.max_duration <= LONGEST:
-        raise Invalid(f"max_seconds must lie in 1…{int(LONGEST.total_seconds())}")
+    check_size(request.gpus, request.max_duration)
+    if request.tier.drawn:
+        raise Invalid(
+            f"what is {request.tier} is reserved first (POST /v1/reservations, or by contract), then"
+            " leased from: name the `reservation`"
+        )
     if request.spec.network and not tenant.network_allowed:
         raise Refused("this tenant's workloads may not use the network; ask the operator")
     # The lock makes admissions of one pool take turns, so none sells what another just sold.
     pool = fleet.lock_pool(tx, request.pool)
-    price = market.find_price(tx, lease_sku(pool.name, request.tier))
-    if price is None:
-        raise Refused(f"{request.tier} leases of {pool.name} have no price, so are not sold")
+    id_ = request.id or LeaseId(new_id())
+    quoted = None
+    if request.quote is None:
+        price = prices_of(tx, pool, request.tier, tenant=tenant, now=now)
+    else:
+        quoted = quotes.lock(tx, request.quote, tenant_id=tenant.id)
+        quoted.check(id_, now=now)
+        price = market.Terms(contracted=quoted.price, listed=quoted.list_price)
+    firm = terms.firm_for(pool, request.tier, request.max_duration)
     lease = Lease(
-        id=request.id or LeaseId(new_id()),
+        id=id_,
         tenant_id=tenant.id,
         pool=pool.name,
         gpus=request.gpus,
         tier=request.tier,
-        notice=timedelta(seconds=pool.notice_seconds),
-        price_id=price.id,
+        notice=terms.notice_of(pool, request.notice),
+        price_id=price.contracted.id,
+        list_price_id=price.listed.id,
         max_duration=request.max_duration,
         requested_at=now,
         state=State.REQUESTED,
         since=now,
         version=1,
+        firm=firm,
+        credit_percent=pool.policy.credit_percent,
         resumable=request.resumable,
         resumes=request.resumes,
     )
-    pressure = pressure_of(tx, pool, jobs)  # before the insert, so that it is not in it
+    # Before the insert, so that it is not in it.
+    room = room_now(tx, pool, jobs, firm=firm, now=now)
     if not store.insert(tx, lease, request.spec, now=now):
-        return _repeated(tx, lease, request.spec)
-    sellable = sellable_gpus(pressure)
-    if request.gpus > pool.gpus:
-        raise Invalid(f"pool {pool.name} has {pool.gpus} GPUs, {request.gpus} were asked for")
-    if request.gpus > sellable:
-        raise Refused(
-            f"no surplus: {request.gpus} of {pool.name} were asked for,"
-            f" {sellable} can be sold now; try again later or ask for fewer"
-        )
+        return repeated(tx, lease, request.spec, request.notice)
+    terms.check_room(pool, gpus=request.gpus, firm=firm, room=room, now=now)
+    # What was quoted is held to, also where the floor or the bids have risen since.
+    if tenant.kind is not TenantKind.HOUSE and quoted is None:
+        terms.check_price(pool, price.contracted.rate, bid=bid)
+    if quoted is not None:
+        quotes.accept(tx, quoted, sold=lease.id, now=now)
     failpoint("lease.admit.before_hold")
-    blocks.hold_block(tx, lease, 0, rate=price.rate, now=now)
+    blocks.hold_block(tx, lease, 0, rate=price.contracted.rate, now=now)
     failpoint("lease.admit.after_hold")
     lease = lease.move(Move(to=State.ADMITTED, at=now))
     store.save(tx, lease, now=now)
@@ -132,7 +167,43 @@ def admit(
     return lease
 
 
-def _repeated(tx: Tx, lease: Lease, spec: Spec) -> Lease:
+def check_size(gpus: int, duration: timedelta) -> None:
+    """Raises Invalid: no lease can be so large or so long."""
+    if not 1 <= gpus <= 1_000_000:
+        raise Invalid(f"gpus must be at least 1, not {gpus}")
+    if not timedelta(seconds=1) <= duration <= LONGEST:
+        raise Invalid(f"max_seconds must lie in 1…{int(LONGEST.total_seconds())}")
+
+
+def prices_of(tx: Tx, pool: Pool, tier: Tier, *, tenant: Tenant, now: datetime) -> market.Terms:
+    """Return what a tenant pays for a tier now.
+
+    Raises:
+        Refused: it has no price, so is not sold.
+    """
+    sku = lease_sku(pool.name, tier)
+    if (found := market.find_terms(tx, sku, tenant_id=tenant.id, at=now)) is None:
+        raise Refused(f"{tier} leases of {pool.name} have no price, so are not sold")
+    return found
+
+
+def room_now(
+    tx: Tx, pool: Pool, jobs: Sequence[InternalJob], *, firm: timedelta, now: datetime
+) -> RoomNow:
+    """Return what of `pool` can be sold at this instant, and be promised for `firm`."""
+    sellable = sellable_gpus(pressure_of(tx, pool, jobs, now=now))
+    if not firm:
+        return RoomNow(sellable=sellable, firm=None)
+    found = plans.get_plan(tx, pool.name)
+    plan = None if found is None else read_firm(found.made_at, found.plan)
+    windows = [of_reservation(found) for found in reservations.list_open(tx, pool.name)]
+    promised = store.promised_gpus(tx, pool.name, now=now)
+    promised += most_promised(windows, now, now + firm)
+    room = firm_room(plan, window=firm, gpus=pool.gpus, promised=promised, now=now)
+    return RoomNow(sellable=sellable, firm=room)
+
+
+def repeated(tx: Tx, lease: Lease, spec: Spec, notice: timedelta | None) -> Lease:
     before = store.get(tx, lease.id)
     same = (
         before.tenant_id == lease.tenant_id
@@ -140,6 +211,7 @@ def _repeated(tx: Tx, lease: Lease, spec: Spec) -> Lease:
         and before.gpus == lease.gpus
         and before.tier == lease.tier
         and before.max_duration == lease.max_duration
+        and (notice is None or before.notice == notice)
         and (before.resumable or before.paused or not lease.resumable)
         and store.get_spec(tx, lease.id) == replace(spec, command=list(spec.command))
     )
@@ -203,7 +275,9 @@ def _move(lease: Lease, move: Move, *, db: Database, now: datetime) -> Lease:
     moved = lease.move(move)
     if move.to is State.RUNNING:
         assert moved.running_at is not None
-        until = blocks.paid_until(moved, blocks=1, running_at=moved.running_at)
+        until = moved.until  # of a window, which pays for it
+        if moved.reservation_id is None:
+            until = blocks.paid_until(moved, blocks=1, running_at=moved.running_at)
         moved = replace(moved, paid_until=until)
     with db.transaction() as tx:
         store.save(tx, moved, now=now)
@@ -291,21 +365,37 @@ def fence_of(lease: Lease) -> datetime | None:
     return lease.paid_until + lease.notice
 
 
-def reclaim_for_internal(
-    leases: Sequence[Lease], *, pools: Sequence[Pool], jobs: Sequence[InternalJob], now: datetime
+def reclaim_all(
+    leases: Sequence[Lease],
+    *,
+    pools: Sequence[Pool],
+    jobs: Sequence[InternalJob],
+    aside: Mapping[str, int],
+    losses: Callable[[], Mapping[str, Losses]],
+    now: datetime,
 ) -> list[LeaseId]:
-    """Say which leases must give way so that every waiting internal job gets its GPUs."""
+    """Say which leases must give way so that every waiting internal job gets its GPUs.
+
+    And those that must for reserved windows that start: of these none that is firm itself. All of
+    them are chosen in one go, each once. `aside` says how many GPUs of each pool windows need that
+    they do not use yet; `losses` is asked what is known of what is lost, should anybody have to go.
+    """
+    by_pool: dict[str, list[Lease]] = defaultdict(list)
+    for lease in leases:
+        by_pool[lease.pool].append(lease)
+    demands = demand_by_pool(jobs)
     chosen: list[LeaseId] = []
     for pool in pools:
-        of_pool = [lease for lease in leases if lease.pool == pool.name]
-        demand = demand_of(jobs, pool.name)
+        of_pool = by_pool[pool.name]
+        demand = demands.get(pool.name, Demand(running=0, pending=0))
         pressure = Pressure(
             gpus=pool.gpus,
             internal_running=demand.running,
             internal_pending=demand.pending,
             leased=sum(lease.gpus for lease in of_pool if lease.state in HOLDING),
-            lendable=pool.lendable,
-            lending_limit=pool.lending_limit,
+            aside=aside.get(pool.name, 0),
+            lendable=pool.policy.lendable,
+            lending_limit=pool.policy.lending_limit,
         )
         leaving = sum(
             lease.gpus
@@ -313,10 +403,31 @@ def reclaim_for_internal(
             if lease.state is State.DRAINING
             or (lease.state in HOLDING and lease.release_asked is not None)
         )
-        missing = missing_gpus(pressure, leaving=leaving)
-        if missing:
-            chosen += [lease.id for lease in reclaim.choose(of_pool, gpus=missing, now=now)]
+        going: list[Lease] = []
+        if missing := missing_gpus(pressure, leaving=leaving):
+            known = losses().get(pool.name, reclaim.NOTHING_KNOWN)
+            going = reclaim.choose(of_pool, gpus=missing, now=now, losses=known)
+            leaving += sum(lease.gpus for lease in going)
+        if missing := missing_for_windows(pressure, leaving=leaving):
+            told = {lease.id for lease in going}
+            known = losses().get(pool.name, reclaim.NOTHING_KNOWN)
+            soft = [one for one in of_pool if not one.is_firm(now) and one.id not in told]
+            going += reclaim.choose(soft, gpus=missing, now=now, losses=known)
+        chosen += [lease.id for lease in going]
     return chosen
+
+
+def losses_of(
+    tx: Tx, leases: Sequence[Lease], nodes: Mapping[str, int], *, now: datetime
+) -> dict[str, Losses]:
+    """Return what is known of the losses in each pool; `nodes` has the GPUs of its largest node."""
+    lately = store.reclaimed_lately(tx, since=now - reclaim.LATELY)
+    wanted = {lease.price_id for lease in leases if lease.is_firm(now)}
+    rates = {price_id: market.get_price(tx, price_id).rate for price_id in sorted(wanted)}
+    return {
+        pool: Losses(rates=rates, lately=lately.get(pool, {}), node_gpus=max(nodes.get(pool, 1), 1))
+        for pool in {lease.pool for lease in leases}
+    }
 
 
 def check_owner(tx: Tx, lease_id: LeaseId, tenant_id: UUID | None) -> Lease:

@@ -3,7 +3,7 @@
 import base64
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 from uuid import UUID
 
@@ -13,6 +13,7 @@ from sublet.core.db import Tx, load_queries, one
 from sublet.core.errors import Conflict, NotFound
 from sublet.leases.lease import PROVISIONING_LIMIT, EndReason, Lease, LeaseId, State
 from sublet.market.price import Tier
+from sublet.planner.firm import Promised
 
 QUERIES: Final = load_queries("sublet.leases")
 
@@ -35,10 +36,13 @@ def insert(tx: Tx, lease: Lease, spec: Spec, *, now: datetime) -> bool:
     row = {
         "id": lease.id, "tenant_id": lease.tenant_id, "pool": lease.pool, "gpus": lease.gpus,
         "tier": lease.tier, "notice_seconds": int(lease.notice.total_seconds()),
-        "price_id": lease.price_id, "workload": Jsonb(_to_json(spec)),
+        "price_id": lease.price_id, "workload": Jsonb(to_json(spec)),
         "max_seconds": int(lease.max_duration.total_seconds()),
         "requested_at": lease.requested_at, "state": lease.state, "since": lease.since,
         "version": lease.version, "resumable": lease.resumable, "resumes": lease.resumes,
+        "firm_seconds": None if lease.firm is None else int(lease.firm.total_seconds()),
+        "credit_percent": lease.credit_percent, "list_price_id": lease.list_price_id,
+        "reservation_id": lease.reservation_id, "until": lease.until,
     }  # fmt: skip
     if one(tx, QUERIES["insert_lease"], row) is None:
         return False
@@ -57,6 +61,7 @@ def save(tx: Tx, lease: Lease, *, now: datetime) -> None:
         "end_reason": lease.end_reason, "running_at": lease.running_at,
         "stopped_at": lease.stopped_at, "ends_at": lease.ends_at, "stops_at": lease.stops_at,
         "exit_code": lease.exit_code, "detail": lease.detail, "paid_until": lease.paid_until,
+        "noticed_at": lease.noticed_at,
     }  # fmt: skip
     if one(tx, QUERIES["save_move"], row) is None:
         raise Conflict(f"lease {lease.id} was moved by somebody else")
@@ -70,7 +75,7 @@ def get(tx: Tx, lease_id: LeaseId) -> Lease:
 
 def get_spec(tx: Tx, lease_id: LeaseId) -> Spec:
     """Raises NotFound: there is no such lease."""
-    return _from_json(_get(tx, lease_id)["workload"])
+    return from_json(_get(tx, lease_id)["workload"])
 
 
 def list_live(tx: Tx) -> list[Lease]:
@@ -114,6 +119,22 @@ def ask_release(tx: Tx, lease_id: LeaseId, reason: EndReason) -> bool:
     return one(tx, QUERIES["ask_release"], {"id": lease_id, "reason": reason}) is not None
 
 
+def note_checkpoint(tx: Tx, lease_id: LeaseId, at: datetime) -> bool:
+    """Note that a lease's work is safe until an instant; False when it does not run.
+
+    An older one than is known changes nothing.
+    """
+    return one(tx, QUERIES["note_checkpoint"], {"id": lease_id, "at": at}) is not None
+
+
+def reclaimed_lately(tx: Tx, *, since: datetime) -> dict[str, dict[UUID, int]]:
+    """Return {pool: {tenant: how often it gave way since then}}."""
+    found: dict[str, dict[UUID, int]] = {}
+    for row in tx.execute(QUERIES["count_reclaimed"], {"since": since}).fetchall():
+        found.setdefault(row["pool"], {})[row["tenant_id"]] = row["times"]
+    return found
+
+
 def list_paused(tx: Tx) -> list[Lease]:
     """Return reclaimed leases that wait to come back, the first requested first."""
     return [_lease(row) for row in tx.execute(QUERIES["list_paused"]).fetchall()]
@@ -129,6 +150,22 @@ def held_gpus(tx: Tx, pool: str) -> int:
     row = one(tx, QUERIES["sum_held_gpus"], {"pool": pool})
     assert row is not None
     return int(row["gpus"])
+
+
+def promised_gpus(tx: Tx, pool: str, *, now: datetime) -> int:
+    """Return how many GPUs of `pool` are leased to those that are firm still."""
+    row = one(tx, QUERIES["sum_firm_gpus"], {"pool": pool, "now": now})
+    assert row is not None
+    return int(row["gpus"])
+
+
+def list_promised(tx: Tx, pool: str, *, now: datetime) -> list[Promised]:
+    """Return the GPUs of `pool` that leases were promised, each until when."""
+    rows = tx.execute(QUERIES["list_firm"], {"pool": pool, "now": now}).fetchall()
+    return [
+        Promised(gpus=row["gpus"], start=now, end=row["until"] or datetime.max.replace(tzinfo=UTC))
+        for row in rows
+    ]
 
 
 def _get(tx: Tx, lease_id: LeaseId) -> dict[str, Any]:
@@ -169,12 +206,19 @@ def _lease(row: Mapping[str, Any]) -> Lease:
         paid_until=row["paid_until"],
         exit_code=row["exit_code"],
         detail=row["detail"],
+        firm=None if row["firm_seconds"] is None else timedelta(seconds=row["firm_seconds"]),
+        credit_percent=row["credit_percent"],
+        list_price_id=row["list_price_id"],
+        reservation_id=row["reservation_id"],
+        until=row["until"],
+        noticed_at=row["noticed_at"],
+        checkpoint_at=row["checkpoint_at"],
         resumable=row["resumable"],
         resumes=row["resumes"],
     )
 
 
-def _to_json(spec: Spec) -> dict[str, Any]:
+def to_json(spec: Spec) -> dict[str, Any]:
     return {
         "command": list(spec.command),
         "environment": dict(spec.environment),
@@ -188,7 +232,7 @@ def _to_json(spec: Spec) -> dict[str, Any]:
     }
 
 
-def _from_json(document: Mapping[str, Any]) -> Spec:
+def from_json(document: Mapping[str, Any]) -> Spec:
     return Spec(
         command=document["command"],
         environment=document["environment"],

@@ -3,13 +3,22 @@
 from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
+from fractions import Fraction
+from uuid import UUID
 
 from sublet.core.money import Rate
 
 
 class Tier(StrEnum):
     INTERRUPTIBLE = "interruptible"  # from what is idle now; first to give way
-    ON_DEMAND = "on_demand"  # dearer; gives way last, and is credited when it must
+    ON_DEMAND = "on_demand"  # firm for a while, as the plan allows, and then interruptible
+    RESERVED = "reserved"  # in a window that is paid, used or not
+    CONTRACT = "contract"  # of a contract, which is reserved for months or years
+
+    @property
+    def drawn(self) -> bool:
+        """Say whether its leases are drawn on something that pays for them."""
+        return self in {Tier.RESERVED, Tier.CONTRACT}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -20,6 +29,26 @@ class Price:
     sku: str
     rate: Rate
     happened_at: datetime  # valid from then, until the next row of its SKU
+    tenant_id: UUID | None = None  # whose rate it is; None: the list price
+    valid_until: datetime | None = None  # only of a tenant's rate; None: until the next row
+
+
+def least_rate(*, floor: Rate | None, bid: Rate | None) -> Rate | None:
+    """Return the least that something may be sold for now; None: anything.
+
+    Args:
+        floor: of the pool's policy; nothing is sold below it.
+        bid: what its capacity is worth to who may come later; None: not known.
+    """
+    return max(
+        (rate for rate in (floor, bid) if rate is not None),
+        key=lambda rate: Fraction(rate.nanos, rate.per),
+        default=None,
+    )
+
+
+def is_below(rate: Rate, least: Rate | None) -> bool:
+    return least is not None and rate.nanos * least.per < least.nanos * rate.per
 
 
 def lease_sku(pool: str, tier: Tier) -> str:

@@ -1,22 +1,24 @@
 -- name: insert_price
-INSERT INTO price (sku, nanos, per, currency, happened_at, recorded_at)
-VALUES (%(sku)s, %(nanos)s, %(per)s, %(currency)s, %(happened_at)s, %(recorded_at)s)
-RETURNING id, sku, nanos, per, currency, happened_at;
+INSERT INTO price (sku, nanos, per, currency, tenant_id, valid_until, happened_at, recorded_at)
+VALUES (%(sku)s, %(nanos)s, %(per)s, %(currency)s, %(tenant_id)s, %(valid_until)s,
+        %(happened_at)s, %(recorded_at)s)
+RETURNING *;
 
 -- name: get_price
--- The newest row of a SKU holds.
-SELECT id, sku, nanos, per, currency, happened_at
+-- The newest row of a SKU, whether it holds already or later.
+SELECT *
   FROM price
- WHERE sku = %(sku)s
+ WHERE sku = %(sku)s AND tenant_id IS NULL
  ORDER BY id DESC
  LIMIT 1;
 
 -- name: get_price_by_id
-SELECT id, sku, nanos, per, currency, happened_at FROM price WHERE id = %(id)s;
+SELECT * FROM price WHERE id = %(id)s;
 
 -- name: list_prices
-SELECT DISTINCT ON (sku) id, sku, nanos, per, currency, happened_at
+SELECT DISTINCT ON (sku) *
   FROM price
+ WHERE tenant_id IS NULL
  ORDER BY sku, id DESC;
 
 -- name: insert_cost
@@ -47,3 +49,39 @@ SELECT p.sku, e.name
   FROM floor_exception e JOIN price p ON p.id = e.price_id
  WHERE e.cost_id = %(cost_id)s
  ORDER BY p.id;
+-- name: find_valid
+-- The rows of a SKU that hold at an instant: a tenant's own rate first, then the list price.
+(SELECT * FROM price
+  WHERE sku = %(sku)s AND tenant_id = %(tenant_id)s AND happened_at <= %(at)s
+  ORDER BY happened_at DESC, id DESC
+  LIMIT 1)
+UNION ALL
+(SELECT * FROM price
+  WHERE sku = %(sku)s AND tenant_id IS NULL AND happened_at <= %(at)s
+  ORDER BY happened_at DESC, id DESC
+  LIMIT 1);
+
+-- name: list_valid
+-- Every row of the book that holds at an instant or begins later, tenants' rates included.
+SELECT *
+  FROM (SELECT *, lead(happened_at) OVER (PARTITION BY sku, tenant_id ORDER BY happened_at, id) AS next_at
+          FROM price) AS p
+ WHERE (next_at IS NULL OR next_at > %(at)s)
+   AND (valid_until IS NULL OR valid_until > %(at)s)
+   AND (%(tenant_id)s::uuid IS NULL OR tenant_id IS NULL OR tenant_id = %(tenant_id)s)
+ ORDER BY sku, tenant_id NULLS FIRST, happened_at, id;
+
+-- name: insert_quote
+INSERT INTO quote (id, tenant_id, pool, gpus, tier, notice_seconds, max_seconds, starts_at,
+                   price_id, list_price_id, made_at, expires_at)
+VALUES (%(id)s, %(tenant_id)s, %(pool)s, %(gpus)s, %(tier)s, %(notice_seconds)s, %(max_seconds)s,
+        %(starts_at)s, %(price_id)s, %(list_price_id)s, %(made_at)s, %(expires_at)s);
+
+-- name: lock_quote
+SELECT * FROM quote WHERE id = %(id)s AND tenant_id = %(tenant_id)s FOR UPDATE;
+
+-- name: list_quotes
+SELECT * FROM quote WHERE tenant_id = %(tenant_id)s ORDER BY made_at DESC, id LIMIT %(limit)s;
+
+-- name: accept_quote
+UPDATE quote SET accepted_at = %(now)s, sold = %(sold)s WHERE id = %(id)s AND accepted_at IS NULL;

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
+from uuid import UUID
 
 from sublet.core.db import Tx, one
 from sublet.core.errors import Refused
@@ -40,7 +41,17 @@ def list_exceptions(tx: Tx, floor: Floor) -> list[tuple[str, str]]:
     return [(row["sku"], row["name"]) for row in rows]
 
 
-def set_price(tx: Tx, sku: str, rate: Rate, *, exception: str | None, now: datetime) -> Price:
+def set_price(
+    tx: Tx,
+    sku: str,
+    rate: Rate,
+    *,
+    exception: str | None,
+    now: datetime,
+    valid_from: datetime | None = None,
+    valid_until: datetime | None = None,
+    tenant_id: UUID | None = None,
+) -> Price:
     """Sell `sku` at `rate` from now on, if that is not below the floor of its pool.
 
     Args:
@@ -49,6 +60,9 @@ def set_price(tx: Tx, sku: str, rate: Rate, *, exception: str | None, now: datet
         rate: the new price.
         exception: why it may be below its floor; None when it is not.
         now: the present instant.
+        valid_from: as `store.set_price` has it.
+        valid_until: the same.
+        tenant_id: the same.
 
     Raises:
         Refused: it is below, and no exception is named.
@@ -56,7 +70,15 @@ def set_price(tx: Tx, sku: str, rate: Rate, *, exception: str | None, now: datet
     """
     floor = _floor_of_sku(tx, sku)
     hold_to_floor(rate, None if floor is None else floor.rate, exception=exception)
-    price = store.set_price(tx, sku, rate, now=now)
+    price = store.set_price(
+        tx,
+        sku,
+        rate,
+        now=now,
+        valid_from=valid_from,
+        valid_until=valid_until,
+        tenant_id=tenant_id,
+    )
     if floor is not None and exception is not None:
         _except(tx, price, floor, exception, now=now)
     return price

@@ -1,8 +1,10 @@
 """The price book in Postgres."""
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Final
+from uuid import UUID
 
 from sublet.core.db import Tx, load_queries, one
 from sublet.core.errors import Invalid, NotFound
@@ -12,8 +14,30 @@ from sublet.market.price import Price
 QUERIES: Final = load_queries("sublet.market")
 
 
-def set_price(tx: Tx, sku: str, rate: Rate, *, now: datetime) -> Price:
-    """Sell `sku` at `rate` from now on; what was sold before keeps its price."""
+def set_price(
+    tx: Tx,
+    sku: str,
+    rate: Rate,
+    *,
+    now: datetime,
+    valid_from: datetime | None = None,
+    valid_until: datetime | None = None,
+    tenant_id: UUID | None = None,
+) -> Price:
+    """Sell `sku` at `rate` from now on, or from `valid_from`; what was sold before keeps its price.
+
+    A tenant's own rate comes before the list price for as long as it is valid.
+
+    Raises:
+        Invalid: it cannot be a price, would change the past, or ends before it begins.
+    """
+    start = now if valid_from is None else valid_from
+    if start < now:
+        raise Invalid(f"a price is valid from now on or later, not from {start:%Y-%m-%d %H:%M} UTC")
+    if valid_until is not None and (tenant_id is None or valid_until <= start):
+        raise Invalid("only a tenant's rate ends, and only after it begins")
+    if not sku.startswith("lease:") and (start > now or tenant_id is not None):
+        raise Invalid("tokens are priced for everybody, and from now on")
     if not 0 <= rate.nanos <= MAX_NANOS:
         raise Invalid("a price is zero or more, and not absurdly large")
     if sku.startswith("lease:") and not rate.nanos:
@@ -23,7 +47,8 @@ def set_price(tx: Tx, sku: str, rate: Rate, *, now: datetime) -> Price:
         QUERIES["insert_price"],
         {
             "sku": sku, "nanos": rate.nanos, "per": rate.per, "currency": rate.currency,
-            "happened_at": now, "recorded_at": now,
+            "tenant_id": tenant_id, "valid_until": valid_until,
+            "happened_at": start, "recorded_at": now,
         },
     )  # fmt: skip
     assert row is not None
@@ -33,6 +58,33 @@ def set_price(tx: Tx, sku: str, rate: Rate, *, now: datetime) -> Price:
 def find_price(tx: Tx, sku: str) -> Price | None:
     row = one(tx, QUERIES["get_price"], {"sku": sku})
     return None if row is None else _price(row)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Terms:
+    """What a tenant pays for a SKU, and what the list says: the same row, or two."""
+
+    contracted: Price
+    listed: Price
+
+
+def find_terms(tx: Tx, sku: str, *, tenant_id: UUID, at: datetime) -> Terms | None:
+    """Return what a tenant pays at an instant; None where nothing is on the list."""
+    row = {"sku": sku, "tenant_id": tenant_id, "at": at}
+    found = [_price(price) for price in tx.execute(QUERIES["find_valid"], row).fetchall()]
+    listed = next((price for price in found if price.tenant_id is None), None)
+    if listed is None:
+        return None
+    own = next((price for price in found if price.tenant_id is not None), None)
+    if own is None or (own.valid_until is not None and own.valid_until <= at):
+        own = listed
+    return Terms(contracted=own, listed=listed)
+
+
+def list_valid(tx: Tx, *, at: datetime, tenant_id: UUID | None) -> list[Price]:
+    """Return what holds or begins later: the list, and a tenant's own rates, or all (None)."""
+    rows = tx.execute(QUERIES["list_valid"], {"at": at, "tenant_id": tenant_id}).fetchall()
+    return [_price(row) for row in rows]
 
 
 def get_price(tx: Tx, price_id: int) -> Price:
@@ -54,6 +106,8 @@ def _price(row: Mapping[str, Any]) -> Price:
         sku=row["sku"],
         rate=Rate(nanos=int(row["nanos"]), per=row["per"], currency=row["currency"]),
         happened_at=row["happened_at"],
+        tenant_id=row["tenant_id"],
+        valid_until=row["valid_until"],
     )
 
 

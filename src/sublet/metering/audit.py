@@ -6,16 +6,22 @@ is wrong.
 """
 
 from collections.abc import Callable, Mapping
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any, Final, LiteralString
+from uuid import UUID
 
 from sublet.core.audit import Findings, Progress, new_seed
 from sublet.core.db import Tx
+from sublet.leases import contracts
 from sublet.leases import store as leases
+from sublet.leases.contract import bill, total
 from sublet.leases.lease import State
+from sublet.leases.reservation import broken_credit
 from sublet.market import store as market
 from sublet.market.price import Tier
+from sublet.metering.credits import list_credits
 from sublet.metering.lease_meter import credit_id, credit_of
+from sublet.metering.reservation_meter import minimum_id
 from sublet.metering.store import QUERIES
 
 LAW: Final = "charged_once"
@@ -87,9 +93,23 @@ def audit(tx: Tx, findings: Findings, *, now: datetime, progress: Progress | Non
             f"lease {row['id']} has ended and still holds money",
         )
     _audit_credits(tx, findings, settled_by=now - _SETTLING)
+    findings.count(LAW, "reservations", _one(tx, QUERIES["count_reservations"])["number"])
+    for row in tx.execute(QUERIES["find_wrong_reservations"]).fetchall():
+        findings.check(
+            row["reserved_gpu_seconds"] == row["billed_gpu_seconds"],
+            LAW,
+            f"reservation {row['id']} is over, was for {row['reserved_gpu_seconds']} GPU-seconds"
+            f" and {row['billed_gpu_seconds']} were billed",
+        )
+        findings.check(
+            row["open_holds"] == 0,
+            "no_overspend",
+            f"reservation {row['id']} is over and still holds money",
+        )
     progress.end()
 
 
+_MOST_CREDITS: Final = 10_000_000
 # How each query's rows are told to people.
 _SENTENCES: Final[Mapping[LiteralString, Callable[[Mapping[str, Any]], str]]] = {
     QUERIES["find_wrong_charges"]: lambda row: (
@@ -150,10 +170,57 @@ def _audit_credits(tx: Tx, findings: Findings, *, settled_by: datetime) -> None:
             f"lease {lease.id} was reclaimed and {due.nanos} nanos were due to {owner}:"
             f" {credit['amount_nanos']} went to {credit['to_code']}",
         )
+    _audit_windows(tx, findings, given, settled_by=settled_by)
+    _audit_contracts(tx, findings)
     for id_, credit in given.items():
         findings.check(
             False,
             LAW,
             f"credit {id_} gave {credit['amount_nanos']} nanos to {credit['to_code']}"
             " and no reclaimed lease explains it",
+        )
+
+
+def _audit_windows(
+    tx: Tx, findings: Findings, given: dict[UUID, dict[str, Any]], *, settled_by: datetime
+) -> None:
+    """Each broken window was credited what its record says is due, and each is on record."""
+    for record in list_credits(tx, None, limit=_MOST_CREDITS):
+        if record["reservation_id"] is None:
+            continue
+        credit = given.pop(record["transfer_id"], None)
+        due = broken_credit(
+            market.get_price(tx, record["price_id"]).rate,
+            gpus=record["gpus"],
+            percent=record["percent"],
+            broken_at=record["broken_at"],
+            until=record["promised_until"],
+        )
+        owner = f"tenant:{record['tenant_id']}"
+        findings.check(
+            credit is not None
+            and (credit["amount_nanos"], credit["from_code"], credit["to_code"])
+            == (due.nanos, f"{owner}:revenue", f"{owner}:wallet"),
+            LAW,
+            f"reservation {record['reservation_id']} was broken and {due.nanos} nanos were due to"
+            f" {owner}: credit {record['transfer_id']} is not that",
+        )
+    for row in tx.execute(QUERIES["find_uncredited_windows"], {"settled_by": settled_by}):
+        findings.check(
+            False, LAW, f"lease {row['id']} gave way within its reserved window, uncredited"
+        )
+
+
+def _audit_contracts(tx: Tx, findings: Findings) -> None:
+    """Contracts that are closed were charged what their bill says, minimum included."""
+    closed = [found for found in contracts.list_of(tx, None) if found.closed]
+    findings.count(LAW, "contracts", len(closed))
+    for found in closed:
+        row = {"id": found.id, "minimum": minimum_id(found.id)}
+        charged = int(_one(tx, QUERIES["sum_contract"], row)["nanos"])
+        due = total(bill(found, datetime.min.replace(tzinfo=UTC), found.ends_at)).nanos
+        findings.check(
+            charged == due,
+            LAW,
+            f"contract {found.id} is over, {due} nanos were due for it and {charged} were charged",
         )

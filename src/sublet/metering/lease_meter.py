@@ -14,14 +14,14 @@ from sublet.leases import blocks
 from sublet.leases.blocks import BLOCK_SECONDS, Block
 from sublet.leases.lease import EndReason, Lease, State
 from sublet.ledger import store as ledger
-from sublet.ledger.transfer import Transfer
 from sublet.market import store as market
 from sublet.market.price import Tier
 from sublet.metering import store
+from sublet.metering.credits import Broken, give
 from sublet.metering.usage import Line, Outcome, Usage
 
-# A firm lease that is reclaimed gets its last minutes back, at most what it was charged.
-CREDIT_SECONDS: Final = 600
+# What was sold before there were minimum runs gets its last minutes back when it is reclaimed.
+_BEFORE_SECONDS: Final = 600
 
 _OUTCOMES: Final = {
     EndReason.RECLAIMED: Outcome.RECLAIMED,
@@ -106,22 +106,37 @@ def credit_id(lease_id: UUID) -> UUID:
 
 
 def credit_of(lease: Lease, rate: Rate) -> Money:
-    """Return what a firm lease that was reclaimed gets back: its last minutes' charges."""
+    """Return what a firm lease that was reclaimed gets: the price of what was left of its promise.
+
+    As many per cent of it as were agreed, and never more than the price of the whole promise.
+    """
     if lease.running_at is None or lease.stopped_at is None:
         return Money(0)
-    seconds = (lease.stopped_at - lease.running_at) // timedelta(seconds=1)
+    if lease.firm is None:
+        return _credit_of_before(lease, lease.running_at, lease.stopped_at, rate)
+    second = timedelta(seconds=1)
+    whole = lease.firm // second
+    left = max(whole - (lease.stopped_at - lease.running_at) // second, 0)
+    agreed = Rate(nanos=rate.nanos * lease.credit_percent, per=rate.per * 100)
+    credit = agreed.charge(lease.gpus * left)
+    return min(credit, rate.charge(lease.gpus * whole), key=lambda money: money.nanos)
+
+
+def _credit_of_before(lease: Lease, start: datetime, end: datetime, rate: Rate) -> Money:
+    """Return what was credited before there were minimum runs: the last ten minutes' charges."""
+    seconds = (end - start) // timedelta(seconds=1)
     # Never more than was charged, which was rounded a block at a time.
-    last = range(-(-min(seconds, CREDIT_SECONDS) // BLOCK_SECONDS))
+    last = range(-(-min(seconds, _BEFORE_SECONDS) // BLOCK_SECONDS))
     charged = sum(
-        rate.charge(lease.gpus * blocks.used_seconds(lease, block, until=lease.stopped_at)).nanos
+        rate.charge(lease.gpus * blocks.used_seconds(lease, block, until=end)).nanos
         for block in last
     )
-    whole = rate.charge(lease.gpus * min(seconds, CREDIT_SECONDS))
+    whole = rate.charge(lease.gpus * min(seconds, _BEFORE_SECONDS))
     return Money(min(whole.nanos, charged), whole.currency)
 
 
 def credit_reclaimed(lease: Lease, *, db: Database, now: datetime) -> Money:
-    """Give a reclaimed on-demand lease its last minutes back, once.
+    """Credit an on-demand lease for a promise that was broken, once.
 
     Returns:
         what was credited, now or before; zero for every other lease.
@@ -132,15 +147,20 @@ def credit_reclaimed(lease: Lease, *, db: Database, now: datetime) -> Money:
         credit = credit_of(lease, market.get_price(tx, lease.price_id).rate)
         if not credit.nanos:
             return credit
-        wallet = ledger.get_account(tx, f"tenant:{lease.tenant_id}:wallet")
-        revenue = ledger.get_account(tx, f"tenant:{lease.tenant_id}:revenue")
-        transfer = Transfer(
-            id=credit_id(lease.id),
-            debit_account=revenue.id,
-            credit_account=wallet.id,
+        assert lease.running_at is not None
+        assert lease.stopped_at is not None
+        broken = Broken(
+            transfer_id=credit_id(lease.id),
+            tenant_id=lease.tenant_id,
+            pool=lease.pool,
+            lease=lease,
+            reservation_id=None,
+            gpus=lease.gpus,
+            broken_at=lease.stopped_at,
+            promised_until=lease.firm_until or lease.running_at + lease.max_duration,
+            percent=lease.credit_percent,
+            price_id=lease.price_id,
             amount=credit,
-            reason="credit",
-            happened_at=lease.stopped_at or now,
         )
-        ledger.post(tx, transfer, now=now)
+        give(tx, broken, now=now)
     return credit

@@ -3,11 +3,11 @@
 INSERT INTO usage (id, source, sequence, tenant_id, api_key_id, lease_id, model, request_id,
                    gpu_seconds, input_tokens, cache_read_tokens, cache_write_tokens,
                    output_tokens, reasoning_tokens, delivered_tokens, outcome,
-                   happened_at, recorded_at)
+                   happened_at, recorded_at, reservation_id)
 VALUES (%(id)s, %(source)s, %(sequence)s, %(tenant_id)s, %(api_key_id)s, %(lease_id)s, %(model)s,
         %(request_id)s, %(gpu_seconds)s, %(input_tokens)s, %(cache_read_tokens)s,
         %(cache_write_tokens)s, %(output_tokens)s, %(reasoning_tokens)s, %(delivered_tokens)s,
-        %(outcome)s, %(happened_at)s, %(recorded_at)s)
+        %(outcome)s, %(happened_at)s, %(recorded_at)s, %(reservation_id)s)
     ON CONFLICT DO NOTHING
 RETURNING id;
 
@@ -251,7 +251,9 @@ WITH billed AS (
      GROUP BY holder
 ), ended AS (
     SELECT l.id,
-           coalesce(l.gpus * floor(extract(epoch FROM l.stopped_at - l.running_at)), 0)::bigint AS usable_gpu_seconds,
+           -- A reservation pays for the leases on it.
+           CASE WHEN l.reservation_id IS NOT NULL THEN 0
+                ELSE coalesce(l.gpus * floor(extract(epoch FROM l.stopped_at - l.running_at)), 0) END::bigint AS usable_gpu_seconds,
            coalesce(b.gpu_seconds, 0)::bigint AS billed_gpu_seconds,
            coalesce(h.holds, 0) AS open_holds
       FROM lease l
@@ -271,9 +273,9 @@ SELECT coalesce(sum(c.amount_nanos), 0)::numeric(38,0) AS nanos
  WHERE u.source = 'lease:' || %(lease_id)s::text;
 
 -- name: count_gaps
--- Reports that their source numbered and that never came: a gateway counts from 1, a lease from 0.
+-- Reports that their source numbered and that never came: a gateway counts from 1, others from 0.
 SELECT coalesce(sum(missing), 0)::bigint AS missing, count(*) FILTER (WHERE missing > 0) AS sources
-  FROM (SELECT max(sequence) + CASE WHEN source LIKE 'lease:%%' THEN 1 ELSE 0 END - count(*) AS missing
+  FROM (SELECT max(sequence) + CASE WHEN source LIKE 'lease:%%' OR source LIKE 'reservation:%%' THEN 1 ELSE 0 END - count(*) AS missing
           FROM usage
          GROUP BY source) AS of_source;
 
@@ -312,3 +314,54 @@ SELECT l.pool,
  WHERE u.happened_at >= %(since)s
  GROUP BY 1, 2
  ORDER BY 1, 2;
+-- name: insert_credit
+INSERT INTO credit (transfer_id, tenant_id, lease_id, reservation_id, gpus, broken_at,
+                    promised_until, percent, price_id, amount_nanos, evidence, recorded_at)
+VALUES (%(transfer_id)s, %(tenant_id)s, %(lease_id)s, %(reservation_id)s, %(gpus)s, %(broken_at)s,
+        %(promised_until)s, %(percent)s, %(price_id)s, %(amount_nanos)s, %(evidence)s,
+        %(recorded_at)s);
+
+-- name: list_credit_records
+SELECT *
+  FROM credit
+ WHERE %(tenant_id)s::uuid IS NULL OR tenant_id = %(tenant_id)s
+ ORDER BY record DESC
+ LIMIT %(limit)s;
+
+-- name: find_wrong_reservations
+-- Windows that are over: all of their seconds are charged, used or not, and nothing is held.
+SELECT r.id, r.gpus * extract(epoch FROM r.ends_at - r.starts_at)::bigint AS reserved_gpu_seconds,
+       coalesce(b.gpu_seconds, 0)::bigint AS billed_gpu_seconds, coalesce(h.holds, 0) AS open_holds
+  FROM reservation r
+  LEFT JOIN (SELECT reservation_id, sum(gpu_seconds) AS gpu_seconds
+               FROM usage WHERE reservation_id IS NOT NULL GROUP BY reservation_id) AS b
+         ON b.reservation_id = r.id
+  LEFT JOIN (SELECT substring(holder FROM 13) AS reservation_id, count(*) AS holds
+               FROM open_hold WHERE holder LIKE 'reservation:%%' GROUP BY holder) AS h
+         ON h.reservation_id = r.id::text
+ WHERE r.ended
+   AND (r.gpus * extract(epoch FROM r.ends_at - r.starts_at)::bigint <> coalesce(b.gpu_seconds, 0)
+        OR coalesce(h.holds, 0) > 0);
+
+-- name: count_reservations
+SELECT count(*) AS number FROM reservation WHERE ended;
+
+-- name: find_uncredited_windows
+-- Leases on reservations that gave way before their window was over, and that no credit names.
+SELECT l.id
+  FROM lease l
+  JOIN reservation r ON r.id = l.reservation_id
+  JOIN lease_event e ON e.lease_id = l.id AND e.state = 'ended'
+  JOIN price p ON p.id = l.price_id
+ WHERE l.end_reason = 'reclaimed' AND e.recorded_at < %(settled_by)s AND r.credit_percent > 0
+   AND coalesce(l.noticed_at, l.since) <= r.ends_at - interval '1 second'
+   AND NOT EXISTS (SELECT FROM credit c WHERE c.lease_id = l.id);
+
+-- name: sum_contract
+-- What was charged for the steps of a contract, and to reach its minimum.
+SELECT (SELECT coalesce(sum(c.amount_nanos), 0)
+          FROM reservation r
+          JOIN usage u ON u.reservation_id = r.id
+          JOIN charge c ON c.usage_id = u.id
+         WHERE r.contract_id = %(id)s)
+       + (SELECT coalesce(sum(amount_nanos), 0) FROM transfer WHERE id = %(minimum)s) AS nanos;

@@ -80,7 +80,7 @@ def _charge_directly(
         debit_account=wallet.id,
         credit_account=revenue.id,
         amount=amount,
-        reason="lease" if usage.lease_id else "tokens",
+        reason="tokens" if usage.model else "lease",
         happened_at=usage.happened_at,
     )
     try:

@@ -30,7 +30,8 @@ class Usage:
     tenant_id: UUID
     api_key_id: UUID | None = None
     lease_id: UUID | None = None  # set for GPU-seconds of a lease, …
-    model: str | None = None  # … this for tokens of a model: one of the two
+    model: str | None = None  # … this for tokens of a model, …
+    reservation_id: UUID | None = None  # … and this for a window: one of the three
     request_id: str | None = None
     gpu_seconds: int = 0
     input_tokens: int = 0

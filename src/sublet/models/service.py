@@ -173,7 +173,7 @@ class Replicas:
             last = store.get_last_replica(tx, deployment.name)
             if last is not None and last.detail in _FAILURES and now < last.since + _RETRY_AFTER:
                 return
-            pool = self._pool_with_room(tx, recipe, jobs)
+            pool = self._pool_with_room(tx, recipe, jobs, now)
         if pool is None:
             self._tell(deployment, "waiting for free slots")
             return
@@ -214,9 +214,11 @@ class Replicas:
             return
         self._told.pop(deployment.name, None)
 
-    def _pool_with_room(self, tx: Tx, recipe: Recipe, jobs: Sequence[InternalJob]) -> str | None:
+    def _pool_with_room(
+        self, tx: Tx, recipe: Recipe, jobs: Sequence[InternalJob], now: datetime
+    ) -> str | None:
         for pool in fleet.list_pools(tx):
-            if sellable_gpus(leases.pressure_of(tx, pool, jobs)) >= recipe.gpus:
+            if sellable_gpus(leases.pressure_of(tx, pool, jobs, now=now)) >= recipe.gpus:
                 return pool.name
         return None
 

@@ -95,6 +95,7 @@ class Prospect:
     reserve: int  # free, and kept
     band: Sequence[Band]
     because: Sequence[Because]
+    later: Mapping[int, Sequence[int]]  # window hours → GPUs, were it sold that many hours ahead
     known_seconds: int  # of the past that is learnt from
     known_share: float  # of it since the first sample
 
@@ -137,6 +138,7 @@ def prospect(curve: Curve, model: Model | None, *, now: int, lending: Lending) -
         reserve=reserve,
         band=() if plan is None or model is None else _band(plan, model, past),
         because=tuple(because),
+        later={} if plan is None or stale else _later(plan),
         known_seconds=int(known.sum()) * past.step_seconds,
         known_share=share,
     )
@@ -166,8 +168,20 @@ def _of_nothing(now: int, lending: Lending) -> Prospect:
     _most(lending, because, 0)
     return Prospect(
         as_of=now, gpus=0, demand=0, firm=dict.fromkeys(LENGTHS, 0), interruptible=0, reserve=0,
-        band=(), because=tuple(because), known_seconds=0, known_share=0.0,
+        band=(), because=tuple(because), later={}, known_seconds=0, known_share=0.0,
     )  # fmt: skip
+
+
+def _later(plan: Plan) -> dict[int, tuple[int, ...]]:
+    """Return what could be promised from each coming hour on, by what is known now."""
+    steps = range(0, len(plan.interruptible), max(HOUR_SECONDS // plan.step_seconds, 1))
+    return {
+        hours: tuple(
+            int(min(plan.firm[shorter][step] for shorter in LENGTHS if shorter <= hours))
+            for step in steps
+        )
+        for hours in LENGTHS
+    }
 
 
 def _because(

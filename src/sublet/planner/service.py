@@ -77,12 +77,16 @@ class Planner:
             curve = known.history.curve(until=now)
             age = now - known.learnt_at
             if len(curve) and age >= min(_LEARN_EVERY_SECONDS, (now - curve.start) // _YOUNG):
-                policy = Policy(confidence=self._confidence, notice_seconds=pool.notice_seconds)
+                said = pool.policy
+                policy = Policy(
+                    confidence=said.firm_confidence or self._confidence,
+                    notice_seconds=said.notice_seconds,
+                )
                 known.model = learn(curve, policy)
                 known.learnt_at = now
 
     def _plan(self, pool: Pool, known: "_Known", now: datetime) -> Prospect:
-        lending = Lending(lendable=pool.lendable, limit=pool.lending_limit)
+        lending = Lending(lendable=pool.policy.lendable, limit=pool.policy.lending_limit)
         instant = int(now.timestamp())
         curve = known.history.curve(until=instant)
         plan = prospect(curve, known.model, now=instant, lending=lending)
@@ -165,6 +169,7 @@ def document(plan: Prospect) -> dict[str, Any]:
             for band in plan.band
         ],
         "reasons": [_reason(because) for because in plan.because],
+        "later": {f"{hours}h": list(counts) for hours, counts in plan.later.items()},
         "known_hours": round(plan.known_seconds / 3_600, 2),
         "known_share": round(plan.known_share, 4),
     }

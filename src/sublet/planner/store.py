@@ -7,7 +7,7 @@ from typing import Any, Final
 
 from psycopg.types.json import Json
 
-from sublet.core.db import Tx, load_queries
+from sublet.core.db import Tx, load_queries, one
 
 QUERIES: Final = load_queries("sublet.planner")
 
@@ -25,6 +25,12 @@ def put_plans(tx: Tx, plans: Mapping[str, Mapping[str, Any]], *, now: datetime) 
     ]
     with tx.cursor() as cursor:
         cursor.executemany(QUERIES["put_plan"], rows)
+
+
+def get_plan(tx: Tx, pool: str) -> StoredPlan | None:
+    """Return the newest plan of a pool; None before the first."""
+    row = one(tx, QUERIES["get_plan"], {"pool": pool})
+    return None if row is None else StoredPlan(made_at=row["made_at"], plan=row["plan"])
 
 
 def list_plans(tx: Tx) -> dict[str, StoredPlan]:

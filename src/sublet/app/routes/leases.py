@@ -3,7 +3,7 @@
 import asyncio
 import base64
 import binascii
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from datetime import datetime, timedelta
 from typing import Annotated, Any, Final
 from uuid import UUID
@@ -12,7 +12,14 @@ from fastapi import APIRouter, Query, Response
 from fastapi.responses import StreamingResponse
 from starlette.concurrency import run_in_threadpool
 
-from sublet.app.documents import NewLease, lease_document, usd
+from sublet.app.documents import (
+    NewLease,
+    NewQuote,
+    NewWorkload,
+    lease_document,
+    quote_document,
+    usd,
+)
 from sublet.app.http import AnyCaller, OneTenant, Ours
 from sublet.app.idempotency import OneCall
 from sublet.app.routes.tenants import instant
@@ -21,43 +28,55 @@ from sublet.core.db import Tx
 from sublet.core.errors import Invalid, NotFound, Refused
 from sublet.engine.port import Phase
 from sublet.fleet import store as fleet
-from sublet.leases import service, store
+from sublet.leases import booking, quoting, reservations, service, store, terms
 from sublet.leases.lease import EndReason, Lease, LeaseId, State
+from sublet.leases.quoting import Ask
 from sublet.leases.service import Request
 from sublet.leases.store import Spec
+from sublet.market import quotes
 from sublet.market import store as market
 from sublet.market.price import Tier, lease_sku
 from sublet.metering import store as metering
-from sublet.planner.surplus import sellable_gpus
-from sublet.tenants.tenant import Caller
+from sublet.tenants.tenant import Caller, Tenant
 
 router = APIRouter(prefix="/v1")
 
+_HOUR: Final = timedelta(hours=1)
 _PROCESSES: Final = 256
 _LOG_PIECE: Final = 1 << 16
 _FOLLOW_SECONDS: Final = 0.1
 
 
 @router.get("/offers", tags=["leases"])
-def list_offers(ours: Ours, _: AnyCaller) -> dict[str, Any]:
-    """List what can be leased now, and at which price."""
+def list_offers(ours: Ours, found: AnyCaller) -> dict[str, Any]:
+    """List what can be leased now, and at which price: yours, and that of the list."""
     jobs = ours.engine.internal_jobs()
+    now = ours.clock.now()
     items = []
     with ours.db.transaction() as tx:
         for pool in fleet.list_pools(tx):
-            available = sellable_gpus(service.pressure_of(tx, pool, jobs))
             for tier in Tier:
-                price = market.find_price(tx, lease_sku(pool.name, tier))
-                if price is not None:
-                    items.append(
-                        {
-                            "pool": pool.name,
-                            "tier": tier,
-                            "usd_per_gpu_hour": usd(price.rate.charge(3600)),
-                            "gpus_available": available,
-                            "notice_seconds": pool.notice_seconds,
-                        }
-                    )
+                own = UUID(int=0) if found.tenant is None else found.tenant.id
+                sku = lease_sku(pool.name, tier)
+                price = market.find_terms(tx, sku, tenant_id=own, at=now)
+                if price is None:
+                    continue
+                firm = terms.firm_for(pool, tier, service.LONGEST)
+                room = service.room_now(tx, pool, jobs, firm=firm, now=now)
+                available = room.gpus
+                if tier is Tier.RESERVED:  # for the next hour; a quote says what of another
+                    available = booking.room_of(tx, pool, now, now + _HOUR, now=now).gpus
+                items.append(
+                    {
+                        "pool": pool.name,
+                        "tier": tier,
+                        "usd_per_gpu_hour": usd(price.contracted.rate.charge(3600)),
+                        "list_usd_per_gpu_hour": usd(price.listed.rate.charge(3600)),
+                        "gpus_available": available,
+                        "notice_seconds": pool.policy.notice_seconds,
+                        "firm_seconds": int(firm.total_seconds()),
+                    }
+                )
     return {"items": items}
 
 
@@ -71,12 +90,12 @@ def create_lease(ours: Ours, tenant: OneTenant, once: OneCall, body: NewLease) -
     """
     if (said := once.replay(body)) is not None:
         return said
-    if ours.refuses_commands is not None:
-        raise Refused(
-            f"leases cannot run here: {ours.refuses_commands}; install bubblewrap, or let the"
-            " operator accept the risk with --unsafe-no-sandbox"
-        )
+    check_commands(ours)
     jobs = ours.engine.internal_jobs()
+    sent = body
+    if body.reservation is not None:
+        body = _as_drawn(ours, tenant, body, body.reservation)
+    body = body if body.quote is None else _as_quoted(ours, tenant, body, body.quote)
     pool = body.pool or only_pool(ours)
     request = Request(
         id=None if body.id is None else LeaseId(body.id),
@@ -84,26 +103,147 @@ def create_lease(ours: Ours, tenant: OneTenant, once: OneCall, body: NewLease) -
         gpus=body.gpus,
         tier=body.tier,
         max_duration=timedelta(seconds=body.max_seconds),
-        spec=Spec(
-            command=body.command,
-            environment=body.environment,
-            files={path: _decode(path, text) for path, text in body.files.items()},
-            network=body.network,
-            memory_bytes=_memory(ours, pool, body),
-            processes=body.processes or _PROCESSES,
-        ),
+        quote=body.quote,
+        spec=spec_of(ours, pool, body.gpus, body, body.command),
+        reservation=body.reservation,
+        notice=None if body.notice_seconds is None else timedelta(seconds=body.notice_seconds),
         resumable=body.resumable,
     )
     if body.id is not None:
         _check_id_is_free(ours, LeaseId(body.id))
 
     def admit(tx: Tx) -> dict[str, Any]:
-        lease = service.admit(tx, tenant, request, jobs=jobs, now=ours.clock.now())
-        return _document(tx, lease)
+        sell = service.admit if request.reservation is None else booking.draw
+        return _document(tx, sell(tx, tenant, request, jobs=jobs, now=ours.clock.now()))
 
-    document = once.run(body, admit)
+    try:
+        document = once.run(sent, admit)
+    except booking.NotFree as error:
+        assert request.reservation is not None
+        with ours.db.transaction() as tx:
+            booking.wait_for(tx, request.reservation, now=ours.clock.now())
+        raise Refused(str(error)) from None
     ours.wake()
     return document
+
+
+def _as_drawn(ours: Services, tenant: Tenant, body: NewLease, reservation_id: UUID) -> NewLease:
+    """Return the lease of a reservation: its pool, its notice, and all of its time if not said.
+
+    Raises:
+        NotFound: there is no such reservation.
+        Invalid: the call says again what the reservation says.
+    """
+    again = body.model_fields_set & {"pool", "tier", "quote", "notice_seconds"}
+    if again - ({"tier"} if body.tier is Tier.RESERVED else set()):
+        raise Invalid(f"{min(again)}: the reservation says it already; leave it out")
+    with ours.db.transaction() as tx:
+        found = reservations.get_reservation(tx, reservation_id, tenant_id=tenant.id)
+    said = "max_seconds" in body.model_fields_set
+    longest = body.max_seconds if said else int(service.LONGEST.total_seconds())
+    return body.model_copy(
+        update={"pool": found.pool, "tier": Tier.RESERVED, "max_seconds": longest}
+    )
+
+
+def check_commands(ours: Services) -> None:
+    """Raises Refused: no tenant's command may run here."""
+    if ours.refuses_commands is not None:
+        raise Refused(
+            f"leases cannot run here: {ours.refuses_commands}; install bubblewrap, or let the"
+            " operator accept the risk with --unsafe-no-sandbox"
+        )
+
+
+def spec_of(
+    ours: Services, pool: str, gpus: int, body: NewWorkload, command: Sequence[str]
+) -> Spec:
+    """Return what a lease of `gpus` GPUs runs.
+
+    Raises:
+        Invalid: a file is no base64, or more memory was asked for than its GPUs come with.
+    """
+    return Spec(
+        command=command,
+        environment=body.environment,
+        files={path: _decode(path, text) for path, text in body.files.items()},
+        network=body.network,
+        memory_bytes=_memory(ours, pool, gpus, body.memory_bytes),
+        processes=body.processes or _PROCESSES,
+    )
+
+
+def _as_quoted(ours: Services, tenant: Tenant, body: NewLease, quote_id: UUID) -> NewLease:
+    """Return the lease that was quoted.
+
+    Raises:
+        NotFound: there is no such quote.
+        Invalid: the call says again what the quote says.
+    """
+    again = body.model_fields_set & {"pool", "gpus", "tier", "max_seconds", "notice_seconds"}
+    if again:
+        raise Invalid(f"{min(again)}: the quote says it already; leave it out")
+    with ours.db.transaction() as tx:
+        quoted = quotes.lock(tx, quote_id, tenant_id=tenant.id)
+    return body.model_copy(
+        update={
+            "pool": quoted.pool,
+            "gpus": quoted.gpus,
+            "tier": quoted.tier,
+            "max_seconds": int(quoted.max_duration.total_seconds()),
+            "notice_seconds": int(quoted.notice.total_seconds()),
+        }
+    )
+
+
+@router.post("/quotes", status_code=201, tags=["leases"])
+def create_quote(ours: Ours, tenant: OneTenant, once: OneCall, body: NewQuote) -> dict[str, Any]:
+    """Ask what a lease costs, and have that price held for a while.
+
+    Lease with it, once, before `expires_at`. A quote holds the price and no GPUs.
+    """
+    if (said := once.replay(body)) is not None:
+        return said
+    jobs = ours.engine.internal_jobs()
+    start, end = instant(body.starts_at, "starts_at"), instant(body.ends_at, "ends_at")
+    if (start is None) != (end is None):
+        raise Invalid("starts_at and ends_at: say both, or neither")
+    duration = timedelta(seconds=body.max_seconds)
+    if start is not None and end is not None:
+        if "max_seconds" in body.model_fields_set:
+            raise Invalid("max_seconds: a window says how long it is; leave it out")
+        duration = end - start
+    ask = Ask(
+        pool=body.pool or only_pool(ours),
+        gpus=body.gpus,
+        tier=body.tier,
+        max_duration=duration,
+        starts_at=start,
+        notice=None if body.notice_seconds is None else timedelta(seconds=body.notice_seconds),
+    )
+    lifetime = timedelta(seconds=body.lifetime_seconds)
+
+    def make(tx: Tx) -> dict[str, Any]:
+        now = ours.clock.now()
+        made = quoting.quote(tx, tenant, ask, jobs=jobs, lifetime=lifetime, now=now)
+        return quote_document(made, now=now)
+
+    return once.run(body, make)
+
+
+@router.get("/quotes", tags=["leases"])
+def list_quotes(
+    ours: Ours, tenant: OneTenant, limit: Annotated[int, Query(ge=1, le=1000)] = 100
+) -> dict[str, Any]:
+    """List your quotes, newest first, and what became of them."""
+    now = ours.clock.now()
+    with ours.db.transaction() as tx:
+        return {
+            "items": [
+                quote_document(quote, now=now)
+                for quote in quotes.list_of(tx, tenant.id, limit=limit)
+            ]
+        }
 
 
 @router.get("/leases", tags=["leases"])
@@ -140,6 +280,16 @@ def end_lease(ours: Ours, found: AnyCaller, lease_id: UUID) -> dict[str, Any]:
         document = _document(tx, store.get(tx, lease.id))
     ours.wake()
     return document
+
+
+@router.put("/leases/{lease_id}/checkpoint", tags=["leases"])
+def note_checkpoint(ours: Ours, found: AnyCaller, lease_id: UUID) -> dict[str, Any]:
+    """Say that the work of a lease is safe until now: of two that could give way, it loses less."""
+    with ours.db.transaction() as tx:
+        service.check_owner(tx, LeaseId(lease_id), _owner(found))
+        if not store.note_checkpoint(tx, LeaseId(lease_id), ours.clock.now()):
+            raise Refused(f"lease {lease_id} does not run, so has nothing to save")
+        return _document(tx, store.get(tx, LeaseId(lease_id)))
 
 
 @router.get("/leases/{lease_id}/notice", tags=["leases"])
@@ -217,7 +367,8 @@ def _owner(found: Caller) -> UUID | None:
 
 def _document(tx: Tx, lease: Lease) -> dict[str, Any]:
     price = market.get_price(tx, lease.price_id)
-    return lease_document(lease, price, charged=metering.charged_for_lease(tx, lease.id))
+    listed = market.get_price(tx, lease.list_price_id or lease.price_id)
+    return lease_document(lease, price, listed, charged=metering.charged_for_lease(tx, lease.id))
 
 
 def _notice(lease: Lease) -> dict[str, Any]:
@@ -251,7 +402,7 @@ def _check_id_is_free(ours: Services, lease_id: LeaseId) -> None:
             raise Invalid(f"id {lease_id} was already used for something else") from None
 
 
-def _memory(ours: Services, pool: str, body: NewLease) -> int | None:
+def _memory(ours: Services, pool: str, gpus: int, asked: int | None) -> int | None:
     """Return the memory a lease gets: what its GPUs' share of the pool is, or less if asked.
 
     Raises:
@@ -261,11 +412,11 @@ def _memory(ours: Services, pool: str, body: NewLease) -> int | None:
     slots = sum(node.gpus for node in nodes)
     memory = sum(node.memory_bytes for node in nodes)
     if not slots or not memory:
-        return body.memory_bytes
-    share = memory * min(body.gpus, slots) // slots
-    if body.memory_bytes is not None and body.memory_bytes > share:
+        return asked
+    share = memory * min(gpus, slots) // slots
+    if asked is not None and asked > share:
         raise Invalid(
-            f"memory_bytes: {body.gpus} of {slots} GPUs come with {share} bytes of memory,"
-            f" {body.memory_bytes} were asked for"
+            f"memory_bytes: {gpus} of {slots} GPUs come with {share} bytes of memory,"
+            f" {asked} were asked for"
         )
-    return body.memory_bytes or share
+    return asked or share

@@ -11,7 +11,7 @@ from datetime import timedelta
 from typing import Annotated, Any, Final
 
 from fastapi import APIRouter, Query, Response
-from fastapi.responses import StreamingResponse
+from fastapi.responses import PlainTextResponse, StreamingResponse
 
 from sublet import __version__
 from sublet.app.audit import audit, document
@@ -20,17 +20,21 @@ from sublet.app.documents import (
     NewFloor,
     NewPrice,
     PoolChange,
+    changed_policy,
     floor_document,
+    policy_document,
     price_document,
     usd,
 )
 from sublet.app.http import AnyCaller, Operator, Ours, envelope
+from sublet.app.routes.tenants import instant
 from sublet.app.services import Services
 from sublet.app.signals_of_pools import signals_of_pools
 from sublet.core.db import Tx
 from sublet.core.errors import Invalid, NotFound, SubletError
 from sublet.core.money import Money
 from sublet.fleet import store as fleet
+from sublet.leases import policy
 from sublet.leases import service as leases
 from sublet.market import service as pricing
 from sublet.market import store as market
@@ -40,10 +44,14 @@ from sublet.models import service as models
 from sublet.models import store as model_store
 from sublet.models.deployment import Deployment, ReplicaState
 from sublet.planner.surplus import sellable_gpus
+from sublet.tenants import store as tenants
+from sublet.tenants.tenant import TenantId
 
 log = logging.getLogger(__name__)
 
 router = APIRouter(prefix="/v1")
+metrics_router = APIRouter()
+_ESCAPED: Final = str.maketrans({"\\": r"\\", '"': r"\"", "\n": r"\n"})
 
 # How often an audit says how far it is, and how long it is silent at most.
 _TELL_EVERY_SECONDS: Final = 0.25
@@ -63,10 +71,43 @@ def show_status(ours: Ours) -> dict[str, Any]:
         "version": __version__,
         "unsafe_no_sandbox": ours.config.unsafe_no_sandbox,
         "waiting_for": waiting,
+        "internal_waits": {
+            pool: {
+                "jobs": waits.jobs,
+                "p50_seconds": round(waits.p50, 3),
+                "p99_seconds": round(waits.p99, 3),
+                "max_seconds": round(waits.most, 3),
+            }
+            for pool, waits in sorted(ours.waits.by_pool().items())
+        },
         "gateway_url": ours.config.gateway_url,
         "gateway_http_url": ours.config.gateway_http_url,
         "ca_file": str(ours.config.data / "ca" / "ca.pem"),
     }
+
+
+@metrics_router.get("/metrics", tags=["operations"], response_class=PlainTextResponse)
+def show_metrics(ours: Ours) -> str:
+    """Show the first law as a figure, in the text format of Prometheus. Needs no key."""
+    lines = [
+        (
+            "# HELP sublet_internal_wait_seconds From an internal job's waiting for leased GPUs"
+            " until they are free."
+        ),
+        "# TYPE sublet_internal_wait_seconds gauge",
+    ]
+    jobs = [
+        "# HELP sublet_internal_waits_total Internal jobs whose wait is over, since the start.",
+        "# TYPE sublet_internal_waits_total counter",
+    ]
+    for pool, waits in sorted(ours.waits.by_pool().items()):
+        label = pool.translate(_ESCAPED)
+        for quantile, seconds in (("0.5", waits.p50), ("0.99", waits.p99), ("1", waits.most)):
+            lines.append(
+                f'sublet_internal_wait_seconds{{pool="{label}",quantile="{quantile}"}} {seconds:.3f}'
+            )
+        jobs.append(f'sublet_internal_waits_total{{pool="{label}"}} {waits.jobs}')
+    return "\n".join([*lines, *jobs]) + "\n"
 
 
 @router.get("/fleet", tags=["fleet"])
@@ -76,7 +117,7 @@ def show_fleet(ours: Ours, _: Operator) -> dict[str, Any]:
     with ours.db.transaction() as tx:
         pools = []
         for pool in fleet.list_pools(tx):
-            pressure = leases.pressure_of(tx, pool, jobs)
+            pressure = leases.pressure_of(tx, pool, jobs, now=ours.clock.now())
             idle = pool.gpus - pressure.internal_running - pressure.leased
             pools.append(
                 {
@@ -85,11 +126,10 @@ def show_fleet(ours: Ours, _: Operator) -> dict[str, Any]:
                     "internal_running": pressure.internal_running,
                     "internal_pending": pressure.internal_pending,
                     "leased": pressure.leased,
+                    "aside": pressure.aside,
                     "idle": idle,
                     "sellable": sellable_gpus(pressure),
-                    "notice_seconds": pool.notice_seconds,
-                    "lendable": pool.lendable,
-                    "lending_limit": pool.lending_limit,
+                    **policy_document(pool.policy),
                 }
             )
     return {"pools": pools}
@@ -97,39 +137,39 @@ def show_fleet(ours: Ours, _: Operator) -> dict[str, Any]:
 
 @router.patch("/pools/{name}", tags=["fleet"])
 def change_pool(ours: Ours, _: Operator, name: str, body: PoolChange) -> dict[str, Any]:
-    """Change what may be lent. Leases that run keep what they were promised."""
+    """Change what may be sold from now on. What was promised stands.
+
+    Where promises stand that the new policy would not allow, nothing is changed and the answer is
+    409 `unconfirmed`, with all of them in `error.hits`; send it again with `confirm` to have it.
+    """
     with ours.db.transaction() as tx:
         pool = fleet.lock_pool(tx, name)
-        given = body.model_fields_set
-        changed = fleet.set_policy(
+        changed = policy.change(
             tx,
             name,
-            notice_seconds=pool.notice_seconds
-            if body.notice_seconds is None
-            else body.notice_seconds,
-            lendable=pool.lendable if body.lendable is None else body.lendable,
-            lending_limit=body.lending_limit if "lending_limit" in given else pool.lending_limit,
+            changed_policy(pool.policy, body),
+            confirmed=body.confirm,
             now=ours.clock.now(),
         )
-    return {
-        "name": changed.name,
-        "gpus": changed.gpus,
-        "notice_seconds": changed.notice_seconds,
-        "lendable": changed.lendable,
-        "lending_limit": changed.lending_limit,
-    }
+    ours.wake()
+    return {"name": changed.name, "gpus": changed.gpus, **policy_document(changed.policy)}
 
 
 @router.get("/prices", tags=["prices"])
-def list_prices(ours: Ours, _: AnyCaller) -> dict[str, Any]:
-    """List what everything costs now."""
+def list_prices(ours: Ours, found: AnyCaller) -> dict[str, Any]:
+    """List what everything costs now, what will be so later, and your own rates."""
+    tenant_id = None if found.tenant is None else found.tenant.id
     with ours.db.transaction() as tx:
-        return {"items": [price_document(price) for price in market.list_prices(tx)]}
+        prices = market.list_valid(tx, at=ours.clock.now(), tenant_id=tenant_id)
+    return {"items": [price_document(price) for price in prices]}
 
 
 @router.put("/prices/{sku}", tags=["prices"])
 def set_price(ours: Ours, _: Operator, sku: str, body: NewPrice) -> dict[str, Any]:
-    """Set a price from now on. What runs keeps the price it was sold at."""
+    """Set a price from now on, or from a date. What was sold keeps the price it was sold at.
+
+    With `tenant_id`, that tenant's own rate, which comes before the list price while it is valid.
+    """
     hourly = sku.startswith("lease:")
     if hourly != (body.per == "hour"):
         raise Invalid("leases are priced per hour, tokens per million_tokens")
@@ -137,7 +177,18 @@ def set_price(ours: Ours, _: Operator, sku: str, body: NewPrice) -> dict[str, An
     with ours.db.transaction() as tx:
         if market.find_price(tx, sku) is None:
             raise NotFound(f"there is no SKU {sku[:200]!r}; see GET /v1/prices")
-        price = pricing.set_price(tx, sku, rate, exception=body.exception, now=ours.clock.now())
+        if body.tenant_id is not None:
+            tenants.get_tenant(tx, TenantId(body.tenant_id))
+        price = pricing.set_price(
+            tx,
+            sku,
+            rate,
+            exception=body.exception,
+            now=ours.clock.now(),
+            valid_from=instant(body.valid_from, "valid_from"),
+            valid_until=instant(body.valid_until, "valid_until"),
+            tenant_id=body.tenant_id,
+        )
         return price_document(price)
 
 

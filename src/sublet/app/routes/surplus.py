@@ -8,6 +8,7 @@ from sublet.app.http import Operator, Ours
 from sublet.fleet import store as fleet
 from sublet.leases import service as leases
 from sublet.planner import store as plans
+from sublet.planner.store import StoredPlan
 from sublet.planner.surplus import sellable_gpus
 
 router = APIRouter(prefix="/v1")
@@ -25,7 +26,7 @@ def show_surplus(ours: Ours, _: Operator) -> dict[str, Any]:
         made = plans.list_plans(tx)
         pools = []
         for pool in fleet.list_pools(tx):
-            pressure = leases.pressure_of(tx, pool, jobs)
+            pressure = leases.pressure_of(tx, pool, jobs, now=ours.clock.now())
             found = made.get(pool.name)
             pools.append(
                 {
@@ -35,7 +36,13 @@ def show_surplus(ours: Ours, _: Operator) -> dict[str, Any]:
                     "internal_pending": pressure.internal_pending,
                     "leased": pressure.leased,
                     "sellable": sellable_gpus(pressure),
-                    "plan": None if found is None else {"made_at": found.made_at, **found.plan},
+                    "plan": None if found is None else _shown(found),
                 }
             )
     return {"confidence": ours.config.confidence, "pools": pools}
+
+
+def _shown(found: StoredPlan) -> dict[str, Any]:
+    """Return a plan without its hundreds of coming hours, by which windows are sold."""
+    shown = {name: value for name, value in found.plan.items() if name != "later"}
+    return {"made_at": found.made_at, **shown}

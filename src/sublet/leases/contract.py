@@ -1,0 +1,178 @@
+"""A contract: capacity for months or years, by ramp step, paid used or not.
+
+Each step is a window of its own price and number of GPUs; the next begins where it ends. What is
+owed falls due a day at a time, counted from the start of each step; what is missing to the minimum
+falls due at the end. So a bill from any instant to another is what fell due between them, and bills
+that follow each other add up to one for all of their time.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Final
+from uuid import UUID
+
+from sublet.core.errors import Invalid, Refused
+from sublet.core.money import Money, Rate
+from sublet.leases.reservation import DAY_SECONDS
+
+LONGEST: Final = timedelta(days=20 * 366)
+_DAY: Final = timedelta(seconds=DAY_SECONDS)
+_SECOND: Final = timedelta(seconds=1)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Step:
+    """So many GPUs from then on, at a price, until the next step or the end."""
+
+    starts_at: datetime
+    gpus: int
+    rate: Rate  # of a GPU-second
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Contract:
+    id: UUID
+    tenant_id: UUID
+    pool: str
+    name: str
+    steps: tuple[Step, ...]
+    ends_at: datetime
+    signed_at: datetime
+    notice: timedelta  # of its leases
+    minimum: Money  # that is paid at least, over all of its time
+    shortfall_percent: int  # of the price of what is not delivered, given back
+    notice_days: int  # before the tenant can end it
+    recall_days: int | None  # before the operator can take it back; None: it has no such right
+    renewal_days: int  # by which it goes on, unless somebody ends it; 0: it ends
+    ended_by: str | None = None  # 'tenant' or 'operator', before its time
+    closed: bool = False
+
+    @property
+    def starts_at(self) -> datetime:
+        return self.steps[0].starts_at
+
+    @property
+    def most_gpus(self) -> int:
+        return max(step.gpus for step in self.steps)
+
+    def end_of(self, place: int) -> datetime:
+        """Return where step `place` ends."""
+        if place + 1 < len(self.steps):
+            return min(self.steps[place + 1].starts_at, self.ends_at)
+        return self.ends_at
+
+    def check(self, *, gpus: int, now: datetime) -> None:
+        """Hold it to what can be signed at all.
+
+        Args:
+            gpus: that its pool has.
+            now: the present instant.
+
+        Raises:
+            Invalid: names the step and what is wrong with it.
+        """
+        if not self.steps:
+            raise Invalid("steps: a contract has at least one")
+        for number, step in enumerate(self.steps, start=1):
+            if step.starts_at.microsecond:
+                raise Invalid(f"step {number}: it starts at a whole second")
+            if not step.gpus >= 1:
+                raise Invalid(f"step {number}: gpus must be at least 1, not {step.gpus}")
+            if step.gpus > gpus:
+                raise Invalid(
+                    f"step {number}: {step.gpus} GPUs are more than pool {self.pool} has: {gpus}"
+                )
+            if step.rate.nanos <= 0:
+                raise Invalid(f"step {number}: a price is more than zero")
+        for number, (one, two) in enumerate(zip(self.steps, self.steps[1:], strict=False), start=1):
+            if two.starts_at <= one.starts_at:
+                raise Invalid(
+                    f"steps {number} and {number + 1} overlap: the second starts at"
+                    f" {_text(two.starts_at)}, not after {_text(one.starts_at)}"
+                )
+        if self.starts_at < now - _SECOND:
+            raise Invalid(f"the contract starts at {_text(self.starts_at)}, which is in the past")
+        if self.ends_at.microsecond or self.ends_at <= self.steps[-1].starts_at:
+            raise Invalid(
+                f"ends_at: it ends at {_text(self.ends_at)}, and its last step starts at"
+                f" {_text(self.steps[-1].starts_at)}"
+            )
+        for place, step in enumerate(self.steps):
+            if (self.end_of(place) - step.starts_at) % _DAY:
+                raise Invalid(
+                    f"step {place + 1}: it lasts from {_text(step.starts_at)} until"
+                    f" {_text(self.end_of(place))}, which is not a whole number of days"
+                )
+        if self.ends_at - self.starts_at > LONGEST:
+            raise Invalid("a contract is at most twenty years long")
+        if not 0 <= self.shortfall_percent <= 100:
+            raise Invalid("shortfall_percent must lie in 0…100")
+        if min(self.notice_days, self.recall_days or 0, self.renewal_days) < 0:
+            raise Invalid("notice_days, recall_days and renewal_days must not be negative")
+
+    def end_by(self, who: str, now: datetime) -> datetime:
+        """Return when it ends if the tenant or the operator says so now: never later than else.
+
+        Raises:
+            Refused: it is over, was ended before, or the operator has no right to.
+        """
+        if self.ended_by is not None or now >= self.ends_at:
+            raise Refused(f"contract {self.id} ends at {_text(self.ends_at)} already")
+        days = self.notice_days if who == "tenant" else self.recall_days
+        if days is None:
+            raise Refused(f"contract {self.id} gives the operator no right to recall it")
+        whole = now.replace(microsecond=0) + (_SECOND if now.microsecond else timedelta(0))
+        return min(max(whole + days * _DAY, self.starts_at + _SECOND), self.ends_at)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Line:
+    """What fell due at an instant."""
+
+    due_at: datetime
+    what: str  # 'capacity' or 'minimum'
+    gpus: int
+    seconds: int
+    amount: Money
+
+
+def bill(contract: Contract, start: datetime, end: datetime) -> list[Line]:
+    """Return what falls due in (start, end], the earliest first.
+
+    Take or pay: a day of a step is owed whether anything was used of it. What was not delivered is
+    no line of it: it is credited where it happened. What is missing to the minimum is due at the
+    end, unless the operator ended it.
+    """
+    return [line for line in _due(contract) if start < line.due_at <= end]
+
+
+def total(lines: Sequence[Line]) -> Money:
+    return Money(sum(line.amount.nanos for line in lines))
+
+
+def _due(contract: Contract) -> list[Line]:
+    lines = []
+    for place, step in enumerate(contract.steps):
+        seconds = (contract.end_of(place) - step.starts_at) // _SECOND
+        for begin in range(0, seconds, DAY_SECONDS):
+            length = min(DAY_SECONDS, seconds - begin)
+            lines.append(
+                Line(
+                    due_at=step.starts_at + timedelta(seconds=begin + length),
+                    what="capacity",
+                    gpus=step.gpus,
+                    seconds=length,
+                    amount=step.rate.charge(step.gpus * length),
+                )
+            )
+    missing = contract.minimum.nanos - total(lines).nanos
+    if missing > 0 and contract.ended_by != "operator":
+        lines.append(
+            Line(due_at=contract.ends_at, what="minimum", gpus=0, seconds=0, amount=Money(missing))
+        )
+    return lines
+
+
+def _text(at: datetime) -> str:
+    return f"{at:%Y-%m-%d %H:%M:%S} UTC"

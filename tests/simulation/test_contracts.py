@@ -1,0 +1,163 @@
+"""Contracts from their signing to their last bill, with the real loop on a simulated cluster."""
+
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from tests.core.databases import fresh
+from tests.simulation.shop import HOUR, MINUTE, NOON, POOL, SECOND, WALLET, World
+
+from sublet.app import bootstrap
+from sublet.core.errors import NotFound, Refused, Unconfirmed
+from sublet.core.ids import new_id
+from sublet.core.money import Money, Rate
+from sublet.fleet import store as fleet
+from sublet.leases import contracts, policy
+from sublet.leases.contract import Contract, Step, bill, total
+from sublet.leases.lease import EndReason, State
+from sublet.market.price import Tier
+from sublet.metering.credits import list_credits
+
+DAY = 24 * HOUR
+RATE = Rate(nanos=1_000_000_000, per=3600)  # a dollar a GPU-hour
+
+
+@pytest.fixture
+def world(postgres_url: str, template: str) -> Iterator[World]:
+    with fresh(postgres_url, template) as db:
+        yield World(db)
+
+
+def sign(world: World, **changes: Any) -> Contract:
+    wanted = Contract(
+        id=new_id(), tenant_id=world.acme.id, pool=POOL, name="bulk",
+        steps=(
+            Step(starts_at=NOON + DAY, gpus=2, rate=RATE),
+            Step(starts_at=NOON + 3 * DAY, gpus=4, rate=RATE),
+        ),
+        ends_at=NOON + 5 * DAY, signed_at=NOON, notice=10 * SECOND, minimum=Money(0),
+        shortfall_percent=50, notice_days=1, recall_days=1, renewal_days=0,
+    )  # fmt: skip
+    with world.db.transaction() as tx:
+        return contracts.sign(tx, replace(wanted, **changes), now=world.clock.now())
+
+
+def show(world: World, contract: Contract) -> Contract:
+    with world.db.transaction() as tx:
+        return contracts.get_contract(tx, contract.id)
+
+
+def owed(contract: Contract) -> int:
+    return total(bill(contract, NOON, NOON + 99 * DAY)).nanos
+
+
+def test_a_contract_is_charged_what_its_bill_says_used_or_not(world: World) -> None:
+    contract = sign(world, minimum=Money(400 * 10**9))
+    world.until(NOON + SECOND)
+    assert world.wallet(world.acme) == (0, 48 * 10**9), "a day ahead"
+    world.until(NOON + 5 * DAY + MINUTE, 6 * HOUR)
+    done = show(world, contract)
+    assert done.closed
+    assert world.wallet(world.acme) == (owed(done), 0) == (400 * 10**9, 0)
+    world.finish()
+
+
+def test_what_a_contract_was_promised_is_not_sold_to_others(world: World) -> None:
+    contract = sign(world)
+    world.until(NOON + DAY + MINUTE, 6 * HOUR)
+    with pytest.raises(Refused, match="6 can be sold now"):
+        world.lease(7)
+    soft = world.lease(6)
+    with world.db.transaction() as tx:
+        step, later = contracts.steps_of(tx, contract.id)
+    lease = world.draw(step, 2)
+    assert lease.tier is Tier.CONTRACT
+    with pytest.raises(Refused, match="has not begun"):
+        world.draw(later, 1)
+    with pytest.raises(Refused, match="4 are not promised to others then"):
+        sign(
+            world,
+            steps=(Step(starts_at=NOON + 2 * DAY, gpus=5, rate=RATE),),
+            ends_at=NOON + 5 * DAY,
+        )
+    world.until(world.clock.now() + 3 * MINUTE, MINUTE)
+    # An internal job comes first here too; what is not firm goes before a contract.
+    world.internal(6)
+    world.until(world.clock.now() + 30 * SECOND)
+    assert world.show(soft).end_reason is EndReason.RECLAIMED
+    assert world.show(lease.id).state is State.RUNNING
+    world.internal(2)
+    world.until(world.clock.now() + 30 * SECOND)
+    with world.db.transaction() as tx:
+        (credit,) = list_credits(tx, world.acme.id, limit=9)
+    assert (credit["lease_id"], credit["percent"], credit["gpus"]) == (lease.id, 50, 2)
+    world.until(NOON + 5 * DAY + MINUTE, 6 * HOUR)
+    paid = owed(contract) - int(credit["amount_nanos"])
+    assert world.wallet(world.acme) == (paid, 0)
+    world.finish()
+
+
+@pytest.mark.parametrize("who", ["tenant", "operator"])
+def test_a_contract_that_is_ended_early_is_owed_until_then(world: World, who: str) -> None:
+    contract = sign(world, minimum=Money(300 * 10**9))
+    world.until(NOON + DAY + HOUR, 6 * HOUR)
+    with world.db.transaction() as tx:
+        ended = contracts.end_early(tx, contract.id, who, tenant_id=None, now=world.clock.now())
+    assert ended.ends_at == world.clock.now() + DAY
+    assert [step.gpus for step in ended.steps] == [2]
+    with pytest.raises(Refused, match="already"), world.db.transaction() as tx:
+        contracts.end_early(tx, contract.id, who, tenant_id=None, now=world.clock.now())
+    world.until(NOON + 3 * DAY, 6 * HOUR)
+    capacity = 25 * 2 * 10**9
+    assert world.wallet(world.acme) == (300 * 10**9 if who == "tenant" else capacity, 0)
+    assert show(world, contract).closed
+    world.finish()
+
+
+def test_a_contract_that_nobody_ends_goes_on(world: World) -> None:
+    contract = sign(world, renewal_days=2)
+    world.until(NOON + 4 * DAY - MINUTE, 6 * HOUR)
+    assert show(world, contract).ends_at == NOON + 5 * DAY
+    world.until(NOON + 4 * DAY + MINUTE, MINUTE)
+    assert show(world, contract).ends_at == NOON + 7 * DAY
+    world.until(NOON + 6 * DAY, 6 * HOUR)
+    with world.db.transaction() as tx:
+        contracts.end_early(tx, contract.id, "tenant", tenant_id=None, now=world.clock.now())
+    world.until(NOON + 7 * DAY + HOUR, 6 * HOUR)
+    assert world.wallet(world.acme) == ((2 * 2 + 4 * 4) * 24 * 10**9, 0)
+    world.finish()
+
+
+def test_who_cannot_pay_for_the_next_day_leases_nothing_until_it_can(world: World) -> None:
+    poor = world.acme = world.new_tenant(50 * 10**9)
+    contract = sign(world, tenant_id=poor.id)
+    world.until(NOON + 2 * DAY + MINUTE, 6 * HOUR)
+    with world.db.transaction() as tx:
+        step = contracts.steps_of(tx, contract.id)[0]
+    assert step.unpaid
+    with pytest.raises(Refused, match="could not pay for the next day"):
+        world.draw(step, 1)
+    world.lease(8)  # meanwhile others may have them
+    with world.db.transaction() as tx:
+        bootstrap.top_up(tx, poor, Money(WALLET), payment=2, now=world.clock.now())
+    world.until(NOON + 5 * DAY + MINUTE, 6 * HOUR)
+    # It began with 50 dollars and got as many more as the others have.
+    assert world.wallet(poor) == (owed(contract) - 50 * 10**9, 0)
+    assert show(world, contract).closed
+    world.finish()
+
+
+def test_a_policy_that_would_strand_a_contract_is_asked_about(world: World) -> None:
+    contract = sign(world)
+    with world.db.transaction() as tx:
+        pool = fleet.lock_pool(tx, POOL)
+    wanted = replace(pool.policy, lending_limit=3)
+    with pytest.raises(Unconfirmed, match=f"contract {contract.id}"), world.db.transaction() as tx:
+        policy.change(tx, POOL, wanted, confirmed=False, now=NOON)
+
+
+def test_another_tenants_contract_does_not_exist(world: World) -> None:
+    contract = sign(world)
+    with pytest.raises(NotFound), world.db.transaction() as tx:
+        contracts.get_contract(tx, contract.id, tenant_id=world.other.id)
