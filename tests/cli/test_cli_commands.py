@@ -129,6 +129,22 @@ NONE: dict[str, Any] = {"items": []}
             "PUT /v1/prices/model%3Am%3Aoutput", OPERATOR,
             {"usd": "0.15", "per": "million_tokens"},
         ),
+        (
+            "price set lease:h200:interruptible 0.1 --per hour --exception launch",
+            "PUT /v1/prices/lease%3Ah200%3Ainterruptible", OPERATOR,
+            {"usd": "0.1", "per": "hour", "exception": "launch"},
+        ),
+        ("signals", "GET /v1/signals", OPERATOR, None),
+        ("index", "GET /v1/trades", OPERATOR, None),
+        ("price floor h200", "GET /v1/pools/h200/floor", OPERATOR, None),
+        (
+            "price floor h200 --watts 1000 --kwh 0.06 --capital 1.3 --share 1",
+            "PUT /v1/pools/h200/floor", OPERATOR,
+            {
+                "watts": 1000.0, "pue": 1.3, "kwh_usd": "0.06", "wear_usd": "0",
+                "support_usd": "0", "capital_usd": "1.3", "capital_share": 1.0,
+            },
+        ),
         ("model list", "GET /v1/deployments", OPERATOR, None),
         ("model start m", "PATCH /v1/deployments/m", OPERATOR, {"wanted": True}),
         ("model stop m", "PATCH /v1/deployments/m", OPERATOR, {"wanted": False}),

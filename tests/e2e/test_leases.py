@@ -98,6 +98,19 @@ def test_what_cannot_be_sold_is_refused_with_its_reason(instance: Instance) -> N
     assert network.status_code == 409
 
 
+def test_nothing_is_priced_below_its_floor_without_a_named_exception(instance: Instance) -> None:
+    key = instance.ready["operator_key"]
+    cost = {"watts": 100, "pue": 1, "kwh_usd": "0.1"}
+    assert instance.api("GET", "/v1/pools/cpu/floor", key=key).status_code == 404
+    assert instance.api("PUT", "/v1/pools/cpu/floor", cost, key=key).json()["floor_usd"] == "0.01"
+    path, low = "/v1/prices/lease:cpu:interruptible", {"usd": "0.009", "per": "hour"}
+    before = instance.api("GET", "/v1/prices", key=key).json()
+    refused = instance.api("PUT", path, low, key=key)
+    assert refused.status_code == 409
+    assert "its floor is 0.01" in refused.json()["error"]["message"]
+    assert instance.api("GET", "/v1/prices", key=key).json() == before
+
+
 def test_an_empty_wallet_ends_a_lease_where_its_money_does(instance: Instance) -> None:
     # One minute and a little: the second minute cannot be held.
     _, key = instance.tenant("one minute", usd="0.0006")

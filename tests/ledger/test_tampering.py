@@ -31,7 +31,9 @@ from sublet.ledger import audit as ledger_audit
 from sublet.ledger import store as ledger
 from sublet.ledger.audit import RECORDS
 from sublet.ledger.transfer import Transfer
+from sublet.market import service as pricing
 from sublet.market import store as market
+from sublet.market.floor import Cost
 from sublet.market.price import Tier, output_sku
 from sublet.metering import audit as metering_audit
 from sublet.metering import store as metering
@@ -87,6 +89,7 @@ def tell_a_story(db: Database) -> datetime:
     pass_time(120)
     use_a_model(db, tenant, now=clock.now())
     name_a_call(db, now=clock.now())
+    set_a_floor(db, now=clock.now())
     ask(OPEN, 1, Tier.INTERRUPTIBLE, 3600)
     pass_time(40)
     return clock.now()
@@ -121,6 +124,12 @@ def use_a_model(db: Database, tenant: Tenant, *, now: datetime) -> None:
         metering.settle(
             tx, usage, [Line(price=price, quantity=100)], hold_id=hold.id, now=now
         )  # fmt: skip
+
+
+def set_a_floor(db: Database, *, now: datetime) -> None:
+    cost = Cost.of_usd(watts=0, pue=1, usd_per_kwh=0, wear=0, support=0, capital=9)
+    with db.transaction() as tx:
+        pricing.set_floor(tx, "h200", cost, capital_share=1, exception="an old deal", now=now)
 
 
 def name_a_call(db: Database, *, now: datetime) -> None:

@@ -125,6 +125,20 @@ def test_at_its_end_a_lease_is_charged_to_the_second_and_the_rest_comes_back(
     assert sum(row["gpu_seconds"] for row in rows) == 2 * charged
 
 
+def test_what_was_paid_for_a_pool_on_a_day_is_one_trade(db: Database) -> None:
+    shop = Shop(db, minutes=2)
+    shop.stop(90, EndReason.RELEASED)
+    shop.settle(90)
+    with db.transaction() as tx:
+        trades = store.list_trades(tx, since=NOON)
+        assert store.list_trades(tx, since=NOON + timedelta(days=1)) == []
+    (trade,) = (row for row in trades if row["pool"] == shop.lease.pool)
+    assert trade == {
+        "day": NOON.date(), "pool": shop.lease.pool, "gpu_seconds": 180,
+        "amount_nanos": 180 * NANOS_A_SECOND[Tier.INTERRUPTIBLE],
+    }  # fmt: skip
+
+
 @pytest.mark.parametrize(
     ("reason", "tier", "seconds", "credited"),
     [

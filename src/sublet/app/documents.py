@@ -16,6 +16,7 @@ from sublet.leases.reservation import Reservation
 from sublet.ledger.transfer import Account
 from sublet.market.price import Price, Tier
 from sublet.market.quote import Quote
+from sublet.market.service import Floor
 from sublet.market.store import usd_per_hour
 from sublet.tenants.tenant import ApiKey, Tenant
 
@@ -178,9 +179,35 @@ class PoolChange(Body):
 class NewPrice(Body):
     usd: Usd
     per: Literal["hour", "million_tokens"]
+    exception: Name | None = Field(default=None, description="Why it may be below its floor")
     valid_from: datetime | None = Field(None, description="Of leases; from now on, if left out")
     valid_until: datetime | None = Field(None, description="Only of a tenant's own rate")
     tenant_id: UUID | None = Field(None, description="Whose own rate for leases it is")
+
+
+class NewFloor(Body):
+    """What one GPU of a pool costs."""
+
+    watts: float = Field(ge=0, le=100_000, description="With its share of its server, at the plug")
+    pue: float = Field(ge=1, le=3, default=1.3)
+    kwh_usd: Usd = Field(description="The tariff; 0 is free power")
+    wear_usd: Usd = Field(default="0", description="Per GPU-hour")
+    support_usd: Usd = Field(default="0", description="Per GPU-hour")
+    capital_usd: Usd = Field(default="0", description="Per GPU-hour")
+    capital_share: float = Field(ge=0, le=1, default=0, description="Of it, in the floor")
+    exception: Name | None = Field(default=None, description="Why prices may stay below it")
+
+
+def floor_document(floor: Floor, exceptions: list[tuple[str, str]]) -> dict[str, Any]:
+    cost = floor.cost
+    return {
+        "pool": floor.pool,
+        "floor_usd": usd(Money(floor.rate.nanos)),
+        "marginal_usd": usd(Money(cost.marginal_nanos)),
+        "full_usd": usd(Money(cost.full_nanos)),
+        "capital_share": floor.capital_share,
+        "exceptions": [{"sku": sku, "name": name} for sku, name in exceptions],
+    }
 
 
 class DeploymentChange(Body):

@@ -24,6 +24,21 @@ PRICE = (
 )
 
 
+def _exceptions(value: object) -> str:
+    items = value if isinstance(value, list) else []
+    return "; ".join(f"{text(item['sku'])}: {text(item['name'])}" for item in items)
+
+
+FLOOR = (
+    Column("pool", "pool"),
+    Column("floor", "floor_usd", usd),
+    Column("marginal cost", "marginal_usd", usd),
+    Column("full cost", "full_usd", usd),
+    Column("capital in it", "capital_share"),
+    Column("let pass below it", "exceptions", _exceptions),
+)
+
+
 def add_to(root: typer.Typer) -> None:
     group = new_group(
         "Prices: what each SKU costs from now on.",
@@ -41,6 +56,14 @@ def add_to(root: typer.Typer) -> None:
             "sublet price set model:gemma-3-270m:output 0.15 --per million-tokens",
         ),
     )(set_price)  # fmt: skip
+    command(
+        group, "floor",
+        examples=(
+            "sublet price floor h200",
+            "sublet price floor h200 --watts 1000 --pue 1.2 --kwh 0.06 --wear 0.05 --support 0.1",
+            'sublet price floor h200 --watts 1000 --kwh 0.06 --capital 1.3 --share 1 --exception "launch"',
+        ),
+    )(floor)  # fmt: skip
 
 
 def list_all(session: Session) -> None:
@@ -56,6 +79,9 @@ def set_price(
     amount_usd: Annotated[str, typer.Argument(metavar="AMOUNT_USD", help="Such as 2 or 0.15.")],
     *,
     per: Annotated[Literal["hour", "million-tokens"], typer.Option(help="For how much of it.")],
+    exception: Annotated[
+        str | None, typer.Option(metavar="NAME", help="Why it may be below its floor.")
+    ] = None,
     tenant: Annotated[
         str | None, typer.Option(metavar="NAME", help="As this tenant's own rate; leases only.")
     ] = None,
@@ -74,6 +100,8 @@ def set_price(
     from sublet.cli.client import part  # noqa: PLC0415 -- slow to load
 
     body = {"usd": amount_usd, "per": per.replace("-", "_")}
+    if exception is not None:
+        body["exception"] = exception
     if valid_from is not None:
         body["valid_from"] = valid_from
     if valid_until is not None:
@@ -83,3 +111,36 @@ def set_price(
             body["tenant_id"] = tenant_id(api, tenant)
         document = api.put(f"/v1/prices/{part(sku)}", body)
     session.show(document, PRICE)
+
+
+def floor(
+    session: Session,
+    pool: Annotated[str, typer.Argument(metavar="POOL", help="`sublet fleet` shows them.")],
+    *,
+    watts: Annotated[
+        float | None, typer.Option(help="Of a GPU with its share of the server, at the plug.")
+    ] = None,
+    pue: Annotated[float, typer.Option(help="Of the site.")] = 1.3,
+    kwh: Annotated[str, typer.Option(metavar="USD", help="Price of a kWh.")] = "0",
+    wear: Annotated[str, typer.Option(metavar="USD", help="Per GPU-hour.")] = "0",
+    support: Annotated[str, typer.Option(metavar="USD", help="Per GPU-hour.")] = "0",
+    capital: Annotated[str, typer.Option(metavar="USD", help="Per GPU-hour.")] = "0",
+    share: Annotated[float, typer.Option(help="Of the capital, in the floor: 0 to 1.")] = 0.0,
+    exception: Annotated[
+        str | None, typer.Option(metavar="NAME", help="Why prices may stay below it.")
+    ] = None,
+) -> None:
+    """Show what a GPU-hour costs, or set it: nothing is sold below it without an exception."""
+    from sublet.cli.client import part  # noqa: PLC0415 -- slow to load
+
+    path = f"/v1/pools/{part(pool)}/floor"
+    with session.operator() as api:
+        if watts is None:
+            document = api.get(path)
+        else:
+            body = {
+                "watts": watts, "pue": pue, "kwh_usd": kwh, "wear_usd": wear,
+                "support_usd": support, "capital_usd": capital, "capital_share": share,
+            }  # fmt: skip
+            document = api.put(path, body if exception is None else body | {"exception": exception})
+    session.show(document, FLOOR)

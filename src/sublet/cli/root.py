@@ -15,6 +15,7 @@ from sublet.cli import (
     contracts,
     engine,
     fleet,
+    index,
     internal,
     keys,
     leases,
@@ -25,6 +26,8 @@ from sublet.cli import (
     processes,
     quotes,
     reservations,
+    signals,
+    simulate,
     status,
     surplus,
     tenants,
@@ -52,7 +55,7 @@ def build() -> typer.Typer:
     for module in (
         processes, status, leases, keys, money, models, tenants, internal, fleet, prices, ledger,
         engine, verify, backtest, audit, surplus, quotes,
-        reservations, contracts,
+        reservations, contracts, simulate, index, signals,
     ):  # fmt: skip
         module.add_to(root)
     return root

@@ -21,6 +21,34 @@ SELECT DISTINCT ON (sku) *
  WHERE tenant_id IS NULL
  ORDER BY sku, id DESC;
 
+-- name: insert_cost
+INSERT INTO pool_cost (pool, power_nanos, wear_nanos, support_nanos, capital_nanos, capital_share,
+                       currency, happened_at, recorded_at)
+VALUES (%(pool)s, %(power_nanos)s, %(wear_nanos)s, %(support_nanos)s, %(capital_nanos)s,
+        %(capital_share)s, %(currency)s, %(happened_at)s, %(recorded_at)s)
+RETURNING id, power_nanos, wear_nanos, support_nanos, capital_nanos, capital_share;
+
+-- name: get_cost
+-- The newest row of a pool holds.
+SELECT id, power_nanos, wear_nanos, support_nanos, capital_nanos, capital_share
+  FROM pool_cost
+ WHERE pool = %(pool)s
+ ORDER BY id DESC
+ LIMIT 1;
+
+-- name: lock_floor
+-- Prices and costs of one pool are compared by one transaction at a time.
+SELECT pg_advisory_xact_lock(hashtextextended('floor:' || %(pool)s, 0));
+
+-- name: insert_exception
+INSERT INTO floor_exception (price_id, cost_id, name, happened_at, recorded_at)
+VALUES (%(price_id)s, %(cost_id)s, %(name)s, %(happened_at)s, %(recorded_at)s);
+
+-- name: list_exceptions
+SELECT p.sku, e.name
+  FROM floor_exception e JOIN price p ON p.id = e.price_id
+ WHERE e.cost_id = %(cost_id)s
+ ORDER BY p.id;
 -- name: find_valid
 -- The rows of a SKU that hold at an instant: a tenant's own rate first, then the list price.
 (SELECT * FROM price

@@ -287,6 +287,33 @@ SELECT t.id, t.amount_nanos, paid.code AS from_code, got.code AS to_code
   JOIN account got ON got.id = t.credit_account
  WHERE t.reason = 'credit';
 
+-- name: list_trades
+-- What customers paid for leases, a row a day (UTC) and pool, in order.
+SELECT (u.happened_at AT TIME ZONE 'UTC')::date AS day, l.pool,
+       sum(u.gpu_seconds)::bigint AS gpu_seconds, sum(c.amount_nanos) AS amount_nanos
+  FROM usage u
+  JOIN charge c ON c.usage_id = u.id
+  JOIN lease l ON l.id = u.lease_id
+  JOIN tenant t ON t.id = u.tenant_id AND t.kind = 'customer'
+ WHERE u.happened_at >= %(since)s
+   AND u.gpu_seconds > 0
+ GROUP BY 1, 2
+ ORDER BY 1, 2;
+
+-- name: list_leased
+-- What ran on leases, a row a pool and slot of time, and what customers paid for it.
+SELECT l.pool,
+       (floor(extract(epoch FROM u.happened_at) / %(slot)s) * %(slot)s)::bigint AS slot,
+       sum(u.gpu_seconds)::bigint AS gpu_seconds,
+       coalesce(sum(u.gpu_seconds) FILTER (WHERE t.kind = 'customer'), 0)::bigint AS paid_seconds,
+       coalesce(sum(c.amount_nanos) FILTER (WHERE t.kind = 'customer'), 0) AS paid_nanos
+  FROM usage u
+  JOIN lease l ON l.id = u.lease_id
+  JOIN tenant t ON t.id = u.tenant_id
+  LEFT JOIN charge c ON c.usage_id = u.id
+ WHERE u.happened_at >= %(since)s
+ GROUP BY 1, 2
+ ORDER BY 1, 2;
 -- name: insert_credit
 INSERT INTO credit (transfer_id, tenant_id, lease_id, reservation_id, gpus, happened_at,
                     promised_until, percent, price_id, amount_nanos, evidence, recorded_at)

@@ -121,3 +121,13 @@ def charged_for_lease(tx: Tx, lease_id: UUID) -> Money:
     row = one(tx, QUERIES["sum_lease_charges"], {"lease_id": lease_id})
     assert row is not None
     return Money(int(row["nanos"]))
+
+
+def list_trades(tx: Tx, *, since: datetime) -> list[dict[str, Any]]:
+    """Return what customers paid for leases, by day and pool: `day`, `pool`, sums."""
+    return tx.execute(QUERIES["list_trades"], {"since": since}).fetchall()
+
+
+def list_leased(tx: Tx, *, since: datetime, slot_seconds: int) -> list[dict[str, Any]]:
+    """Return what ran on leases by pool and slot: GPU-seconds, those paid, and for how much."""
+    return tx.execute(QUERIES["list_leased"], {"since": since, "slot": slot_seconds}).fetchall()

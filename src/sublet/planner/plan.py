@@ -27,7 +27,7 @@ from sublet.planner.signals import held, signals
 from sublet.planner.windows import LENGTHS
 
 HORIZON_HOURS: Final = 168
-_ANCHORS: Final = (1, 4, 24, 72, 168)  # hours; between them depths of the band are interpolated
+ANCHORS: Final = (1, 4, 24, 72, 168)  # hours; between them depths of the band are interpolated
 _SIGNAL_DAYS: Final = 8  # of history that the signals of one instant look back on
 _FEWEST_HOURS: Final = 48
 
@@ -89,7 +89,7 @@ def learn(history: Curve, policy: Policy) -> Model:
         depths[hours] = float(chosen.depth[0]) if good else None
         windows[hours] = float(chosen.windows[0]) if len(chosen.windows) else 0.0
     ahead, band = {}, {}
-    for hours in _ANCHORS:
+    for hours in ANCHORS:
         forecasts, ahead[hours] = fitted_outlook(history, hours, known, last=True)
         band[hours] = depths_at(forecasts, len(forecasts.slots) - 1)
     return Model(
@@ -116,14 +116,14 @@ def make_plan(history: Curve, model: Model) -> Plan:
     stale = bool(np.isnan(recent.idle[-1]))
     steps = HORIZON_HOURS * HOUR_SECONDS // recent.step_seconds
     hours_ahead = np.arange(steps) * recent.step_seconds / HOUR_SECONDS
-    anchors = np.concatenate([[0.0], np.array(_ANCHORS, dtype=np.float64)])
-    outlooks = [model.ahead[hours].predict(known) for hours in _ANCHORS]
+    anchors = np.concatenate([[0.0], np.array(ANCHORS, dtype=np.float64)])
+    outlooks = [model.ahead[hours].predict(known) for hours in ANCHORS]
     middles = _between(hours_ahead, anchors, [middle[0] for middle, _, _ in outlooks])
     spreads = _between(hours_ahead, anchors, [usual[0] for _, _, usual in outlooks])
     used = total - idle
     expected = {}
     for place, share in enumerate(BAND):
-        depth = _between(hours_ahead, anchors, [model.band[hours][place] for hours in _ANCHORS])
+        depth = _between(hours_ahead, anchors, [model.band[hours][place] for hours in ANCHORS])
         expected[share] = np.clip(used + (middles + depth * spreads) * total, 0.0, None)
     reserve = float(np.ceil(max(model.jump * total - 1e-9, 0.0))) if np.isfinite(total) else 0.0
     lendable = np.floor(np.clip(total - expected[BAND[0]] - reserve, 0.0, None) + 1e-9)
