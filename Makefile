@@ -3,6 +3,8 @@
 .PHONY: help setup up check test lock format mutants
 ARGS ?=
 JOBS ?= 2
+# Tests with real parts wait more than they work.
+REAL_JOBS ?= 3
 
 help:
 	@echo "make up      start Sublet in the foreground   (ARGS=\"--data DIR\", see sublet up --help)"
@@ -26,7 +28,7 @@ check: setup
 	@.venv/bin/pytest -q -n $(JOBS) -m "not real and not e2e"
 
 test: check
-	@.venv/bin/pytest -q -n $(JOBS) --dist loadfile -m "real or e2e"
+	@.venv/bin/pytest -q -n $(REAL_JOBS) --dist loadfile -m "real or e2e"
 
 lock: setup
 	@scripts/lock

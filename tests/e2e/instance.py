@@ -237,8 +237,14 @@ class Instance:
 
     def await_model(self, *, seconds: float = 60) -> None:
         def ready() -> bool:
-            answer = self.api("GET", "/v1/deployments")
-            return answer.status_code == 200 and answer.json()["items"][0]["state"] == "ready"
+            # The gateway hears of it a quarter of a second after the control plane's API says it.
+            answer = httpx.get(
+                f"{self.ready['gateway_http_url']}/v1/models",
+                headers={"Authorization": f"Bearer {self.ready['tenant_key']}"},
+                timeout=30,
+            )
+            sold = answer.json()["data"] if answer.status_code == 200 else []
+            return any(model["sublet"]["state"] == "ready" for model in sold)
 
         until(ready, seconds=seconds, what="the model")
 
