@@ -25,9 +25,11 @@ LAW: Final = "past_stands"
 TABLES: Final = {
     "charge": "record",
     "credit": "record",
+    "floor_exception": "record",
     "idempotency_key": "record",
     "internal_job_event": "record",
     "lease_event": "record",
+    "pool_cost": "id",
     "pool_event": "sequence",
     "price": "id",
     "transfer": "sequence",

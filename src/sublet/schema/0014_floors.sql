@@ -22,6 +22,7 @@ CREATE TABLE floor_exception (
     name        text        NOT NULL CHECK (name <> ''),
     happened_at timestamptz NOT NULL,
     recorded_at timestamptz NOT NULL,
+    record      bigint      GENERATED ALWAYS AS IDENTITY UNIQUE,  -- the order it is sealed in
     PRIMARY KEY (price_id, cost_id)
 );
 
