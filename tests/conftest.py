@@ -10,9 +10,10 @@ from uuid import uuid4
 import hypothesis
 import psycopg
 import pytest
+from tests.core.databases import fresh, undone
 
 from sublet.core.clock import SystemClock
-from sublet.core.db import Database
+from sublet.core.db import Database, Tx
 from sublet.core.migrations import migrate
 from sublet.core.postgres import Postgres
 
@@ -95,6 +96,19 @@ def database_url(postgres_url: str, template: str) -> Iterator[str]:
 def db(database_url: str) -> Iterator[Database]:
     with Database(database_url) as database:
         yield database
+
+
+@pytest.fixture(scope="module")
+def shared(postgres_url: str, template: str) -> Iterator[Database]:
+    """A migrated database for the tests of one file, who each undo what they did: see `tx`."""
+    with fresh(postgres_url, template) as db:
+        yield db
+
+
+@pytest.fixture
+def tx(shared: Database) -> Iterator[Tx]:
+    with undone(shared) as tx:
+        yield tx
 
 
 def _named(url: str, name: str) -> str:

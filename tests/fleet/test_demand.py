@@ -1,15 +1,12 @@
 """Demand over time: one sample a slot, the worst of it, whoever looked and however often."""
 
-from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from uuid import UUID
 
-import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from tests.core.databases import fresh, undone
 
-from sublet.core.db import Database, Tx
+from sublet.core.db import Tx
 from sublet.engine.port import InternalJob
 from sublet.fleet import store
 from sublet.fleet.demand import SLOT, Sample, Sampler, slot_of
@@ -17,18 +14,6 @@ from sublet.fleet.store import Samples
 
 NOON = datetime(2026, 1, 1, 12, tzinfo=UTC)
 SECOND = timedelta(seconds=1)
-
-
-@pytest.fixture(scope="module")
-def shared(postgres_url: str, template: str) -> Iterator[Database]:
-    with fresh(postgres_url, template) as db:
-        yield db
-
-
-@pytest.fixture
-def tx(shared: Database) -> Iterator[Tx]:
-    with undone(shared) as tx:
-        yield tx
 
 
 def jobs(running: int, pending: int) -> list[InternalJob]:

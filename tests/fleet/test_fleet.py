@@ -1,6 +1,5 @@
 """Pools as the engine shows them, and internal jobs as the record keeps them."""
 
-from collections.abc import Iterator
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from uuid import UUID
@@ -8,9 +7,8 @@ from uuid import UUID
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from tests.core.databases import fresh, undone
 
-from sublet.core.db import Database, Tx
+from sublet.core.db import Tx
 from sublet.core.errors import Invalid, NotFound
 from sublet.core.money import Rate
 from sublet.engine.port import InternalJob, Node
@@ -35,18 +33,6 @@ JOB = InternalJob(
 RUNNING = replace(JOB, started_at=NOON + MINUTE)
 ENDED = replace(RUNNING, exited_at=NOON + 5 * MINUTE, exit_code=0)
 CANCELLED = replace(JOB, exited_at=NOON + MINUTE, cancelled=True)
-
-
-@pytest.fixture(scope="module")
-def shared(postgres_url: str, template: str) -> Iterator[Database]:
-    with fresh(postgres_url, template) as db:
-        yield db
-
-
-@pytest.fixture
-def tx(shared: Database) -> Iterator[Tx]:
-    with undone(shared) as tx:
-        yield tx
 
 
 @given(st.lists(st.tuples(st.sampled_from(["h200", "b200", "cpu"]), st.integers(0, 8))))

@@ -1,6 +1,5 @@
 """Money on columns is the same money: rates, holds and posts as the ledger does them."""
 
-from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from random import Random
 from uuid import UUID
@@ -9,9 +8,8 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from tests.core.databases import fresh, undone
 
-from sublet.core.db import Database, Tx
+from sublet.core.db import Tx
 from sublet.core.errors import Invalid, Unpaid
 from sublet.core.money import Money, Rate
 from sublet.ledger import store
@@ -62,18 +60,6 @@ def test_amounts_are_taken_in_turn_as_one_by_one(
         column(*(g for g, _ in asked)), column(*(a for _, a in asked)), column(*limits)
     )
     assert taken.tolist() == expected
-
-
-@pytest.fixture(scope="module")
-def shared(postgres_url: str, template: str) -> Iterator[Database]:
-    with fresh(postgres_url, template) as db:
-        yield db
-
-
-@pytest.fixture
-def tx(shared: Database) -> Iterator[Tx]:
-    with undone(shared) as tx:
-        yield tx
 
 
 def test_a_book_counts_as_the_ledger_does(tx: Tx) -> None:

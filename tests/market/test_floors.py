@@ -1,13 +1,11 @@
 """No price stands below its floor without a named exception, whichever of the two is set last."""
 
-from collections.abc import Iterator
 from datetime import UTC, datetime
 
 import psycopg
 import pytest
-from tests.core.databases import fresh, undone
 
-from sublet.core.db import Database, Tx
+from sublet.core.db import Tx
 from sublet.core.errors import Invalid, Refused
 from sublet.market import service, store
 from sublet.market.floor import Cost
@@ -18,18 +16,6 @@ SKU = lease_sku("h200", Tier.INTERRUPTIBLE)
 COST = Cost.of_usd(
     watts=1_000, pue=1.2, usd_per_kwh="0.05", wear="0.04", support="0.1", capital="1.3"
 )
-
-
-@pytest.fixture(scope="module")
-def shared(postgres_url: str, template: str) -> Iterator[Database]:
-    with fresh(postgres_url, template) as db:
-        yield db
-
-
-@pytest.fixture
-def tx(shared: Database) -> Iterator[Tx]:
-    with undone(shared) as tx:
-        yield tx
 
 
 def price(tx: Tx, usd: str, *, exception: str | None = None, sku: str = SKU) -> int:

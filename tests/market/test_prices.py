@@ -1,14 +1,12 @@
 """The price book: rows are added, the newest of a SKU holds."""
 
-from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import UUID
 
 import pytest
-from tests.core.databases import fresh, undone
 
-from sublet.core.db import Database, Tx
+from sublet.core.db import Tx
 from sublet.core.errors import Invalid, NotFound
 from sublet.core.money import MAX_NANOS, Money, Rate
 from sublet.market import store
@@ -23,18 +21,6 @@ from sublet.market.price import (
 )
 
 NOON = datetime(2026, 1, 1, 12, tzinfo=UTC)
-
-
-@pytest.fixture(scope="module")
-def shared(postgres_url: str, template: str) -> Iterator[Database]:
-    with fresh(postgres_url, template) as db:
-        yield db
-
-
-@pytest.fixture
-def tx(shared: Database) -> Iterator[Tx]:
-    with undone(shared) as tx:
-        yield tx
 
 
 def test_what_was_sold_before_keeps_its_price(tx: Tx) -> None:

@@ -1,4 +1,4 @@
-"""The choice on columns is the choice of `leases.reclaim`, lease by lease."""
+"""The choice on columns is that of `leases.reclaim`, for leases of one tenant and one tier."""
 
 from datetime import UTC, datetime, timedelta
 from uuid import UUID

@@ -1,12 +1,10 @@
 """Who may do what: keys that work, and all those that do not."""
 
-from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 
 import pytest
-from tests.core.databases import fresh, undone
 
-from sublet.core.db import Database, Tx
+from sublet.core.db import Tx
 from sublet.core.errors import Invalid, NotFound, Refused, Unauthorized
 from sublet.core.ids import new_id
 from sublet.tenants import store
@@ -14,18 +12,6 @@ from sublet.tenants.tenant import PREFIX, KeyId, Role, TenantId, digest, new_key
 
 NOON = datetime(2026, 1, 1, 12, tzinfo=UTC)
 HOUR = timedelta(hours=1)
-
-
-@pytest.fixture(scope="module")
-def shared(postgres_url: str, template: str) -> Iterator[Database]:
-    with fresh(postgres_url, template) as db:
-        yield db
-
-
-@pytest.fixture
-def tx(shared: Database) -> Iterator[Tx]:
-    with undone(shared) as tx:
-        yield tx
 
 
 def test_a_key_speaks_for_its_tenant_and_an_operators_for_nobody(tx: Tx) -> None:

@@ -14,7 +14,7 @@ import msgspec
 from msgspec import Meta, Struct
 
 from sublet.core.money import Money
-from sublet.gateway.ask import Api, Ask
+from sublet.gateway.ask import Ask
 from sublet.gateway.dialect import Dialect, grant_headers, grant_note
 from sublet.gateway.failures import Failure, Headers, Kind
 from sublet.gateway.grant import Grant
@@ -102,24 +102,18 @@ def parse(body: bytes) -> Ask:
         Failure: what is wrong with it, and in which parameter.
     """
     asked = decode(_BODY, body, only_empty=_ONLY_EMPTY)
-    payload: dict[str, object] = {}
-    messages, prompt_bytes = _messages(asked)
-    payload["messages"] = messages
+    sampling: dict[str, object] = {}
     for name in ("temperature", "top_p", "top_k"):
         if (value := getattr(asked, name)) is not None:
-            payload[name] = value
+            sampling[name] = value
     if asked.stop_sequences:
-        payload["stop"] = [plain(stop, at="stop_sequences") for stop in asked.stop_sequences]
-    return Ask(
-        api=Api.CHAT,
-        model=asked.model,
-        payload=payload,
+        sampling["stop"] = [plain(stop, at="stop_sequences") for stop in asked.stop_sequences]
+    return Ask.chat(
+        asked.model,
+        _messages(asked),
+        sampling=sampling,
         max_tokens=asked.max_tokens,
         stream=bool(asked.stream),
-        include_usage=True,
-        service_tier=None,
-        prompt_bytes=prompt_bytes,
-        messages=len(messages),
     )
 
 
@@ -130,22 +124,10 @@ def parse_prompt(body: bytes) -> Ask:
         Failure: as `parse`.
     """
     asked = decode(_PROMPT, body, only_empty=_ONLY_EMPTY)
-    messages, prompt_bytes = _messages(asked)
-    return Ask(
-        api=Api.CHAT,
-        model=asked.model,
-        payload={"messages": messages},
-        max_tokens=None,
-        stream=False,
-        include_usage=False,
-        service_tier=None,
-        prompt_bytes=prompt_bytes,
-        messages=len(messages),
-    )
+    return Ask.chat(asked.model, _messages(asked))
 
 
-def _messages(asked: Prompt) -> tuple[list[dict[str, str]], int]:
-    """Return the messages as replicas take them, and how many bytes of text they have."""
+def _messages(asked: Prompt) -> list[dict[str, str]]:
     if asked.messages[-1].role == "assistant":
         raise Failure(
             Kind.UNSUPPORTED,
@@ -163,7 +145,7 @@ def _messages(asked: Prompt) -> tuple[list[dict[str, str]], int]:
             messages[-1]["content"] += "\n\n" + text
         else:
             messages.append({"role": message.role, "content": text})
-    return messages, sum(len(message["content"].encode()) for message in messages)
+    return messages
 
 
 def _text(content: str | list[TextBlock], *, at: str) -> str:

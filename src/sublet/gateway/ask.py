@@ -1,8 +1,10 @@
 """The one form that requests of every dialect are taken into."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
+from types import MappingProxyType
+from typing import Self
 
 
 class Api(StrEnum):
@@ -24,3 +26,29 @@ class Ask:
     prompt_bytes: int  # of all text in it; a list of tokens has as many as tokens
     messages: int
     echo: Mapping[str, object] = field(default_factory=dict)  # of it, what the answer says again
+
+    @classmethod
+    def chat(
+        cls,
+        model: str,
+        messages: Sequence[Mapping[str, str]],
+        *,
+        sampling: Mapping[str, object] = MappingProxyType({}),
+        max_tokens: int | None = None,
+        stream: bool = False,
+        service_tier: str | None = None,
+        echo: Mapping[str, object] = MappingProxyType({}),
+    ) -> Self:
+        """Return a chat of such messages (`role`, `content`); or only its prompt, to be counted."""
+        return cls(
+            api=Api.CHAT,
+            model=model,
+            payload={"messages": messages, **sampling},
+            max_tokens=max_tokens,
+            stream=stream,
+            include_usage=True,
+            service_tier=service_tier,
+            prompt_bytes=sum(len(message["content"].encode()) for message in messages),
+            messages=len(messages),
+            echo=echo,
+        )

@@ -13,7 +13,7 @@ from msgspec import Meta, Struct
 
 from sublet.core.money import Money
 from sublet.gateway import openai
-from sublet.gateway.ask import Api, Ask
+from sublet.gateway.ask import Ask
 from sublet.gateway.dialect import Dialect, grant_headers, grant_note
 from sublet.gateway.failures import Failure, Headers, Kind
 from sublet.gateway.grant import Grant
@@ -117,11 +117,10 @@ def parse(body: bytes) -> Ask:
         Failure: what is wrong with it, and in which parameter.
     """
     asked = decode(_BODY, body, only_empty=_ONLY_EMPTY)
-    messages, prompt_bytes = _messages(asked)
-    payload: dict[str, object] = {"messages": messages}
+    sampling: dict[str, object] = {}
     for name in ("temperature", "top_p"):
         if (value := getattr(asked, name)) is not None:
-            payload[name] = value
+            sampling[name] = value
     echo = {
         "instructions": asked.instructions,
         "max_output_tokens": asked.max_output_tokens,
@@ -131,16 +130,13 @@ def parse(body: bytes) -> Ask:
         "top_p": asked.top_p,
         "user": asked.user,
     }
-    return Ask(
-        api=Api.CHAT,
-        model=asked.model,
-        payload=payload,
+    return Ask.chat(
+        asked.model,
+        _messages(asked),
+        sampling=sampling,
         max_tokens=asked.max_output_tokens,
         stream=bool(asked.stream),
-        include_usage=True,
         service_tier="default",
-        prompt_bytes=prompt_bytes,
-        messages=len(messages),
         echo=echo,
     )
 
@@ -152,21 +148,10 @@ def parse_prompt(body: bytes) -> Ask:
         Failure: as `parse`.
     """
     asked = decode(_PROMPT, body, only_empty=_ONLY_EMPTY)
-    messages, prompt_bytes = _messages(asked)
-    return Ask(
-        api=Api.CHAT,
-        model=asked.model,
-        payload={"messages": messages},
-        max_tokens=None,
-        stream=False,
-        include_usage=False,
-        service_tier=None,
-        prompt_bytes=prompt_bytes,
-        messages=len(messages),
-    )
+    return Ask.chat(asked.model, _messages(asked))
 
 
-def _messages(asked: Prompt) -> tuple[list[dict[str, str]], int]:
+def _messages(asked: Prompt) -> list[dict[str, str]]:
     messages: list[dict[str, str]] = []
     if asked.instructions:
         text = plain(asked.instructions, at="instructions")
@@ -182,7 +167,7 @@ def _messages(asked: Prompt) -> tuple[list[dict[str, str]], int]:
             # "developer" is their newer word for "system", which chat templates do not know.
             role = "system" if message.role == "developer" else message.role
             messages.append({"role": role, "content": plain(content, at=at)})
-    return messages, sum(len(message["content"].encode()) for message in messages)
+    return messages
 
 
 @dataclass(slots=True)

@@ -1,6 +1,8 @@
-"""Which leases give way, chosen on columns: `leases.reclaim.choose` for many leases at once.
+"""Which leases give way, chosen on columns, for many leases at once.
 
-A test holds the rule `loss` to `choose`, lease by lease. The other orders are those of others.
+A test holds the rule `loss` to `leases.reclaim.choose`, for leases of one tenant and one tier:
+turns of tenants, credit owed and checkpoints are not in these columns. The other orders are
+those of others.
 """
 
 import numpy as np
