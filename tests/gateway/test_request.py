@@ -1,11 +1,13 @@
 """Whatever is sent as a body is either understood whole or refused with a reason."""
 
 import json
+from functools import partial
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from tests.gateway.bodies import JSON, understood
 
 from sublet.gateway import openai
 from sublet.gateway.ask import Api
@@ -15,11 +17,6 @@ from sublet.gateway.request import ChatBody, parse
 USER = {"role": "user", "content": "hello"}
 CHAT: dict[str, Any] = {"model": "m", "messages": [USER]}
 
-JSON = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
-    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(), inner, max_size=4),
-    max_leaves=12,
-)
 FIELDS = st.sampled_from([*ChatBody.__struct_fields__, "prompt", "echo", "best_of", "suffix"])
 
 
@@ -32,23 +29,13 @@ def refusal(body: bytes | dict[str, Any], api: Api = Api.CHAT) -> Failure:
     return refused.value
 
 
-def understood(api: Api, value: object) -> bool:
-    """Say whether a body is taken; when it is not, it is refused in good form."""
-    failure = None
-    try:
-        parse(api, json.dumps(value).encode())
-    except Failure as refused:
-        failure = refused
-    if failure is not None:
-        assert failure.status == 400
-        assert failure.message
-        json.loads(openai.CHAT.refuse(failure, "req_1")[1])
-    return failure is None
+def taken(api: Api, value: object) -> bool:
+    return understood(partial(parse, api), value, dialect=openai.CHAT)
 
 
 @given(st.sampled_from(Api), JSON | st.dictionaries(FIELDS, JSON))
 def test_arbitrary_json_is_understood_or_refused(api: Api, value: object) -> None:
-    understood(api, value)
+    taken(api, value)
 
 
 @given(st.sampled_from(Api), st.binary())
@@ -58,7 +45,7 @@ def test_arbitrary_bytes_are_refused(api: Api, body: bytes) -> None:
 
 @given(FIELDS, JSON)
 def test_one_strange_field_never_breaks_the_parser(name: str, value: object) -> None:
-    understood(Api.CHAT, CHAT | {name: value})
+    taken(Api.CHAT, CHAT | {name: value})
 
 
 @pytest.mark.parametrize(

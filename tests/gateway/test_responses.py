@@ -13,17 +13,13 @@ from openai.types.responses import (
     ResponseErrorEvent,
     ResponseTextDeltaEvent,
 )
+from tests.gateway.bodies import JSON, understood
 from tests.gateway.stage import CACHED, INPUT, MODEL, OUTPUT, Stage, eventually, says
 
 from sublet.gateway.failures import Failure, Kind
 from sublet.gateway.responses import RESPONSES, Body, parse, parse_prompt
 
 BODY: dict[str, Any] = {"model": "m", "input": "hello"}
-JSON = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
-    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(), inner, max_size=4),
-    max_leaves=12,
-)
 
 
 def told(**script: Any) -> str:
@@ -132,14 +128,7 @@ def test_a_stream_that_breaks_ends_with_an_error_and_costs_what_came(stage: Stag
 )
 def test_arbitrary_json_is_understood_or_refused(value: object) -> None:
     for read in (parse, parse_prompt):
-        failure = None
-        try:
-            assert read(json.dumps(value).encode()).messages >= 1
-        except Failure as refused:
-            failure = refused
-        if failure is not None:
-            assert failure.status == 400
-            assert json.loads(RESPONSES.refuse(failure, "req_1")[1])["error"]["message"]
+        understood(read, value, dialect=RESPONSES)
 
 
 @pytest.mark.parametrize(
