@@ -24,6 +24,7 @@ from sublet.core.db import Database  # noqa: E402
 from sublet.core.ids import new_id  # noqa: E402
 from sublet.core.migrations import migrate  # noqa: E402
 from sublet.core.money import Money, Rate  # noqa: E402
+from sublet.core.net import free_port  # noqa: E402
 from sublet.core.postgres import Postgres  # noqa: E402
 from sublet.gateway.tariff import Tariff  # noqa: E402
 from sublet.ledger import store as ledger  # noqa: E402
@@ -147,12 +148,6 @@ def deploy(db: Database, url: str) -> None:
             state=ReplicaState.READY, detail=None, since=now,
         )  # fmt: skip
         models.add_replica(tx, replica)
-
-
-def free_port() -> int:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        return int(free.getsockname()[1])
 
 
 @contextlib.contextmanager

@@ -15,13 +15,13 @@ from pathlib import Path
 from typing import Any, Final
 
 import httpx
-from tests.gateway.stage import free_port
 
 from sublet.app.audit import audit
 from sublet.app.secrets import load_or_make
 from sublet.core.clock import ManualClock, SystemClock
 from sublet.core.db import Database
 from sublet.core.ids import new_id
+from sublet.core.net import free_port
 
 SECONDS: Final = 90.0  # in which it dies a dozen times, on a machine that others use
 SLOTS: Final = 4

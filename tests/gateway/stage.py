@@ -4,7 +4,6 @@ import contextlib
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -24,6 +23,7 @@ from sublet.core.audit import Findings
 from sublet.core.db import Database
 from sublet.core.ids import new_id
 from sublet.core.money import Money, Rate
+from sublet.core.net import free_port
 from sublet.ledger import audit as ledger_audit
 from sublet.ledger import store as ledger
 from sublet.ledger.transfer import Account, Transfer
@@ -61,12 +61,6 @@ def eventually(what: Callable[[], bool], *, seconds: float = 10.0) -> None:
     while not what():
         assert time.monotonic() < until, "it did not become so in time"
         time.sleep(0.01)
-
-
-def free_port() -> int:
-    with socket.socket() as one:
-        one.bind(("127.0.0.1", 0))
-        return int(one.getsockname()[1])
 
 
 @dataclass(slots=True)

@@ -1,6 +1,5 @@
 """The process: how it starts, how it ends, and what is left after it was killed."""
 
-import asyncio
 import json
 import socket
 import ssl
@@ -19,7 +18,6 @@ from tests.gateway.stage import (
     OUTPUT,
     Stage,
     eventually,
-    free_port,
     raised,
     says,
 )
@@ -28,10 +26,8 @@ from sublet.core import certificates
 from sublet.core.clock import SystemClock
 from sublet.core.db import Database
 from sublet.core.migrations import migrate
+from sublet.core.net import free_port
 from sublet.core.postgres import Postgres
-from sublet.gateway import exchange
-from sublet.gateway.exchange import Exchange, Message
-from sublet.gateway.failures import Failure, Kind
 
 
 class Reader(threading.Thread):
@@ -274,27 +270,3 @@ def test_with_a_full_disk_it_serves_on_and_loses_nothing(own_stage: Stage) -> No
     own_stage.start()
     own_stage.check_books()
     own_stage.paid(tenant, 3 * (INPUT + OUTPUT))
-
-
-def test_a_body_that_stops_half_way_is_cut_off(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(exchange, "_SILENCE_SECONDS", 0.05)
-    parts: list[Message] = [{"type": "http.request", "body": b"{", "more_body": True}]
-
-    async def receive() -> Message:
-        if parts:
-            return parts.pop()
-        await asyncio.Event().wait()
-        raise AssertionError
-
-    async def send(_: Message) -> None:
-        raise AssertionError
-
-    async def read() -> None:
-        scope: Message = {"method": "POST", "path": "/", "headers": []}
-        stopping = asyncio.get_running_loop().create_future()
-        await Exchange(scope, receive, send).read_body(stopping)
-
-    with pytest.raises(Failure) as refused:
-        asyncio.run(read())
-    assert refused.value.kind is Kind.TOO_SLOW
-    assert (b"connection", b"close") in refused.value.headers

@@ -24,7 +24,7 @@ from sublet.config import Config
 from sublet.core.certificates import ensure
 from sublet.core.clock import SystemClock
 from sublet.core.errors import Misconfigured, SubletError, Unavailable
-from sublet.core.net import listen
+from sublet.core.net import free_port, listen
 from sublet.core.postgres import Postgres, check_durability
 from sublet.core.process import die_with_parent, stop
 
@@ -280,7 +280,7 @@ def _with_ports(config: Config) -> Config:
     chosen: dict[str, Any] = {}
     with contextlib.ExitStack() as held:  # all at once, so that no two get the same
         for name, (host, port) in wanted.items():
-            made = held.enter_context(listen(host, port))
+            made = held.enter_context(listen(host, port or free_port(host)))
             chosen[name] = made.getsockname()[1]
     return replace(config, **chosen)
 

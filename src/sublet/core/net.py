@@ -1,8 +1,42 @@
 """Listening sockets, and a clear line when there is none to be had."""
 
+import random
 import socket
+from pathlib import Path
+from typing import Final
 
-from sublet.core.errors import Misconfigured
+from sublet.core.errors import Misconfigured, Unavailable
+
+_EPHEMERAL: Final = Path("/proc/sys/net/ipv4/ip_local_port_range")
+_PORTS: Final = 12_000  # to choose from
+_TRIES: Final = 200
+
+
+def free_port(host: str = "127.0.0.1") -> int:
+    """Return a port that nobody uses just now, for somebody else to listen on a little later.
+
+    It is not one of those that the machine gives to whoever asks for any, or connects from: one
+    of those may be gone again before it is listened on.
+
+    Raises:
+        Unavailable: none was found.
+    """
+    lowest = _lowest_ephemeral()
+    for _ in range(_TRIES):
+        port = random.randrange(max(1024, lowest - _PORTS), lowest)  # noqa: S311 -- no secret
+        try:
+            listen(host, port).close()
+        except Misconfigured:
+            continue
+        return port
+    raise Unavailable(f"no free port was found on {host}")
+
+
+def _lowest_ephemeral() -> int:
+    try:
+        return int(_EPHEMERAL.read_text(encoding="ascii").split()[0])
+    except (OSError, ValueError, IndexError):
+        return 49_152  # IANA's; what other systems use
 
 
 def listen(host: str, port: int) -> socket.socket:

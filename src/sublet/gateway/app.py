@@ -1,4 +1,4 @@
-"""The gateway as one bare ASGI app: who calls, what they want, and every error's answer."""
+"""Every call to the gateway: who calls, what they want, and every error's answer."""
 
 import asyncio
 import logging
@@ -12,9 +12,10 @@ from sublet.core.errors import Unauthorized, Unavailable
 from sublet.gateway import anthropic, openai, responses
 from sublet.gateway.ask import Ask
 from sublet.gateway.dialect import Dialect
-from sublet.gateway.exchange import Exchange, HungUp, Message, Receive, Send
+from sublet.gateway.exchange import Exchange, stopping
 from sublet.gateway.failures import Failure, Kind
 from sublet.gateway.flow import Service, Serving
+from sublet.gateway.http import Call, HungUp
 from sublet.tenants.tenant import Caller, Tenant
 
 log: Final = logging.getLogger(__name__)
@@ -58,24 +59,21 @@ _REFUSAL_SECONDS: Final = 5.0
 class Gateway:
     def __init__(self, service: Service) -> None:
         self._service = service
-        self._stopping: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._stopping = False
 
     def stop(self) -> None:
         """Take nothing new; what runs goes on."""
-        if not self._stopping.done():
-            self._stopping.set_result(None)
+        self._stopping = True
 
-    async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http":
-            return
-        exchange = Exchange(scope, receive, send, _dialect_of(scope))
+    async def answer(self, call: Call) -> None:
+        exchange = Exchange(call, _dialect_of(call))
         try:
             failure = await self._answer(exchange)
             if failure is not None:
                 async with asyncio.timeout(_REFUSAL_SECONDS):
                     await exchange.refuse(failure)
         except (HungUp, TimeoutError):
-            return  # nobody listens, or reads: the server closes the connection
+            return  # nobody listens, or reads: the connection is closed
 
     async def _answer(self, exchange: Exchange) -> Failure | None:
         """Serve `exchange`, or return what to refuse it with."""
@@ -137,31 +135,27 @@ class Gateway:
             await exchange.respond(200, body)
 
     async def _health(self, exchange: Exchange) -> None:
-        if self._stopping.done():
+        if self._stopping:
             await exchange.respond(503, b'{"status":"stopping"}')
         else:
             await exchange.respond(200, b'{"status":"ok"}')
 
     async def _generate(self, exchange: Exchange) -> None:
         caller, tenant = await self._admit(exchange)
-        ask = exchange.dialect.parse(await exchange.read_body(self._stopping))
+        ask = exchange.dialect.parse(await exchange.read_body())
         await Serving(self._service, exchange, ask, caller, tenant).run()
 
     async def _count(self, exchange: Exchange) -> None:
         """Say how many tokens a prompt has. It costs nothing but a place in the limit."""
         caller, tenant = await self._admit(exchange)
         _, read, write = _COUNT[exchange.path]
-        ask = read(await exchange.read_body(self._stopping))
+        ask = read(await exchange.read_body())
         tokens = await Serving(self._service, exchange, ask, caller, tenant).count()
         await exchange.respond(200, write(tokens))
 
     async def _admit(self, exchange: Exchange) -> tuple[Caller, Tenant]:
-        if self._stopping.done():
-            raise Failure(
-                Kind.STOPPING,
-                "this gateway is stopping; retry",
-                headers=[(b"connection", b"close")],
-            )
+        if self._stopping:
+            raise stopping()
         caller = await self._identify(exchange)
         if caller.tenant is None:
             raise Failure(
@@ -194,9 +188,9 @@ class Gateway:
         return await self._service.directory.find_caller(key)
 
 
-def _dialect_of(scope: Message) -> Dialect:
+def _dialect_of(call: Call) -> Dialect:
     """Return whose words a path is asked in; of one that both have, the headers say it."""
-    path: str = scope["path"]
+    path = call.path
     if (dialect := _GENERATE.get(path)) is not None:
         return dialect
     if path in _COUNT:
@@ -205,8 +199,7 @@ def _dialect_of(scope: Message) -> Dialect:
         return anthropic.MESSAGES
     if path.startswith("/openai/"):
         return openai.CHAT
-    theirs = any(name == b"anthropic-version" for name, _ in scope["headers"])
-    return anthropic.MESSAGES if theirs else openai.CHAT
+    return openai.CHAT if call.header(b"anthropic-version") is None else anthropic.MESSAGES
 
 
 def _model_of(path: str) -> str | None:

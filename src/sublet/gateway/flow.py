@@ -221,17 +221,16 @@ class Serving:
         loop = asyncio.get_running_loop()
         stop = _Stop()
         service.running.add(stop)
-        watch = loop.create_task(self._watch(stop))
         timer = loop.call_later(MAX_SECONDS, stop.now, _Why.TIMED_OUT)
         failure: Failure | None = None
         counts: Counts | None = None
         try:
             try:
+                exchange.when_gone(lambda: stop.now(_Why.HUNG_UP))
                 await self._generate(reply)
             finally:
                 stop.closed = True
                 timer.cancel()
-                watch.cancel()
                 service.running.discard(stop)
         except asyncio.CancelledError:
             if not stop.was_ours():
@@ -251,10 +250,6 @@ class Serving:
         if failure is not None:
             return await self._break_off(grant, failure, counts)
         return await self._complete(reply)
-
-    async def _watch(self, stop: _Stop) -> None:
-        await self._exchange.hang_up()
-        stop.now(_Why.HUNG_UP)
 
     # ── generating ───────────────────────────────────────────────────────────────────────
 

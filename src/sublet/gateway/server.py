@@ -11,12 +11,10 @@ import signal
 import socket
 import ssl
 import sys
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-import uvicorn
 import uvloop
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
@@ -28,6 +26,7 @@ from sublet.gateway.app import Gateway
 from sublet.gateway.cashier import Cashier
 from sublet.gateway.directory import Directory
 from sublet.gateway.flow import Service
+from sublet.gateway.http import Server
 from sublet.gateway.instance import Instance
 from sublet.gateway.limits import Limiter
 from sublet.gateway.purse import IDLE_SECONDS
@@ -143,14 +142,6 @@ def _bounded(url: str, name: str) -> str:
     )
 
 
-class _Server(uvicorn.Server):
-    """Two of them share a process, so neither may take its signals."""
-
-    @contextlib.contextmanager
-    def capture_signals(self) -> Iterator[None]:
-        yield
-
-
 async def _serve(
     settings: Settings,
     instance: Instance,
@@ -175,28 +166,23 @@ async def _serve(
         )
         await service.refresh()
         app = Gateway(service)
-        servers = [_Server(_config(app, context, settings)) for _, context in sockets]
-        running = [
-            asyncio.create_task(server.serve(sockets=[listener]))
-            for server, (listener, _) in zip(servers, sockets, strict=True)
-        ]
+        server = Server(app.answer)
+        for listener, context in sockets:
+            await server.listen(listener, context)
         loops = [
             asyncio.create_task(_refresh(service)),
             asyncio.create_task(_beat(instance, directory, asked_to_stop)),
             asyncio.create_task(cashier.watch()),
         ]
-        stopping = asyncio.create_task(asked_to_stop.wait())
         try:
-            await asyncio.wait({stopping, *running}, return_when=asyncio.FIRST_COMPLETED)
+            await asked_to_stop.wait()
             log.info("gateway.stopping")
             app.stop()
-            for server in servers:
-                server.should_exit = True
             loop.call_later(settings.drain_seconds, service.cut)
-            await asyncio.gather(*running)
+            # The app ends everything by itself before this.
+            await server.stop(within_seconds=settings.drain_seconds + 20)
             await service.drain(_DRAIN_SECONDS)
         finally:
-            stopping.cancel()
             for task in loops:
                 task.cancel()
     log.info("gateway.stopped")
@@ -223,27 +209,6 @@ async def _beat(instance: Instance, directory: Directory, asked_to_stop: asyncio
             log.error("gateway.name_lost", extra={"gateway": instance.name})
             asked_to_stop.set()
         await asyncio.sleep(_BEAT_SECONDS)
-
-
-def _config(app: Gateway, context: ssl.SSLContext | None, settings: Settings) -> uvicorn.Config:
-    config = uvicorn.Config(
-        app,
-        http="httptools",
-        loop="none",  # it runs in ours
-        ws="none",
-        lifespan="off",
-        log_config=None,
-        log_level="warning",
-        access_log=False,
-        server_header=False,
-        proxy_headers=False,
-        timeout_keep_alive=75,
-        # The app ends everything by itself before this.
-        timeout_graceful_shutdown=int(settings.drain_seconds) + 20,
-    )
-    config.load()
-    config.ssl = context
-    return config
 
 
 def _listen(

@@ -3,7 +3,6 @@
 import http.client
 import logging
 import secrets
-import socket
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -17,6 +16,7 @@ from sublet.core.clock import Clock
 from sublet.core.db import Database, Tx
 from sublet.core.errors import NotFound, Refused
 from sublet.core.ids import new_id
+from sublet.core.net import free_port
 from sublet.engine.port import InternalJob
 from sublet.fleet import store as fleet
 from sublet.leases import service as leases
@@ -177,7 +177,7 @@ class Replicas:
         if pool is None:
             self._tell(deployment, "waiting for free slots")
             return
-        port = _free_port()
+        port = free_port()
         replica = Replica(
             id=new_id(),
             deployment=deployment.name,
@@ -244,10 +244,3 @@ def _healthy(replica: Replica) -> bool:
         return False
     finally:
         connection.close()
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
