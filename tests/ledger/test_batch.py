@@ -1,5 +1,6 @@
 """Many at once must do what one after the other does, and nothing else."""
 
+import time
 from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -314,3 +315,86 @@ def test_an_id_that_somebody_takes_at_this_moment_is_not_held(database_url: str)
             ]
             audit.audit(tx, findings, now=NOON)
         assert findings.differences == []
+
+
+def test_payments_are_made_all_or_none_and_a_repeat_changes_nothing(db: Database) -> None:
+    with db.transaction() as tx:
+        revenue, poor, rich = accounts(tx, 100, 1000)
+    before = [transfer(1, rich, revenue, 70), transfer(2, poor, revenue, 100)]
+    with db.transaction() as tx:
+        assert batch.pay_many(tx, [], now=NOON) == {}
+        assert batch.pay_many(tx, before, now=NOON) == {}
+    wrong: dict[str, Transfer] = {
+        "Unpaid": transfer(3, poor, revenue, 1),
+        "Invalid": transfer(2, poor, revenue, 99),  # the same id, other contents
+        "NotFound": transfer(4, rich, 10**9, 1),
+    }
+    for kind, one in wrong.items():
+        with db.transaction() as tx:
+            refused = batch.pay_many(tx, [transfer(5, rich, revenue, 5), one], now=NOON)
+        assert {id_: type(error).__name__ for id_, error in refused.items()} == {one.id: kind}
+    for nothing in (transfer(6, rich, revenue, 0), transfer(6, rich, rich, 1)):
+        with db.transaction() as tx:
+            refused = batch.pay_many(tx, [transfer(5, rich, revenue, 5), nothing], now=NOON)
+        assert {id_: type(error) for id_, error in refused.items()} == {nothing.id: Invalid}
+    with db.transaction() as tx:
+        # One that was made before asks the wallet for nothing.
+        again = [*before, transfer(7, rich, revenue, 930)]
+        assert batch.pay_many(tx, again, now=NOON) == {}
+        assert store.get_account(tx, "wallet:0").available == Money(0)
+        assert store.get_account(tx, "wallet:1").available == Money(0)
+        assert store.get_account(tx, "revenue").balance == Money(1100)
+        assert batch.existing(tx, [UUID(int=number) for number in range(1, 8)]) == {
+            UUID(int=number) for number in (1, 2, 7)
+        }
+        findings = Findings()
+        audit.audit(tx, findings, now=NOON)
+    assert findings.differences == []
+
+
+def test_several_payments_of_one_wallet_must_fit_it_together(db: Database) -> None:
+    with db.transaction() as tx:
+        revenue, wallet = accounts(tx, 100)
+        held = batch.Hold(transfer=transfer(1, wallet, revenue, 40), holder="me", expires_at=LATER)
+        assert batch.hold_many(tx, [held], now=NOON) == [True]
+        asked = [transfer(number, wallet, revenue, 30) for number in (2, 3, 4)]
+        assert set(batch.pay_many(tx, asked, now=NOON)) == {UUID(int=n) for n in (2, 3, 4)}
+        assert batch.pay_many(tx, asked[:2], now=NOON) == {}
+        assert store.get_account(tx, "wallet:0").available == Money(0)
+
+
+def test_a_payment_whose_id_somebody_takes_at_this_moment_is_not_made(database_url: str) -> None:
+    # Two ask for the same id over other accounts, so their locks do not keep them apart.
+    with Database(database_url, connections=3) as db:
+        with db.transaction() as tx:
+            revenue, wallet, other = accounts(tx, 100, 100)
+            bank = store.get_account(tx, "bank").id
+        with db.transaction() as theirs:
+            store.post(theirs, transfer(2, other, bank, 5), now=NOON)
+            with ThreadPoolExecutor(1) as pool:
+
+                def pay() -> None:
+                    with db.transaction() as tx:
+                        batch.pay_many(tx, [transfer(2, wallet, revenue, 40)], now=NOON)
+
+                paying = pool.submit(pay)
+                until_one_waits(db)
+                theirs.commit()
+                with pytest.raises(Invalid, match="other contents"):
+                    paying.result(30)
+        with db.transaction() as tx:
+            assert store.get_account(tx, "wallet:0").available == Money(100)
+
+
+def until_one_waits(db: Database) -> None:
+    until = time.monotonic() + 30
+    while time.monotonic() < until:
+        with db.transaction() as tx:
+            found = tx.execute(
+                "SELECT count(*) AS n FROM pg_stat_activity"
+                " WHERE datname = current_database() AND wait_event_type = 'Lock'"
+            ).fetchone()
+        if found == {"n": 1}:
+            return
+        time.sleep(0.01)
+    raise AssertionError("nobody waits for a lock")

@@ -36,7 +36,8 @@ T = TypeVar("T")
 
 _WAIT_SECONDS: Final = 6.0  # for money; longer than any healthy refill by far
 _WINDOW_SECONDS: Final = 0.001  # in which the first request after a lull may find company
-_HAND_OVER_SECONDS: Final = 0.01  # the same, of reports: nobody waits for those
+_HAND_OVER_SECONDS: Final = 0.05  # the same, of reports: nobody waits for those
+_MANY: Final = 250  # reports for which it is not worth waiting for more
 _MOST: Final = 500  # of either in one transaction
 _LOOK_SECONDS: Final = 0.25
 _FIRST_PAUSE: Final = 0.1
@@ -275,9 +276,10 @@ class Cashier:
             self._start("hand-over", self._hand_over)
 
     async def _hand_over(self) -> None:
-        await asyncio.sleep(_HAND_OVER_SECONDS)
         most = _MOST
         while self._unhanded:
+            if len(self._unhanded) < _MANY:
+                await asyncio.sleep(_HAND_OVER_SECONDS)
             entries: list[_Entry] = []
             later: list[_Entry] = []
             while self._unhanded and len(entries) < most:

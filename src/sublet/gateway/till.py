@@ -8,7 +8,7 @@ A call that failed with Unavailable may have taken effect. It is then made again
 same ids, and finds out: it does what was not done, and returns what was.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Final
@@ -74,11 +74,11 @@ class Turn:
 
 
 class _TooPoor(Exception):
-    """A wallet has not enough to pay beside its hold."""
+    """Wallets that have not enough to pay beside their holds."""
 
-    def __init__(self, turn: Turn) -> None:
-        super().__init__(turn)
-        self.turn = turn
+    def __init__(self, turns: Sequence[Turn]) -> None:
+        super().__init__(turns)
+        self.turns = turns
 
 
 class Till:
@@ -181,8 +181,11 @@ class Till:
                 with self._db.transaction() as tx:
                     return self._hand_over(tx, reports, turns)
             except _TooPoor as error:
-                # Then its hold must pay, which is to be locked before any wallet is.
-                error.turn.stays, error.turn.after = False, None
+                # Then their holds must pay, which are to be locked before any wallet is.
+                for turn in error.turns:
+                    turn.stays = False
+                for turn in turns:
+                    turn.after = None
 
     def _hand_over(self, tx: Tx, reports: Sequence[Report], turns: Sequence[Turn]) -> None:
         now = self._clock.now()
@@ -198,8 +201,9 @@ class Till:
             if report.id in new:
                 totals[report.tenant_id] = totals.get(report.tenant_id, 0) + report.nanos
                 latest[report.tenant_id] = report
-        held = batch.lock_holds(tx, _holds_of(turn for turn in turns if not turn.stays))
-        still = batch.still_open(tx, _holds_of(turn for turn in turns if turn.stays))
+        leaving = [turn for turn in turns if not turn.stays]
+        held = batch.lock_holds(tx, _holds_of(leaving)) if leaving else {}
+        lost = batch.resolved(tx, _holds_of(turn for turn in turns if turn.stays))
         # Whose hold stays, whose pays, and who has none any more (it expired).
         beside, backed, apart = [], [], []
         settlements: list[Settlement] = []
@@ -207,7 +211,7 @@ class Till:
         for turn in turns:
             id_, before = turn.tenant_id, turn.before
             total = totals.get(id_, 0)
-            if turn.stays and before and before.id in still:
+            if turn.stays and before and before.id not in lost:
                 beside.append(turn)
             elif before and before.id in held and total <= before.nanos:
                 backed.append(turn)
@@ -240,28 +244,30 @@ class Till:
         if settlements:
             batch.resolve(tx, settlements, held, accounts=wallets, now=now)
         failpoint("gateway.hand_over.paid")
-        going_on = [turn for turn in backed if turn.keep]
-        holds = batch.Holds(
-            tx,
-            accounts=wallets,
-            ids=[turn.next_id for turn in going_on] + [one.id for one in payments.values()],
+        paying = {
+            payments[turn.tenant_id].id: turn for turn in beside if turn.tenant_id in payments
+        }
+        refused = batch.pay_many(
+            tx, [payments[turn.tenant_id] for turn in paying.values()], accounts=wallets, now=now
         )
+        if refused:
+            _only_unpaid(refused)
+            raise _TooPoor([paying[id_] for id_ in refused])
         for turn in beside:
-            if (
-                turn.tenant_id in payments
-                and holds.pay(payments[turn.tenant_id], now=now) is not True
-            ):
-                raise _TooPoor(turn)
             turn.after = turn.before
-        for turn in going_on:
-            # It returned to the wallet a moment ago, under a lock that we still have.
-            pair = accounts[turn.tenant_id]
-            turn.after = self._hold(holds, turn.next_id, pair, turn.keep, now)
-        lost = holds.write(now=now)
-        assert not lost, lost
+        going_on = [turn for turn in backed if turn.keep]
+        if going_on:
+            ids = [turn.next_id for turn in going_on]
+            holds = batch.Holds(tx, accounts=wallets, ids=ids)
+            for turn in going_on:
+                # It returned to the wallet a moment ago, under a lock that we still have.
+                pair = accounts[turn.tenant_id]
+                turn.after = self._hold(holds, turn.next_id, pair, turn.keep, now)
+            taken = holds.write(now=now)
+            assert not taken, taken
         failpoint("gateway.hand_over.kept")
-        gone = [turn for turn in turns if turn.before and turn.before.id not in {*held, *still}]
-        self._recall(tx, gone)
+        there = {turn.tenant_id for turn in (*beside, *backed)}
+        self._recall(tx, [turn for turn in turns if turn.before and turn.tenant_id not in there])
 
     def _recall(self, tx: Tx, turns: Sequence[Turn]) -> None:
         """Of purses whose hold is gone: it was this call, made before, or the hold expired."""
@@ -327,6 +333,13 @@ class Till:
                 if wallet is not None and revenue is not None:
                     self._accounts[tenant] = wallet, revenue
         return {tenant: self._accounts[tenant] for tenant in wanted if tenant in self._accounts}
+
+
+def _only_unpaid(refused: Mapping[UUID, SubletError]) -> None:
+    """Raise what is not for want of money: a bug of ours, which repeating would not mend."""
+    for error in refused.values():
+        if not isinstance(error, Unpaid):
+            raise error
 
 
 def _holds_of(turns: Iterable[Turn]) -> list[UUID]:

@@ -10,7 +10,7 @@ both ways; and transfers are numbered under the locks, as the auditor's replay n
 """
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any, Final
@@ -55,9 +55,9 @@ class Settlement:
 
 
 class Holds:
-    """Holds and payments made together, one after the other, each from what the last one left.
+    """Holds made together, one after the other, each of what the last one left.
 
-    Made, it has locked the accounts. `hold` and `pay` decide in memory; `write` makes it so.
+    Made, it has locked the accounts. `hold` decides in memory; `write` makes it so.
     """
 
     def __init__(self, tx: Tx, *, accounts: Iterable[int], ids: Iterable[UUID]) -> None:
@@ -80,18 +80,9 @@ class Holds:
 
     def hold(self, hold: Hold, *, now: datetime) -> bool | SubletError:
         """As `store.hold`; what that raises is returned."""
-        more = {"expires_at": hold.expires_at, "holder": hold.holder}
-        return self._take(hold.transfer, Kind.PENDING, more, now=now)
-
-    def pay(self, transfer: Transfer, *, now: datetime) -> bool | SubletError:
-        """As `store.post`; what that raises is returned. Nobody here may spend what it brings."""
-        return self._take(transfer, Kind.POSTED, {}, now=now)
-
-    def _take(
-        self, transfer: Transfer, kind: Kind, more: Row, *, now: datetime
-    ) -> bool | SubletError:
+        transfer = hold.transfer
         try:
-            row = as_row(transfer, kind, now=now)
+            row = as_row(transfer, Kind.PENDING, now=now)
         except Invalid as error:
             return error
         payer = self._accounts.get(transfer.debit_account)
@@ -106,7 +97,7 @@ class Holds:
         assert payer.currency == paid.currency == transfer.amount.currency, transfer
         if payer.prepaid and payer.available.nanos < transfer.amount.nanos:
             return Unpaid(f"{transfer.amount} is needed and {payer.available} is available")
-        row |= more
+        row |= {"expires_at": hold.expires_at, "holder": hold.holder}
         self._known[transfer.id] = row
         self._new.append(row)
         self._accounts[payer.id] = replace(
@@ -115,33 +106,24 @@ class Holds:
         return True
 
     def write(self, *, now: datetime) -> set[UUID]:
-        """Record what was held and paid.
+        """Record what was held.
 
         Returns:
-            ids that somebody else took at this very moment, for other accounts: not done.
+            ids that somebody else took at this very moment, for other accounts: not held.
         """
         if not self._new:
             return set()
         names = ("id", "debit_account", "holder", "expires_at")
-        pending = [row for row in self._new if row["kind"] == Kind.PENDING]
+        holds = {name: [row[name] for row in self._new] for name in names}
         with self._tx.pipeline():
             inserted = _insert(self._tx, self._new, now=now)
-            if pending:
-                holds = {name: [row[name] for row in pending] for name in names}
-                self._tx.execute(QUERIES["open_holds"], holds)
-            move(self._tx, map(_effect, self._new))
+            self._tx.execute(QUERIES["open_holds"], holds)
+            move(self._tx, ((row, row["amount_nanos"], 0) for row in self._new))
         written = {row["id"] for row in inserted}
         lost = [row for row in self._new if row["id"] not in written]
         if lost:
-            undone = ((row, -pending, -posted) for row, pending, posted in map(_effect, lost))
-            move(self._tx, undone)
+            move(self._tx, ((row, -row["amount_nanos"], 0) for row in lost))
         return {row["id"] for row in lost}
-
-
-def _effect(row: Row) -> tuple[Row, int, int]:
-    """Return what `move` is given for a new hold or payment."""
-    nanos = row["amount_nanos"]
-    return (row, nanos, 0) if row["kind"] == Kind.PENDING else (row, 0, nanos)
 
 
 def hold_many(tx: Tx, holds: Sequence[Hold], *, now: datetime) -> list[bool | SubletError]:
@@ -201,6 +183,48 @@ def void_many(tx: Tx, hold_ids: Sequence[UUID], *, now: datetime) -> list[Sublet
     ]
 
 
+def pay_many(
+    tx: Tx, transfers: Sequence[Transfer], *, accounts: Iterable[int] = (), now: datetime
+) -> dict[UUID, SubletError]:
+    """Do `store.post` for all of them, or for none. A repeat of one is no error, and no effect.
+
+    What an account is paid here it cannot spend here.
+
+    Args:
+        tx: has locked none of their accounts, or all of them and `accounts`.
+        transfers: no id twice.
+        accounts: others that this transaction will move money of: locked now as well, in order.
+        now: when it is recorded.
+
+    Returns:
+        {transfer: what `store.post` would raise}; if there is one, nothing was paid.
+
+    Raises:
+        Invalid: somebody took one of these ids at this very moment, for other accounts.
+    """
+    if not transfers:
+        return {}
+    refused: dict[UUID, SubletError] = {}
+    rows = []
+    for one in transfers:
+        if one.debit_account == one.credit_account:
+            refused[one.id] = Invalid(f"transfer {one.id} pays an account from itself")
+        try:
+            rows.append(as_row(one, Kind.POSTED, now=now))
+        except Invalid as error:
+            refused[one.id] = error
+    if refused:
+        return refused
+    with tx.pipeline():
+        lock_accounts(tx, _accounts_of(transfers) | {*accounts})
+        found = tx.execute(QUERIES["pay_many"], as_columns(rows) | {"recorded_at": now})
+    for row in found:
+        if row["why"] == "taken":
+            raise _used(row["id"])
+        refused[row["id"]] = _REFUSALS[row["why"]](row["id"])
+    return refused
+
+
 def find_accounts(tx: Tx, codes: Sequence[str]) -> dict[str, int]:
     """Return {code: id} of those of these accounts that there are."""
     found = tx.execute(QUERIES["find_accounts"], {"codes": list(codes)}).fetchall()
@@ -227,12 +251,12 @@ def lock_accounts(tx: Tx, ids: Iterable[int]) -> Cursor[DictRow]:
     return tx.execute(QUERIES["lock_accounts"], {"ids": sorted(set(ids))})
 
 
-def still_open(tx: Tx, hold_ids: Sequence[UUID]) -> set[UUID]:
-    """Return those of these holds that nobody has resolved so far; nothing is locked."""
+def resolved(tx: Tx, hold_ids: Sequence[UUID]) -> set[UUID]:
+    """Return those of these holds that are not open any more; nothing is locked."""
     if not hold_ids:
         return set()
-    found = tx.execute(QUERIES["find_open_holds"], {"ids": list(hold_ids)})
-    return {row["transfer_id"] for row in found}
+    found = tx.execute(QUERIES["find_resolved_holds"], {"ids": list(hold_ids)})
+    return {row["id"] for row in found}
 
 
 def resolve(
@@ -349,3 +373,10 @@ def _same(before: Row, row: Row) -> bool:
 
 def _used(transfer_id: UUID) -> Invalid:
     return Invalid(f"transfer {transfer_id} was already recorded with other contents")
+
+
+_REFUSALS: Final[Mapping[str, Callable[[UUID], SubletError]]] = {
+    "used": _used,
+    "poor": lambda id_: Unpaid(f"the account that transfer {id_} debits has not enough"),
+    "missing": lambda id_: NotFound(f"transfer {id_} names an account that does not exist"),
+}

@@ -132,6 +132,59 @@ UPDATE account
        AS change(id, debits_pending, debits_posted, credits_pending, credits_posted)
  WHERE account.id = change.id;
 
+-- name: pay_many
+-- Each as a `posted` transfer that was asked for: all of those that were not recorded before, or
+-- none, and why. Behind lock_accounts, in a statement of its own: it must see what they hold now.
+WITH asked AS MATERIALIZED (
+    SELECT new.*, t.id IS NOT NULL AS known,
+           t.id IS NULL OR ((t.kind, t.debit_account, t.credit_account, t.amount_nanos, t.reason)
+                            = ('posted', new.debit_account, new.credit_account,
+                               new.amount_nanos, new.reason)) AS same
+      FROM unnest(%(id)b::uuid[], %(debit_account)b::bigint[], %(credit_account)b::bigint[],
+                  %(amount_nanos)b::numeric[], %(reason)b::text[], %(happened_at)b::timestamptz[])
+           AS new(id, debit_account, credit_account, amount_nanos, reason, happened_at)
+      LEFT JOIN transfer t ON t.id = new.id
+), wrong AS MATERIALIZED (
+    SELECT asked.id, CASE WHEN NOT asked.same THEN 'used'
+                          WHEN payer.currency IS DISTINCT FROM paid.currency THEN 'missing'
+                          ELSE 'poor' END AS why
+      FROM (SELECT *, sum(amount_nanos) FILTER (WHERE NOT known)
+                          OVER (PARTITION BY debit_account) AS nanos FROM asked) AS asked
+      LEFT JOIN account payer ON payer.id = asked.debit_account
+      LEFT JOIN account paid ON paid.id = asked.credit_account
+     WHERE NOT asked.same
+        OR payer.id IS NULL OR paid.id IS NULL OR payer.currency <> paid.currency
+        OR (NOT asked.known AND payer.prepaid
+            AND payer.credits_posted - payer.debits_posted - payer.debits_pending < asked.nanos)
+), made AS (
+    INSERT INTO transfer (id, kind, debit_account, credit_account, amount_nanos, reason,
+                          happened_at, recorded_at)
+    SELECT id, 'posted', debit_account, credit_account, amount_nanos, reason, happened_at,
+           %(recorded_at)s::timestamptz
+      FROM asked
+     WHERE NOT known AND NOT EXISTS (SELECT FROM wrong)
+     ORDER BY id
+        ON CONFLICT (id) DO NOTHING
+    RETURNING id, debit_account, credit_account, amount_nanos
+), moved AS (
+    UPDATE account
+       SET debits_posted  = account.debits_posted + change.debits,
+           credits_posted = account.credits_posted + change.credits
+      FROM (SELECT id, sum(debits) AS debits, sum(credits) AS credits
+              FROM (SELECT debit_account AS id, amount_nanos AS debits, 0 AS credits FROM made
+                    UNION ALL
+                    SELECT credit_account, 0, amount_nanos FROM made) AS side
+             GROUP BY id) AS change
+     WHERE account.id = change.id
+)
+SELECT id, why FROM wrong
+UNION ALL
+-- Taken at this very moment, by somebody who does not share our locks: the others were paid.
+SELECT asked.id, 'taken'
+  FROM asked
+  LEFT JOIN made USING (id)
+ WHERE NOT asked.known AND made.id IS NULL AND NOT EXISTS (SELECT FROM wrong);
+
 -- name: open_holds
 -- Behind insert_transfers. An id that somebody else took just then is of other accounts, or our
 -- locks would have kept them apart: that is no hold of ours to open.
@@ -153,10 +206,11 @@ SELECT t.id, t.kind, t.pending_id, t.debit_account, t.credit_account, t.amount_n
  ORDER BY o.transfer_id
    FOR UPDATE OF o;
 
--- name: find_open_holds
-SELECT transfer_id
-  FROM open_hold
- WHERE transfer_id = ANY(%(ids)s::uuid[]);
+-- name: find_resolved_holds
+-- Those of these that are not open any more: mostly none, so mostly nothing is to be read.
+SELECT id
+  FROM unnest(%(ids)b::uuid[]) AS asked(id)
+ WHERE NOT EXISTS (SELECT FROM open_hold o WHERE o.transfer_id = asked.id);
 
 -- name: close_holds
 -- Under their locks.

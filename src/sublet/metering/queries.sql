@@ -51,7 +51,7 @@ INSERT INTO charge (usage_id, tenant_id, price_ids, quantities, amounts, amount_
 SELECT i.id, i.tenant_id, i.price_ids, i.quantities, i.amounts, i.amount_nanos,
        CASE WHEN i.amount_nanos > 0 THEN t.transfer_id END, i.happened_at, %(now)s
   FROM incoming i
-  LEFT JOIN unnest(%(tenants)s::uuid[], %(transfers)s::uuid[]) AS t(tenant_id, transfer_id)
+  LEFT JOIN unnest(%(tenants)b::uuid[], %(transfers)b::uuid[]) AS t(tenant_id, transfer_id)
        ON t.tenant_id = i.tenant_id
  WHERE %(only)s::uuid[] IS NULL OR i.id = ANY(%(only)s::uuid[]);
 
