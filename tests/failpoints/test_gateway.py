@@ -114,6 +114,17 @@ class Town:
             assert len(beggar.answered) == 2
 
 
+    def leave_something_held(self) -> None:
+        _, key = self.stage.tenant(10**12)
+        customer = Customer(self.plane, key)
+
+        def held() -> bool:
+            customer.ask()
+            return self.stage.open_holds() > 0
+
+        self.plane.until(held)
+
+
 @dataclass(slots=True)
 class Asked:
     """A plane for those who may not start it."""
@@ -204,7 +215,8 @@ def test_a_connection_lost_around_any_commit_costs_nothing(own: Town, steps: set
     commits = {f"{step} drop" for step in steps if step.endswith("_commit")}
     for _ in range(3):
         own.live()
-        os.kill(own.plane.pid, signal.SIGKILL)  # so that what is done at a start is done again
+        own.leave_something_held()
+        os.kill(own.plane.pid, signal.SIGKILL)  # its next run finds it, and returns it
         own.live()
         if own.plane.fired() >= commits:
             break
