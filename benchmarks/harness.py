@@ -239,14 +239,30 @@ def load(
     return Load(int(found[1]), float(found[2]), int(found[3]), float(found[4]), float(found[5]))
 
 
+def family(pid: int) -> list[int]:
+    """Return a process and its children."""
+    children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+    return [pid, *map(int, children)]
+
+
 def cpu_seconds(pid: int) -> float:
-    """User and system time of one process so far."""
-    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    return (int(fields[11]) + int(fields[12])) / _TICKS
+    """User and system time of a process and its children so far."""
+    ticks = 0
+    for each in family(pid):
+        fields = Path(f"/proc/{each}/stat").read_text().rpartition(")")[2].split()
+        ticks += int(fields[11]) + int(fields[12])
+    return ticks / _TICKS
 
 
 def rss_bytes(pid: int) -> int:
-    return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+    """Memory of a process and its children; what they share counts once."""
+    total = 0
+    for each in family(pid):
+        text = Path(f"/proc/{each}/smaps_rollup").read_text()
+        found = re.search(r"^Pss: +(\d+) kB$", text, re.MULTILINE)
+        assert found is not None
+        total += 1024 * int(found[1])
+    return total
 
 
 def machine() -> dict[str, float]:

@@ -17,6 +17,7 @@ import asyncio
 import contextlib
 import itertools
 import json
+import os
 import re
 import statistics
 import subprocess
@@ -73,7 +74,7 @@ _WHAT: Final = {
     "pairs_per_s_library": "hold + settle through the cashier, handed over, pairs/s",
     "hot_tenant_holds_per_s": "holds of one hot tenant, holds/s",
     "events_per_s": "reports written to the spool and handed over, reports/s",
-    "pairs_per_s_http": "whole requests over HTTP through one gateway, requests/s",
+    "pairs_per_s_http": "whole requests over HTTP through one gateway's port, requests/s",
     "gateway_cpu_ms": "the same: CPU of the gateway a request, ms",
     "added_ms_p50": f"what a gateway adds at {PACE_PER_S} requests/s of 1,000 tenants, median, ms",
     "added_ms_p99": "the same, p99, ms",
@@ -91,6 +92,7 @@ class Bench:
     stock: Stock
     seconds: float
     rounds: int
+    workers: int
     sequence: Iterator[int] = field(default_factory=lambda: itertools.count(1))
     turn: Iterator[int] = field(default_factory=itertools.count)
 
@@ -262,13 +264,13 @@ class Bench:
         return took[PACE_PER_S:]  # the first second warms up
 
     def http(self, found: dict[str, float], requests: int, connections: int) -> None:
-        """Measure through one gateway process: rate, CPU, added time, memory."""
+        """Measure through one gateway: rate, CPU, added time, memory."""
         with (
             upstream() as (_, straight),
             contextlib.ExitStack() as stack,
         ):
             deploy(self.db, straight)
-            process, url = stack.enter_context(gateway(self.url, self.folder))
+            process, url = stack.enter_context(gateway(self.url, self.folder, workers=self.workers))
             path = "/v1/chat/completions"
             keys = self.stock.keys
             self.warm(url, connections)
@@ -408,7 +410,7 @@ def measure(
     with Database(url, connections=12, wait_seconds=30) as db:
         bench = Bench(
             db=db, url=url, folder=folder, stock=stock(db, given.tenants),
-            seconds=given.seconds, rounds=given.rounds,
+            seconds=given.seconds, rounds=given.rounds, workers=given.workers,
         )  # fmt: skip
         steps: dict[str, Callable[[], float]] = {
             "pairs_per_s_library": lambda: bench.pairs(given.callers),
@@ -430,6 +432,9 @@ def main() -> int:
     parser.add_argument("--tenants", type=int, default=1000)
     parser.add_argument("--callers", type=int, default=500, help="at once, in the library")
     parser.add_argument("--connections", type=int, default=16, help="at once, over HTTP")
+    parser.add_argument(
+        "--workers", type=int, default=os.cpu_count() or 1, help="processes of the gateway"
+    )
     parser.add_argument("--requests", type=int, default=100_000, help="for the memory's growth")
     parser.add_argument(
         "--loaded",

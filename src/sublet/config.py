@@ -22,6 +22,7 @@ class Config:
     gateway_port: int = 7443  # SUBLET_GATEWAY_PORT: the gateway's https
     gateway_http_port: int = 7080  # SUBLET_GATEWAY_HTTP_PORT: the gateway's http, loopback only
     gateway_name: str = "gateway-0"  # SUBLET_GATEWAY_NAME: one process a name on one database
+    gateway_workers: int = 1  # SUBLET_GATEWAY_WORKERS: gateway processes that share its ports
     slots: int | None = None  # SUBLET_SLOTS: CPU slots where there is no GPU; default: one a core
     notice_seconds: int = 10  # SUBLET_NOTICE_SECONDS: first policy of a new pool
     confidence: float = 0.99  # SUBLET_CONFIDENCE: share of firm GPU-windows that must hold
@@ -99,6 +100,8 @@ def load(environment: Mapping[str, str] | None = None, **overrides: Any) -> Conf
     for name in _PORTS:
         if not 0 <= getattr(config, name) <= 65_535:
             raise Misconfigured(f"{variable_of(name)} must lie in 0…65535")
+    if not 1 <= config.gateway_workers <= 256:
+        raise Misconfigured("SUBLET_GATEWAY_WORKERS must lie in 1…256")
     if config.slots is not None and not 1 <= config.slots <= 4096:
         raise Misconfigured("SUBLET_SLOTS must lie in 1…4096")
     if config.engine not in {"local", "slurm"}:

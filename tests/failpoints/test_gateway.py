@@ -113,7 +113,6 @@ class Town:
         if not plane.deaths:
             assert len(beggar.answered) == 2
 
-
     def leave_something_held(self) -> None:
         _, key = self.stage.tenant(10**12)
         customer = Customer(self.plane, key)

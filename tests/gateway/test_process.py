@@ -1,11 +1,14 @@
 """The process: how it starts, how it ends, and what is left after it was killed."""
 
 import json
+import os
+import signal
 import socket
 import ssl
 import threading
 from collections.abc import Iterator
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +19,7 @@ from tests.gateway.stage import (
     INPUT,
     MODEL,
     OUTPUT,
+    Gateway,
     Stage,
     eventually,
     raised,
@@ -270,3 +274,76 @@ def test_with_a_full_disk_it_serves_on_and_loses_nothing(own_stage: Stage) -> No
     own_stage.start()
     own_stage.check_books()
     own_stage.paid(tenant, 3 * (INPUT + OUTPUT))
+
+
+# ── several workers ──────────────────────────────────────────────────────────────────────
+
+
+def children(gateway: Gateway) -> list[int]:
+    pid = gateway.process.pid
+    return [int(one) for one in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+
+
+def holders(stage: Stage) -> set[str]:
+    with stage.db.transaction() as tx:
+        rows = tx.execute("SELECT holder FROM open_hold").fetchall()
+    return {row["holder"].split(":")[1] for row in rows}
+
+
+def ask_until_both_hold(stage: Stage, key: str) -> int:
+    """Ask over ever new connections until both workers have held money; say how often."""
+    asked = 0
+
+    def both() -> bool:
+        nonlocal asked
+        assert stage.post(key, messages=says(tokens=1), max_tokens=1).status_code == 200
+        asked += 1
+        return holders(stage) == {"test", "test.1"}
+
+    eventually(both, seconds=60)
+    return asked
+
+
+def test_workers_share_a_port_and_one_that_dies_is_started_again(own_stage: Stage) -> None:
+    gateway = own_stage.start(workers=2, purse_seconds=60)
+    tenant, key = own_stage.tenant(10**12)
+    asked = ask_until_both_hold(own_stage, key)
+
+    def restarted(dead: list[int]) -> bool:
+        now = children(gateway)
+        return len(now) == 2 and not set(dead) & set(now)
+
+    before = children(gateway)
+    for number, dead in enumerate(before, start=1):
+        os.kill(dead, signal.SIGKILL)
+        eventually(partial(restarted, before[:number]))
+        asked += ask_until_both_hold(own_stage, key)
+    own_stage.paid(tenant, asked * (INPUT + OUTPUT))
+    assert gateway.stop() == 0
+    assert holders(own_stage) == set()
+    own_stage.check_books()
+    assert not list(own_stage.folder.rglob("*.spool"))
+
+
+def test_what_a_worker_left_is_taken_over_when_there_are_fewer(own_stage: Stage) -> None:
+    gateway = own_stage.start(workers=2, purse_seconds=60)
+    tenant, key = own_stage.tenant(10**12)
+    asked = ask_until_both_hold(own_stage, key)
+    gateway.kill()  # its workers go with it
+    own_stage.start()
+    assert holders(own_stage) == set()
+    own_stage.paid(tenant, asked * (INPUT + OUTPUT))
+    own_stage.check_books()
+    assert [path.name for path in (own_stage.folder / "spool").iterdir()] == ["test"]
+
+
+def test_workers_that_cannot_start_say_why_once_and_are_not_tried_again(own_stage: Stage) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        gateway = own_stage.start(http_port=taken.getsockname()[1], workers=2, wait=False)
+        assert gateway.process.wait(20) == 2
+    assert "cannot listen" in gateway.log.read_text()
+    first = own_stage.start()
+    second = own_stage.start(workers=2, wait=False)
+    assert second.process.wait(60) == 2
+    assert "another gateway" in second.log.read_text()
+    assert first.stop() == 0

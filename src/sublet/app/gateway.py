@@ -36,6 +36,7 @@ def main() -> int:
                 database_url=config.database_url,
                 spool=config.data / "spool",
                 name=config.gateway_name,
+                workers=config.gateway_workers,
                 host=config.host,
                 http_port=config.gateway_http_port,
                 https_port=config.gateway_port,

@@ -39,8 +39,13 @@ def _lowest_ephemeral() -> int:
         return 49_152  # IANA's; what other systems use
 
 
-def listen(host: str, port: int) -> socket.socket:
+def listen(host: str, port: int, *, shared: bool = False) -> socket.socket:
     """Return a socket bound to `host` and `port`.
+
+    Args:
+        host: an address of this machine.
+        port: 0 takes a free one.
+        shared: others of ours may bind it, too, and the kernel spreads connections over them.
 
     Raises:
         Misconfigured: it is taken, or not ours to take.
@@ -48,6 +53,8 @@ def listen(host: str, port: int) -> socket.socket:
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     made = socket.socket(family, socket.SOCK_STREAM)
     made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    if shared:
+        made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
     try:
         made.bind((host, port))
     except (OSError, OverflowError) as error:

@@ -1,4 +1,4 @@
-"""The gateway's process: two listeners, one event loop, and an orderly end.
+"""A gateway's process: two listeners, one event loop, and an orderly end; or several of them.
 
 On SIGTERM it stops listening and lets streams end; what still runs ten seconds later is cut
 with an error inside the stream, and settled. Then it waits for what is left to settle.
@@ -6,12 +6,14 @@ with an error inside the stream, and settled. Then it waits for what is left to 
 
 import asyncio
 import contextlib
+import glob
 import logging
 import signal
 import socket
 import ssl
 import sys
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
@@ -22,6 +24,7 @@ from sublet.core.clock import SystemClock
 from sublet.core.db import Database
 from sublet.core.errors import Misconfigured, Unavailable
 from sublet.core.failpoint import failpoint
+from sublet.core.net import listen
 from sublet.gateway.app import Gateway
 from sublet.gateway.cashier import Cashier
 from sublet.gateway.directory import Directory
@@ -33,6 +36,7 @@ from sublet.gateway.purse import IDLE_SECONDS
 from sublet.gateway.replica import Replicas
 from sublet.gateway.spool import Spool, read
 from sublet.gateway.till import Till
+from sublet.gateway.workers import Workers, name_of
 from sublet.metering.report import Report
 
 log: Final = logging.getLogger(__name__)
@@ -53,6 +57,7 @@ class Settings:
     database_url: str
     spool: Path  # a folder: what was used stays there until it is handed over
     name: str = "gateway"  # one process a name; its successor returns what it held
+    workers: int = 1  # processes on these ports; the others' names end with a number
     host: str = _LOOPBACK  # where https listens; http only ever listens on loopback
     http_port: int = 8001
     https_port: int = 8443
@@ -64,6 +69,9 @@ class Settings:
     purse_seconds: float = IDLE_SECONDS  # then money held ahead goes back to a tenant's wallet
 
 
+_Listeners = list[tuple[socket.socket, ssl.SSLContext | None]]
+
+
 def serve(settings: Settings) -> None:
     """Run until SIGTERM or SIGINT. Call it in the main thread: it takes the signals.
 
@@ -71,32 +79,88 @@ def serve(settings: Settings) -> None:
         Misconfigured: a port, the name or the spool is taken, or the certificate cannot be used.
         Unavailable: the database did not answer.
     """
+    with contextlib.ExitStack() as stack:
+        listeners = [
+            stack.enter_context(_listening(settings)) for _ in range(_checked_workers(settings))
+        ]
+        if settings.workers == 1:
+            _serve_alone(settings, listeners[0], retired=_retired(settings))
+            return
+
+        def work(worker: int) -> None:
+            own = replace(settings, name=name_of(settings.name, worker))
+            retired = _retired(settings) if worker == 0 else []
+            _serve_alone(own, listeners[worker], retired=retired)
+
+        def let_go(worker: int | None) -> None:
+            for number, sockets in enumerate(listeners):
+                if number != worker:
+                    for listener, _ in sockets:
+                        listener.close()
+
+        Workers(settings.workers, work=work, let_go=let_go).run()
+
+
+def _checked_workers(settings: Settings) -> int:
+    """Return how many there are to be.
+
+    Raises:
+        Misconfigured: the system cannot share a port, or somebody else has one.
+    """
+    if settings.workers > 1 and not hasattr(socket, "SO_REUSEPORT"):
+        raise Misconfigured("several workers cannot share a port on this system: use one")
+    # With SO_REUSEPORT even a stranger's port could be shared: look first without.
+    with _listening(replace(settings, workers=1)):
+        return settings.workers
+
+
+def _retired(settings: Settings) -> list[str]:
+    """Return the names of workers that left something, when there were more of them."""
+    own = {name_of(settings.name, worker) for worker in range(settings.workers)}
+    there = settings.spool.glob(f"{glob.escape(settings.name)}.*")
+    return sorted(path.name for path in there if path.is_dir() and path.name not in own)
+
+
+def _serve_alone(settings: Settings, sockets: _Listeners, *, retired: Sequence[str]) -> None:
     # A thread that works for the database gives way to the requests ten times sooner.
     sys.setswitchinterval(0.0005)
     clock = SystemClock()
-    url = _bounded(settings.database_url, settings.name)
     with contextlib.ExitStack() as stack:
-        sockets = _listen(settings, stack)
+        url = _bounded(settings.database_url, settings.name)
         db = stack.enter_context(Database(url, connections=_CONNECTIONS, wait_seconds=2))
-        instance = Instance(settings.name, url, clock)
-        stack.callback(instance.stop)
-        instance.start(db, wait_seconds=_NAME_WAIT_SECONDS)
-        spool = Spool(settings.spool / settings.name, instance.id)
-        spool.open()
-        stack.callback(spool.close)
-        till = Till(db, holder=instance.holder, clock=clock)
-        recovered = recover(spool, till)
-        returned = instance.sweep(db)
+        for name in retired:
+            with contextlib.ExitStack() as brief:
+                _take_over(replace(settings, name=name), db, clock, brief)
+            with contextlib.suppress(OSError):  # something damaged was set aside there
+                (settings.spool / name / "lock").unlink(missing_ok=True)
+                (settings.spool / name).rmdir()
+        instance, spool, till = _take_over(settings, db, clock, stack)
         directory = Directory(db, instance, clock)
         stack.callback(directory.stop)
         cashier = Cashier(till, spool, settings.purse_seconds)
         stack.callback(cashier.stop)
-        log.info(
-            "gateway.started",
-            extra=_facts(settings, instance) | {"reports": recovered, "holds_returned": returned},
-        )
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
             runner.run(_serve(settings, instance, directory, cashier, sockets))
+
+
+def _take_over(
+    settings: Settings, db: Database, clock: SystemClock, stack: contextlib.ExitStack
+) -> tuple[Instance, Spool, Till]:
+    """Take the name and its spool, hand over what earlier runs left, and return what they held."""
+    instance = Instance(settings.name, _bounded(settings.database_url, settings.name), clock)
+    stack.callback(instance.stop)
+    instance.start(db, wait_seconds=_NAME_WAIT_SECONDS)
+    spool = Spool(settings.spool / settings.name, instance.id)
+    spool.open()
+    stack.callback(spool.close)
+    till = Till(db, holder=instance.holder, clock=clock)
+    recovered = recover(spool, till)
+    returned = instance.sweep(db)
+    log.info(
+        "gateway.started",
+        extra=_facts(settings, instance) | {"reports": recovered, "holds_returned": returned},
+    )
+    return instance, spool, till
 
 
 def recover(spool: Spool, till: Till) -> int:
@@ -147,7 +211,7 @@ async def _serve(
     instance: Instance,
     directory: Directory,
     cashier: Cashier,
-    sockets: list[tuple[socket.socket, ssl.SSLContext | None]],
+    sockets: _Listeners,
 ) -> None:
     loop = asyncio.get_running_loop()
     asked_to_stop = asyncio.Event()
@@ -211,10 +275,9 @@ async def _beat(instance: Instance, directory: Directory, asked_to_stop: asyncio
         await asyncio.sleep(_BEAT_SECONDS)
 
 
-def _listen(
-    settings: Settings, stack: contextlib.ExitStack
-) -> list[tuple[socket.socket, ssl.SSLContext | None]]:
-    """Open the listeners, before anything else is touched.
+@contextlib.contextmanager
+def _listening(settings: Settings) -> Iterator[_Listeners]:
+    """Open one worker's listeners, before anything else is touched.
 
     Raises:
         Misconfigured: a port is taken, or the certificate cannot be used.
@@ -222,21 +285,12 @@ def _listen(
     wanted: list[tuple[str, int, ssl.SSLContext | None]] = [(_LOOPBACK, settings.http_port, None)]
     if settings.certificate is not None:
         wanted.append((settings.host, settings.https_port, _tls(settings)))
-    sockets = []
-    for host, port, context in wanted:
-        family = socket.AF_INET6 if ":" in host else socket.AF_INET
-        listener = stack.enter_context(socket.socket(family))
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            listener.bind((host, port))
-        except OSError as error:
-            raise Misconfigured(
-                f"cannot listen on {host}:{port}: {error.strerror or error};"
-                " stop what listens there, or choose another port"
-            ) from None
-        listener.set_inheritable(False)
-        sockets.append((listener, context))
-    return sockets
+    with contextlib.ExitStack() as stack:
+        sockets = []
+        for host, port, context in wanted:
+            listener = listen(host, port, shared=settings.workers > 1)
+            sockets.append((stack.enter_context(listener), context))
+        yield sockets
 
 
 def _tls(settings: Settings) -> ssl.SSLContext:
