@@ -67,7 +67,7 @@ def test_a_line_that_was_cut_is_no_report() -> None:
 def test_a_line_names_its_lease_or_its_model() -> None:
     lease = usage(lease_id=UUID(int=5), model=None)
     written = Report.write(lease, []).line.decode().split("\t")
-    assert written[4:8] == ["\\N", str(UUID(int=5)), "\\N", "r"]
+    assert written[4:8] == ["\\N", UUID(int=5).hex, "\\N", "r"]
 
 
 HARD = 'a\\b\tc\nd\re"{},\\N é'

@@ -56,16 +56,24 @@ class Rate:
 
     def charge(self, quantity: int) -> Money:
         """Price `quantity` units, rounded half to even to one nano."""
+        return Money(self.charge_nanos(quantity), self.currency)
+
+    def charge_most(self, quantity: int) -> Money:
+        """Price `quantity` units, rounded up: what to hold so that no charge can exceed it."""
+        return Money(self.charge_most_nanos(quantity), self.currency)
+
+    def charge_nanos(self, quantity: int) -> int:
+        """As `charge`, for who prices thousands a second."""
         assert quantity >= 0, quantity
         whole, rest = divmod(self.nanos * quantity, self.per)
         if rest and (2 * rest > self.per or (2 * rest == self.per and whole % 2)):
             whole += 1
-        return Money(whole, self.currency)
+        return whole
 
-    def charge_most(self, quantity: int) -> Money:
-        """Price `quantity` units, rounded up: what to hold so that no charge can exceed it."""
+    def charge_most_nanos(self, quantity: int) -> int:
+        """As `charge_most`, for who prices thousands a second."""
         assert quantity >= 0, quantity
-        return Money(-(-self.nanos * quantity // self.per), self.currency)
+        return -(-self.nanos * quantity // self.per)
 
 
 def parse_amount(text: str, *, currency: str = "USD") -> Money:

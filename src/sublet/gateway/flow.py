@@ -216,7 +216,7 @@ class Serving:
     async def _serve(self, grant: Grant) -> int:
         """Return how many tokens it used."""
         exchange, service = self._exchange, self._service
-        created = int(service.directory.now().timestamp())
+        created = (exchange.id.int >> 80) // 1000  # the id begins with its milliseconds
         reply = exchange.dialect.reply(self._ask, grant, exchange.id.hex, created)
         loop = asyncio.get_running_loop()
         stop = _Stop()

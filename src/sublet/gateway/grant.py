@@ -5,9 +5,10 @@ costs nothing: who is rich enough to have it held needs no exact number, as only
 is charged in the end.
 """
 
-from dataclasses import dataclass
 from enum import StrEnum
 from typing import Final
+
+from msgspec import Struct
 
 from sublet.core.money import Money
 from sublet.gateway.failures import Failure, Kind
@@ -24,15 +25,18 @@ class Clip(StrEnum):
     WALLET = "wallet"  # the wallet pays for no more
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Need:
-    """What a request asks for, before anybody looked at the wallet."""
+# Structs, which are made three times as fast as frozen dataclasses: each request makes both.
+
+
+class Need(Struct, kw_only=True, eq=False, gc=False):
+    """What a request asks for, before anybody looked at the wallet. Not changed once made."""
 
     prompt_tokens: int  # at most
     counted: bool  # the replica said so: it is exact
     max_tokens: int | None  # None: as many as possible
     context_left: int  # the most that the context holds after the prompt (a token, if not counted)
     tariff: Tariff
+    _most: Money | None = None
 
     @property
     def most_output(self) -> int:
@@ -49,7 +53,11 @@ class Need:
     @property
     def most(self) -> Money:
         """What that costs."""
-        return self.tariff.most(prompt_tokens=self.prompt_tokens, output_tokens=self.most_output)
+        if self._most is None:
+            self._most = self.tariff.most(
+                prompt_tokens=self.prompt_tokens, output_tokens=self.most_output
+            )
+        return self._most
 
     def grant(self, amount: Money) -> "Grant":
         """Return what is granted when there is money for all of it."""
@@ -65,8 +73,7 @@ class Need:
         )
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Grant:
+class Grant(Struct, frozen=True, kw_only=True, gc=False):
     """What it may use, all of it paid for."""
 
     prompt_tokens: int  # at most; exact if it was counted

@@ -1,7 +1,7 @@
 """Our answers in OpenAI's words. A golden test holds every field against their SDK."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import datetime
 from functools import partial
 from typing import Final
@@ -31,11 +31,15 @@ class Reply:
     grant: Grant
     id: str  # 32 hex digits
     created: int
-    _head: bytes = field(init=False)  # of every chunk, up to its choices
+    _made: bytes = b""
 
-    def __post_init__(self) -> None:
-        name = "chat.completion.chunk" if self.ask.api is Api.CHAT else "text_completion"
-        self._head = b"data: " + _encode(self._frame(name))[:-1]
+    @property
+    def _head(self) -> bytes:
+        """Of every chunk, up to its choices."""
+        if not self._made:
+            name = "chat.completion.chunk" if self.ask.api is Api.CHAT else "text_completion"
+            self._made = b"data: " + _encode(self._frame(name))[:-1]
+        return self._made
 
     @property
     def headers(self) -> Headers:

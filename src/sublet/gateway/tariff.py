@@ -8,7 +8,7 @@ from typing import Annotated, Self
 
 from msgspec import Meta, Struct
 
-from sublet.core.money import Money
+from sublet.core.money import Money, Rate
 from sublet.market.price import (
     Price,
     cache_read_sku,
@@ -17,7 +17,6 @@ from sublet.market.price import (
     output_sku,
     reasoning_sku,
 )
-from sublet.metering.store import most_of
 from sublet.metering.usage import Line
 
 _Count = Annotated[int, Meta(ge=0, le=2**53)]
@@ -110,30 +109,27 @@ class Tariff:
 
     def most(self, *, prompt_tokens: int, output_tokens: int) -> Money:
         """Return what to hold: no split of these tokens over the counters can cost more."""
-        most = most_of(
-            [
-                Line(price=self._dearest_input, quantity=prompt_tokens),
-                Line(price=self._dearest_output, quantity=output_tokens),
-            ]
-        )
+        input_, output = self._dearest
+        nanos = input_.charge_most_nanos(prompt_tokens) + output.charge_most_nanos(output_tokens)
         # A hold of nothing is no hold: even a free model takes one nano, and gives it back.
-        return Money(max(1, most.nanos + self._rounding))
+        return Money(max(1, nanos + self._rounding))
 
     def affordable(self, available: Money, *, prompt_tokens: int) -> int | None:
         """Return how many output tokens `available` pays for after the prompt; None: any."""
         left = available.nanos - self.most(prompt_tokens=prompt_tokens, output_tokens=0).nanos
         if left < 0:
             return 0
-        rate = self._dearest_output.rate
+        _, rate = self._dearest
         return None if rate.nanos == 0 else left * rate.per // rate.nanos
 
     @cached_property
-    def _dearest_input(self) -> Price:
-        return max(self.input, self.cache_read, self.cache_write, key=_per_token)
-
-    @cached_property
-    def _dearest_output(self) -> Price:
-        return max(self.output, self.reasoning, key=_per_token)
+    def _dearest(self) -> tuple[Rate, Rate]:
+        """What a token of input, and one of output, costs at most."""
+        inputs, outputs = (
+            (self.input, self.cache_read, self.cache_write),
+            (self.output, self.reasoning),
+        )
+        return max(inputs, key=_per_token).rate, max(outputs, key=_per_token).rate
 
     @cached_property
     def _rounding(self) -> int:

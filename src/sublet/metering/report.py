@@ -32,32 +32,23 @@ class Report:
     @classmethod
     def write(cls, usage: Usage, lines: Sequence[Line]) -> Self:
         """Write down `usage` and what its `lines` cost, each rounded by itself."""
-        amounts = [line.price.rate.charge(line.quantity).nanos for line in lines]
+        amounts = [line.price.rate.charge_nanos(line.quantity) for line in lines]
         total = sum(amounts)
-        fields = (
-            str(usage.id),
-            _text(usage.source),
-            str(usage.sequence),
-            str(usage.tenant_id),
-            _NULL if usage.api_key_id is None else str(usage.api_key_id),
-            _NULL if usage.lease_id is None else str(usage.lease_id),
-            _text(usage.model),
-            _text(usage.request_id),
-            str(usage.gpu_seconds),
-            str(usage.input_tokens),
-            str(usage.cache_read_tokens),
-            str(usage.cache_write_tokens),
-            str(usage.output_tokens),
-            str(usage.reasoning_tokens),
-            str(usage.delivered_tokens),
-            usage.outcome,
-            usage.happened_at.astimezone(UTC).isoformat(),
-            _array([line.price.id for line in lines]),
-            _array([line.quantity for line in lines]),
-            _array(amounts),
-            str(total),
+        key, lease, when = usage.api_key_id, usage.lease_id, usage.happened_at
+        # Ids without their dashes, which Postgres and Python both read: half the work.
+        line = (
+            f"{usage.id.int:032x}\t{_text(usage.source)}\t{usage.sequence}\t"
+            f"{usage.tenant_id.int:032x}\t{_NULL if key is None else f'{key.int:032x}'}\t"
+            f"{_NULL if lease is None else f'{lease.int:032x}'}\t"
+            f"{_text(usage.model)}\t{_text(usage.request_id)}\t{usage.gpu_seconds}\t"
+            f"{usage.input_tokens}\t{usage.cache_read_tokens}\t{usage.cache_write_tokens}\t"
+            f"{usage.output_tokens}\t{usage.reasoning_tokens}\t{usage.delivered_tokens}\t"
+            f"{usage.outcome}\t"
+            f"{(when if when.tzinfo is UTC else when.astimezone(UTC)).isoformat()}\t"
+            f"{_array([line.price.id for line in lines])}\t"
+            f"{_array([line.quantity for line in lines])}\t{_array(amounts)}\t{total}\n"
         )
-        return cls(usage.id, usage.tenant_id, total, ("\t".join(fields) + "\n").encode())
+        return cls(usage.id, usage.tenant_id, total, line.encode())
 
     @classmethod
     def read(cls, line: bytes) -> Self:
@@ -85,7 +76,10 @@ class Report:
 
 
 def _text(text: str | None) -> str:
-    return _NULL if text is None else text.translate(_ESCAPES)
+    if text is None:
+        return _NULL
+    # What is printable and has no backslash has nothing to escape, and nearly all is so.
+    return text if text.isprintable() and "\\" not in text else text.translate(_ESCAPES)
 
 
 def _array(numbers: Sequence[int]) -> str:
