@@ -38,6 +38,8 @@ class Kind(Enum):
     NOT_READY = auto()  # no replica of this model is up
     RECLAIMED = auto()  # internal jobs took the model's GPUs
     TIMED_OUT = auto()  # the request ran for longer than any may
+    SILENT = auto()  # no first token came in time
+    STALLED = auto()  # tokens came, and then for too long none
     UNAVAILABLE = auto()  # the database is away
     STOPPING = auto()  # this gateway process is going
 
@@ -78,6 +80,8 @@ TABLE: Final[Mapping[Kind, Row]] = MappingProxyType(
         Kind.NOT_READY: Row(503, "model_not_ready", "model_not_ready", retry=True, after_seconds=2),
         Kind.RECLAIMED: Row(503, "model_reclaimed", "model_reclaimed", retry=True, after_seconds=2),
         Kind.TIMED_OUT: Row(504, "server_error", "request_too_long", retry=False),
+        Kind.SILENT: Row(504, "server_error", "first_token_timeout", retry=True, after_seconds=1),
+        Kind.STALLED: Row(504, "server_error", "model_stalled", retry=True),
         Kind.UNAVAILABLE: Row(503, "server_error", "unavailable", retry=True, after_seconds=2),
         Kind.STOPPING: Row(503, "server_error", "stopping", retry=True, after_seconds=1),
     }

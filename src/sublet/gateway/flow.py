@@ -46,18 +46,30 @@ _LAST_BYTES_SECONDS: Final = 30.0  # for a client that reads too slowly
 _ELSEWHERE: Final = frozenset({Kind.MODEL_BUSY, Kind.RECLAIMED})
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Patience:
+    """How long a replica that streams may let its client wait."""
+
+    first_token_seconds: float = 120.0  # its queue and the reading of the prompt are in it
+    stall_seconds: float = 60.0  # between two tokens
+
+
 @dataclass(slots=True, kw_only=True)
 class Service:
     """What all requests share."""
 
-    source: str  # what usages say of who counted them
+    source: str  # what usages say of who counted them: the engine, as told to this gateway …
+    tokeniser: str  # … or nobody until this gateway asked for the tokens of a text
     directory: Directory
     cashier: Cashier
     replicas: Replicas
     limiter: Limiter
+    patience: Patience = Patience()
     table: Table = field(default_factory=Table)
     bounds: Bounds = field(default_factory=Bounds)
     sequence: Iterator[int] = field(default_factory=lambda: itertools.count(1))
+    # The same of what the gateway counted itself: a source of its own, so that it can be told apart.
+    tokenised: Iterator[int] = field(default_factory=lambda: itertools.count(1))
     running: set["_Stop"] = field(default_factory=set)
     _detached: set[asyncio.Task[None]] = field(default_factory=set)
 
@@ -95,6 +107,8 @@ class Service:
 class _Why(Enum):
     HUNG_UP = auto()
     TIMED_OUT = auto()
+    SILENT = auto()
+    STALLED = auto()
     CUT = auto()  # this gateway is stopping
 
 
@@ -136,7 +150,10 @@ class Serving:
         self._seen: Counts | None = None  # what it had used, when last it said
         self._delivered: Counts | None = None  # the same, when the client last got text
         self._finish_reason: str | None = None
-        self._texts: list[str] = []  # of an answer that is not streamed
+        self._texts: list[str] = []  # of an answer that is not streamed, or was not counted
+        self._tokenised = False  # were its tokens counted from its text?
+        self._timer: asyncio.TimerHandle | None = None
+        self._began_at = self._moved_at = 0.0  # when it was sent, and when tokens last came
 
     async def run(self) -> None:
         """Serve it to the end.
@@ -221,7 +238,8 @@ class Serving:
         loop = asyncio.get_running_loop()
         stop = _Stop()
         service.running.add(stop)
-        timer = loop.call_later(MAX_SECONDS, stop.now, _Why.TIMED_OUT)
+        self._began_at = loop.time()
+        self._look(loop, stop)
         failure: Failure | None = None
         counts: Counts | None = None
         try:
@@ -230,7 +248,8 @@ class Serving:
                 await self._generate(reply)
             finally:
                 stop.closed = True
-                timer.cancel()
+                if self._timer is not None:
+                    self._timer.cancel()
                 service.running.discard(stop)
         except asyncio.CancelledError:
             if not stop.was_ours():
@@ -250,6 +269,26 @@ class Serving:
         if failure is not None:
             return await self._break_off(grant, failure, counts)
         return await self._complete(reply)
+
+    def _look(self, loop: asyncio.AbstractEventLoop, stop: _Stop) -> None:
+        """Break it off when it takes too long, or look again then. One timer at a time."""
+        patience, now = self._service.patience, loop.time()
+        ends, why = self._began_at + MAX_SECONDS, _Why.TIMED_OUT
+        if self._ask.stream:  # what is not streamed says nothing until its end
+            if self._exchange.clogged:  # it is the client who is slow
+                sooner, what = now + patience.stall_seconds, _Why.STALLED
+            elif self._moved_at:
+                sooner, what = self._moved_at + patience.stall_seconds, _Why.STALLED
+            else:
+                sooner, what = self._began_at + patience.first_token_seconds, _Why.SILENT
+            if sooner < ends:
+                ends, why = sooner, what
+        if ends <= now:
+            stop.now(why)
+        else:
+            # Its first token may come at once, and then it is the next that is waited for.
+            again = min(ends, now + patience.stall_seconds)
+            self._timer = loop.call_at(again, self._look, loop, stop)
 
     # ── generating ───────────────────────────────────────────────────────────────────────
 
@@ -274,19 +313,22 @@ class Serving:
         for text, finish_reason, counts in pieces:
             if counts is not None:
                 self._seen = counts
-            if finish_reason is not None:
-                self._finish_reason = finish_reason
+            if self._finish_reason is None:
+                self._finish_reason = finish_reason  # the first one stands
             if text:
                 texts.append(text)
         if not self._ask.stream:
             self._texts += texts
         elif texts:
+            if self._seen is None:
+                self._texts += texts
             head = b""
             if not self._exchange.begun:
                 failpoint("gateway.request.before_first_bytes")
                 await self._exchange.begin(reply.headers)
                 head = reply.first(self._seen)
             await self._exchange.write(head + b"".join(map(reply.text, texts)))
+            self._moved_at = asyncio.get_running_loop().time()
             self._delivered = self._seen
 
     async def _ask_one(self, call: Callable[[Replica], Awaitable[T]]) -> T:
@@ -325,7 +367,9 @@ class Serving:
     async def _complete(self, reply: Reply) -> int:
         exchange, grant = self._exchange, reply.grant
         if self._seen is None:
-            # It ended well and never said what it used: what is not known is not priced.
+            self._seen = await self._tokenise(grant)
+        if self._seen is None:
+            # It ended well and nobody can say what it used: what is not known is not priced.
             log.error("gateway.uncounted", extra=self._facts(Outcome.FAILED))
             return await self._break_off(
                 grant, Failure(Kind.MODEL_FAILED, "the model did not count its tokens"), None
@@ -355,6 +399,8 @@ class Serving:
         """Charge what was delivered, nothing if nothing was, then raise `failure`."""
         if failure.kind is Kind.MODEL_FAILED and await self._was_reclaimed():
             failure = reclaimed(self._ask)
+        if self._exchange.begun and self._seen is None:
+            self._seen = self._delivered = await self._tokenise(grant)
         # A replica that is reclaimed in order says what it generated, all of it sent on.
         counts = counts or self._delivered
         if self._delivered is None or counts is None:
@@ -379,10 +425,29 @@ class Serving:
                 counts = final or counts
             except Gone:
                 pass  # with what we saw: never more
+        if counts is None and self._exchange.begun:
+            counts = self._delivered = await self._tokenise(grant)
         if counts is None or not counts.total:
             self._service.cashier.release(self._tenant.id, grant)
         else:
             await self._charge(grant, self._believed(counts, grant), Outcome.ABORTED)
+
+    async def _tokenise(self, grant: Grant) -> Counts | None:
+        """Count what was delivered from its text, by the model's own tokenizer; None: nobody can.
+
+        For a replica that does not say what it used. The usage names another source.
+        """
+        replica, ask, replicas = self._asked, self._ask, self._service.replicas
+        text = "".join(self._texts)
+        if replica is None:
+            return None
+        try:
+            prompt = grant.prompt_tokens if grant.counted else await replicas.count(replica, ask)
+            output = await replicas.tokenise(replica, ask, text) if text else 0
+        except (Gone, Broken):
+            return None
+        self._tokenised = True
+        return Counts(input_tokens=prompt, cache_read_tokens=0, output_tokens=output)
 
     async def _charge(self, grant: Grant, counts: Counts, outcome: Outcome) -> Money:
         """Note the use for good, and return what it costs."""
@@ -390,8 +455,8 @@ class Serving:
         delivered = 0 if self._delivered is None else self._delivered.completion_tokens
         usage = Usage(
             id=self._exchange.id,
-            source=service.source,
-            sequence=next(service.sequence),
+            source=service.tokeniser if self._tokenised else service.source,
+            sequence=next(service.tokenised if self._tokenised else service.sequence),
             tenant_id=self._tenant.id,
             api_key_id=self._caller.key_id,
             model=self._ask.model,
@@ -431,6 +496,18 @@ class Serving:
     def _why_cut(self, stop: _Stop) -> Failure:
         if stop.why is _Why.CUT:
             return Failure(Kind.STOPPING, "this gateway is stopping; retry")
+        patience, model = self._service.patience, self._ask.model
+        if stop.why is _Why.SILENT:
+            return Failure(
+                Kind.SILENT,
+                f"model {model!r} gave no first token in {patience.first_token_seconds:g} seconds",
+            )
+        if stop.why is _Why.STALLED:
+            return Failure(
+                Kind.STALLED,
+                f"model {model!r} gave no further token in {patience.stall_seconds:g} seconds;"
+                " what came is charged",
+            )
         return Failure(Kind.TIMED_OUT, f"a request may take {MAX_SECONDS:.0f} seconds")
 
     def _facts(self, outcome: Outcome, counts: Counts | None = None) -> dict[str, object]:

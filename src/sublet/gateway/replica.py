@@ -25,17 +25,19 @@ from sublet.gateway.tariff import Counts
 from sublet.gateway.wire import Answer, Lost, Wire
 from sublet.models.deployment import Replica
 
+_Count = Annotated[int, Meta(ge=0, le=2**53)]
 _PATHS: Final = {Api.CHAT: "/v1/chat/completions", Api.COMPLETION: "/v1/completions"}
 _LONGEST_EVENT: Final = 1 << 20
 _LONGEST_ANSWER: Final = 64 << 20
-_SILENCE_SECONDS: Final = 300.0  # a queue before the first token may be long
-_WHOLE_SECONDS: Final = 600.0  # an answer that is not streamed says nothing until its end
+# Of the connection. Whether tokens come in time is looked at by `flow`.
+_SILENCE_SECONDS: Final = 600.0
 _INCLUDE_USAGE: Final = {"include_usage": True}
 _MOST_DOORS: Final = 10_000
 _COUNT_SECONDS: Final = 15.0
 _USAGE_WAIT_MS: Final = 2000
 
 _FINISHED: Final = frozenset({"stop", "length", "content_filter"})
+_LONGEST_REST: Final = 60.0  # seconds that a busy replica may ask to be left alone
 
 
 class Gone(Exception):
@@ -63,6 +65,34 @@ class _Usage(Counts, frozen=True, kw_only=True):
     state: str | None = None
 
 
+class _InputDetails(Struct):
+    cached_tokens: _Count | None = None
+
+
+class _OutputDetails(Struct):
+    reasoning_tokens: _Count | None = None
+
+
+class _TheirUsage(Struct):
+    """What servers say that do not count as our replicas do: OpenAI's own form."""
+
+    prompt_tokens: _Count
+    completion_tokens: _Count
+    prompt_tokens_details: _InputDetails | None = None
+    completion_tokens_details: _OutputDetails | None = None
+
+    def counts(self) -> Counts:
+        details, made = self.prompt_tokens_details, self.completion_tokens_details
+        read = 0 if details is None else min(details.cached_tokens or 0, self.prompt_tokens)
+        thought = 0 if made is None else min(made.reasoning_tokens or 0, self.completion_tokens)
+        return Counts(
+            input_tokens=self.prompt_tokens - read,
+            cache_read_tokens=read,
+            output_tokens=self.completion_tokens - thought,
+            reasoning_tokens=thought,
+        )
+
+
 class _Delta(Struct):
     content: str | None = None
 
@@ -82,6 +112,7 @@ class _Error(Struct):
 class _Chunk(Struct):
     choices: list[_Choice] = []
     sublet: Counts | None = None
+    usage: _TheirUsage | None = None
     error: _Error | None = None
 
 
@@ -102,6 +133,7 @@ class _WholeChoice(Struct):
 class _Whole(Struct):
     choices: list[_WholeChoice]
     sublet: Counts | None = None
+    usage: _TheirUsage | None = None
 
 
 class _Prompt(Struct):
@@ -139,7 +171,20 @@ class Replicas:
             Broken: it could not say.
         """
         field = "messages" if ask.api is Api.CHAT else "prompt"
-        body = msgspec.json.encode({"model": ask.model, field: ask.payload[field]})
+        return await self._count(replica, ask, {"model": ask.model, field: ask.payload[field]})
+
+    async def tokenise(self, replica: Replica, ask: Ask, text: str) -> int:
+        """Return how many tokens a text is to this model, as an answer: nothing is added to it.
+
+        Raises:
+            Gone: nobody listens there.
+            Broken: it could not say.
+        """
+        asked = {"model": ask.model, "prompt": text, "add_special": False}
+        return await self._count(replica, ask, asked)
+
+    async def _count(self, replica: Replica, ask: Ask, asked: dict[str, object]) -> int:
+        body = msgspec.json.encode(asked)
         status, answer = await self._exchange(replica, "POST", "/count", body, _COUNT_SECONDS)
         if status != 200:
             raise _refused(status, answer, ask)
@@ -160,8 +205,8 @@ class Replicas:
         """Generate, and give what came to `take`, as it comes. Cancelling it stops the engine.
 
         Raises:
-            Gone: nobody listens there.
-            Broken: it refused, or broke off before it was done.
+            Gone: nobody listens there, so it was not asked.
+            Broken: it refused, or broke off before it was done; it may have been at work.
         """
         asked = ask.payload | {"model": ask.model, "stream": ask.stream}
         if ask.stream:
@@ -172,13 +217,16 @@ class Replicas:
         request = door.request(
             "POST", _PATHS[ask.api], msgspec.json.encode(asked), request_id=request_id
         )
-        silence = _SILENCE_SECONDS if ask.stream else _WHOLE_SECONDS
         self._load[replica.id] += 1
         try:
             try:
-                answer = await self._wire.send(door.address, request, silence_seconds=silence)
+                answer = await self._wire.send(
+                    door.address, request, silence_seconds=_SILENCE_SECONDS, repeatable=False
+                )
             except Lost as error:
-                raise Gone(str(error)) from error
+                if error.unsent:
+                    raise Gone(str(error)) from error
+                raise Broken(_failed(ask)) from error
             said_all = False
             try:
                 if answer.status != 200:
@@ -315,7 +363,8 @@ async def _read_whole(answer: Answer, ask: Ask) -> Piece:
         raise Broken(_failed(ask))
     choice = whole.choices[0]
     text = choice.text if choice.message is None else choice.message.content
-    return Piece(text or "", _reason(choice.finish_reason), whole.sublet)
+    counts = _counts(whole.sublet, whole.usage)
+    return Piece(text or "", _reason(choice.finish_reason), counts)
 
 
 def _piece(data: bytes, ask: Ask) -> Piece:
@@ -323,7 +372,7 @@ def _piece(data: bytes, ask: Ask) -> Piece:
         chunk = _CHUNK.decode(data)
     except ValueError as error:
         raise Broken(_failed(ask)) from error
-    counts = chunk.sublet
+    counts = _counts(chunk.sublet, chunk.usage)
     if chunk.error is not None:
         raise Broken(_told(chunk.error, ask) or _failed(ask), counts=counts)
     if not chunk.choices:
@@ -331,6 +380,13 @@ def _piece(data: bytes, ask: Ask) -> Piece:
     choice = chunk.choices[0]
     text = choice.text if choice.delta is None else choice.delta.content
     return Piece(text or "", _reason(choice.finish_reason), counts)
+
+
+def _counts(ours: Counts | None, theirs: _TheirUsage | None) -> Counts | None:
+    """Return the count of our own replicas, which is the finer one, or that of any other server."""
+    if ours is not None or theirs is None:
+        return ours
+    return theirs.counts()
 
 
 def _reason(reason: str | None) -> str | None:
@@ -343,10 +399,12 @@ async def _read_refusal(answer: Answer, ask: Ask) -> Gone | Broken:
             body = await answer.read_all(most=_LONGEST_EVENT)
     except (Lost, TimeoutError):
         body = b""
-    return _refused(answer.status, body, ask)
+    return _refused(answer.status, body, ask, after_seconds=answer.retry_after())
 
 
-def _refused(status: int, answer: bytes, ask: Ask) -> Gone | Broken:
+def _refused(
+    status: int, answer: bytes, ask: Ask, *, after_seconds: float | None = None
+) -> Gone | Broken:
     """Translate an answer that is not 200. Only what is about the request is repeated."""
     try:
         error = msgspec.json.decode(answer, type=_Refusal).error
@@ -361,7 +419,8 @@ def _refused(status: int, answer: bytes, ask: Ask) -> Gone | Broken:
         return Broken(Failure(kind, error.message[:500] or "the model cannot take this request"))
     if status in (429, 503) and error.type != "engine_failed":
         busy = f"model {ask.model!r} has as many requests as it can take"
-        return Broken(Failure(Kind.MODEL_BUSY, busy))
+        rest = None if after_seconds is None else min(after_seconds, _LONGEST_REST)
+        return Broken(Failure(Kind.MODEL_BUSY, busy, after_seconds=rest))
     return Broken(_failed(ask))
 
 

@@ -28,7 +28,7 @@ from sublet.core.net import listen
 from sublet.gateway.app import Gateway
 from sublet.gateway.cashier import Cashier
 from sublet.gateway.directory import Directory
-from sublet.gateway.flow import Service
+from sublet.gateway.flow import Patience, Service
 from sublet.gateway.http import Server
 from sublet.gateway.instance import Instance
 from sublet.gateway.limits import Limiter
@@ -65,6 +65,8 @@ class Settings:
     private_key: Path | None = None
     requests_per_minute: int = 600  # of one key
     tokens_per_minute: int = 1_000_000  # of one key
+    first_token_seconds: float = 120.0  # how long a stream's first token may take,
+    stall_seconds: float = 60.0  # … and each further one
     drain_seconds: float = 10.0  # how long streams may go on after SIGTERM
     purse_seconds: float = IDLE_SECONDS  # then money held ahead goes back to a tenant's wallet
 
@@ -220,6 +222,11 @@ async def _serve(
     with contextlib.closing(Replicas()) as replicas:
         service = Service(
             source=f"gateway:{instance.id}",
+            tokeniser=f"tokeniser:{instance.id}",
+            patience=Patience(
+                first_token_seconds=settings.first_token_seconds,
+                stall_seconds=settings.stall_seconds,
+            ),
             directory=directory,
             cashier=cashier,
             replicas=replicas,
