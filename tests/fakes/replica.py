@@ -73,6 +73,7 @@ class FakeReplica:
         self.key = key
         self.phase = "ok"  # "loading" and "draining" refuse, as they do in the real one
         self.book = Book()
+        self.tokenises = True  # does it count the tokens of an answer?
         self.bodies: list[dict[str, Any]] = []  # every completion's body, in order of arrival
         self.reclaimed = asyncio.Event()  # ends all streams in band
         self.running = 0
@@ -108,6 +109,8 @@ class FakeReplica:
                 await response.whole(200, {**state, **record.usage.as_dict()})
             case "POST", "/count":
                 body = read_object(await request.body(limit_bytes=2**24))
+                if body.get("add_special") is False and not self.tokenises:
+                    raise NotFound("it counts prompts only")
                 await response.whole(200, {"input_tokens": _words(body)})
             case "POST", "/v1/chat/completions" | "/v1/completions":
                 await self._complete(request, response)

@@ -9,7 +9,7 @@ import json
 import shutil
 import tempfile
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final
@@ -26,6 +26,7 @@ from sublet.market import store as market
 from sublet.market.price import input_sku, output_sku
 from sublet.models import store as models
 from sublet.models.deployment import Deployment, Replica, ReplicaState
+from sublet.tenants.tenant import Tenant
 
 PROMPT_TOKENS: Final = 1  # words of the prompt
 TEXT: Final = "tok " * TOKENS
@@ -190,6 +191,7 @@ class Wall:
     upstream: Upstream
     urls: dict[str, str]  # of gateways, by how patient they are
     client: httpx.Client
+    unbilled: list[Tenant] = field(default_factory=list)  # looked at in the end, all together
 
     def ask(
         self, key: str, dialect: Dialect, body: dict[str, Any], *, patience: str = "patient"
@@ -302,7 +304,10 @@ def test_a_fault_is_answered_and_billed_rightly(
         assert dialect.error(answer.json()) == expected.code
         assert answer.headers["x-should-retry"] == "true"
         assert answer.headers.get("retry-after") == expected.retry_after
-    wall.stage.paid(tenant, PROMPT_TOKENS * INPUT + tokens * OUTPUT if tokens else 0)
+    if tokens:
+        wall.stage.paid(tenant, PROMPT_TOKENS * INPUT + tokens * OUTPUT)
+    else:
+        wall.unbilled.append(tenant)
     request_id = answer.headers["request-id" if name == "messages" else "x-request-id"]
     # Only what was refused before it began is asked of the other replica, too.
     refused = isinstance(expected, Bad) and expected.code == "model_busy"
@@ -363,3 +368,6 @@ def test_after_the_wall_the_books_are_right(wall: Wall) -> None:
     for url in wall.urls.values():
         assert wall.client.get(f"{url}/healthz").status_code == 200
     wall.stage.check_books()
+    for tenant in wall.unbilled:
+        assert wall.stage.wallet(tenant).debits_posted == 0
+        assert wall.stage.usages(tenant) == []

@@ -16,7 +16,8 @@ from sublet.gateway.exchange import Exchange, stopping
 from sublet.gateway.failures import Failure, Kind
 from sublet.gateway.flow import Service, Serving
 from sublet.gateway.http import Call, HungUp
-from sublet.tenants.tenant import Caller, Tenant
+from sublet.gateway.limits import Subject
+from sublet.tenants.tenant import Caller, KeyId, Tenant
 
 log: Final = logging.getLogger(__name__)
 
@@ -124,10 +125,10 @@ class Gateway:
         elif path in _COUNT:
             await self._count(exchange)
         elif before := _BEFORE.match(path):
-            await self._identify(exchange)
+            await self._look(exchange)
             raise responses.not_kept(before[1])
         else:
-            await self._identify(exchange)
+            await self._look(exchange)
             words = anthropic if exchange.dialect is anthropic.MESSAGES else openai
             name = _model_of(path)
             table = self._service.table
@@ -141,19 +142,20 @@ class Gateway:
             await exchange.respond(200, b'{"status":"ok"}')
 
     async def _generate(self, exchange: Exchange) -> None:
-        caller, tenant = await self._admit(exchange)
+        caller, tenant, subjects = await self._admit(exchange)
         ask = exchange.dialect.parse(await exchange.read_body())
-        await Serving(self._service, exchange, ask, caller, tenant).run()
+        await Serving(self._service, exchange, ask, caller, tenant, subjects).run()
 
     async def _count(self, exchange: Exchange) -> None:
         """Say how many tokens a prompt has. It costs nothing but a place in the limit."""
-        caller, tenant = await self._admit(exchange)
+        caller, tenant, subjects = await self._admit(exchange)
         _, read, write = _COUNT[exchange.path]
         ask = read(await exchange.read_body())
-        tokens = await Serving(self._service, exchange, ask, caller, tenant).count()
+        serving = Serving(self._service, exchange, ask, caller, tenant, subjects)
+        tokens = await serving.count()
         await exchange.respond(200, write(tokens))
 
-    async def _admit(self, exchange: Exchange) -> tuple[Caller, Tenant]:
+    async def _admit(self, exchange: Exchange) -> tuple[Caller, Tenant, tuple[Subject, ...]]:
         if self._stopping:
             raise stopping()
         caller = await self._identify(exchange)
@@ -162,12 +164,28 @@ class Gateway:
                 Kind.FORBIDDEN,
                 "an operator's key spends nothing: use a key of the tenant that shall pay",
             )
+        return caller, caller.tenant, self._enter(exchange, caller.key_id, caller.tenant)
+
+    def _enter(self, exchange: Exchange, key_id: KeyId, tenant: Tenant) -> tuple[Subject, ...]:
+        """Count the call against the limits of key and tenant, and return whose they are.
+
+        Raises:
+            Failure: there were too many in the last minute.
+        """
         loop, service = asyncio.get_running_loop(), self._service
+        limiter = service.limiter
+        subjects = limiter.find(key_id, tenant.id)
         exchange.limits = lambda: exchange.dialect.limits(
-            service.limiter.standing(caller.key_id, now=loop.time()), service.directory.now()
+            limiter.standing(subjects, now=loop.time()), service.directory.now()
         )
-        service.limiter.enter(caller.key_id, now=loop.time())
-        return caller, caller.tenant
+        limiter.enter(subjects, now=loop.time())
+        return subjects
+
+    async def _look(self, exchange: Exchange) -> None:
+        """Let a caller read: it costs a place in the limit, and the operator may, too."""
+        caller = await self._identify(exchange)
+        if caller.tenant is not None:
+            self._enter(exchange, caller.key_id, caller.tenant)
 
     async def _identify(self, exchange: Exchange) -> Caller:
         """Return who calls.

@@ -22,13 +22,14 @@ from sublet.core.failpoint import failpoint
 from sublet.core.money import Money
 from sublet.gateway.ask import Ask
 from sublet.gateway.bound import Bounds
+from sublet.gateway.budgets import Budgets
 from sublet.gateway.cashier import Cashier
 from sublet.gateway.dialect import Reply
 from sublet.gateway.directory import Directory
 from sublet.gateway.exchange import Exchange
 from sublet.gateway.failures import Failure, Kind
 from sublet.gateway.grant import CountFirst, Grant, Need
-from sublet.gateway.limits import Limiter
+from sublet.gateway.limits import Limiter, Subject, budgets_of
 from sublet.gateway.replica import Broken, Gone, Piece, Replicas, reclaimed
 from sublet.gateway.table import Offer, Table
 from sublet.gateway.tariff import Counts
@@ -64,6 +65,7 @@ class Service:
     cashier: Cashier
     replicas: Replicas
     limiter: Limiter
+    budgets: Budgets
     patience: Patience = Patience()
     table: Table = field(default_factory=Table)
     bounds: Bounds = field(default_factory=Bounds)
@@ -77,6 +79,7 @@ class Service:
         """Read the table anew; keep the last one when that fails."""
         try:
             self.table = await self.directory.read_table()
+            self.limiter.put(self.directory.book)
         except Unavailable:
             log.warning("gateway.table_kept")
 
@@ -102,6 +105,7 @@ class Service:
         if self._detached:
             await asyncio.wait(self._detached, timeout=seconds)
         await self.cashier.drain(max(0.1, until - asyncio.get_running_loop().time()))
+        await self.budgets.drain(max(0.1, until - asyncio.get_running_loop().time()))
 
 
 class _Why(Enum):
@@ -139,13 +143,21 @@ class _Stop:
 
 class Serving:
     def __init__(
-        self, service: Service, exchange: Exchange, ask: Ask, caller: Caller, tenant: Tenant
+        self,
+        service: Service,
+        exchange: Exchange,
+        ask: Ask,
+        caller: Caller,
+        tenant: Tenant,
+        subjects: tuple[Subject, ...],
     ) -> None:
         self._service = service
         self._exchange = exchange
         self._ask = ask
         self._caller = caller
         self._tenant = tenant
+        self._subjects = subjects  # whose limits it is within
+        self._budgeted = False  # is something held in a budget for it?
         self._asked: Replica | None = None  # who generates
         self._seen: Counts | None = None  # what it had used, when last it said
         self._delivered: Counts | None = None  # the same, when the client last got text
@@ -162,6 +174,14 @@ class Serving:
             Failure: what the client is to be told; nothing is held any more.
             Unavailable: the database is away, and the tenant's purse is too small.
         """
+        limiter = self._service.limiter
+        limiter.begin(self._subjects)
+        try:
+            await self._run()
+        finally:
+            limiter.end(self._subjects)
+
+    async def _run(self) -> None:
         service, ask = self._service, self._ask
         offer = service.table.find(ask.model)
         if offer.tariff is None:
@@ -213,10 +233,10 @@ class Serving:
 
     async def _reserve(self, need: Need) -> None:
         """Take what it may use at most out of the key's limit, and give back what it did not."""
-        limiter, key = self._service.limiter, self._caller.key_id
+        limiter, subjects = self._service.limiter, self._subjects
         now = asyncio.get_running_loop().time
         try:
-            limiter.reserve(key, need.most_tokens, now=now())
+            limiter.reserve(subjects, need.most_tokens, now=now())
         except Failure as failure:
             if need.counted:
                 raise
@@ -224,11 +244,39 @@ class Serving:
         used = 0
         try:
             failpoint("gateway.request.admitted")
-            grant = await self._service.cashier.hold(self._tenant.id, need)
+            if len(subjects) > 1 or subjects[0].budgets:
+                await self._hold_budgets(need)
+            try:
+                grant = await self._service.cashier.hold(self._tenant.id, need)
+            except BaseException:
+                self._release_budgets()
+                raise
             failpoint("gateway.request.held")
             used = await self._serve(grant)
         finally:
-            limiter.give_back(key, need.most_tokens - used, now=now())
+            limiter.give_back(subjects, need.most_tokens - used, now=now())
+
+    async def _hold_budgets(self, need: Need) -> None:
+        budgets = budgets_of(self._subjects)
+        if not budgets:
+            return
+        try:
+            await self._service.budgets.hold(self._exchange.id, budgets, need.most.nanos)
+        except Failure as failure:
+            if need.counted:
+                raise
+            raise CountFirst from failure
+        self._budgeted = True
+
+    def _release_budgets(self) -> None:
+        if self._budgeted:
+            self._budgeted = False
+            self._service.budgets.release(self._exchange.id)
+
+    def _release(self, grant: Grant) -> None:
+        """Take back what was granted: nothing of it was used."""
+        self._service.cashier.release(self._tenant.id, grant)
+        self._release_budgets()
 
     async def _serve(self, grant: Grant) -> int:
         """Return how many tokens it used."""
@@ -253,7 +301,7 @@ class Serving:
                 service.running.discard(stop)
         except asyncio.CancelledError:
             if not stop.was_ours():
-                service.cashier.release(self._tenant.id, grant)
+                self._release(grant)
                 raise
             if stop.why is _Why.HUNG_UP:
                 service.detach(self._settle_hung_up(grant))
@@ -264,7 +312,7 @@ class Serving:
         except Failure as error:
             failure = error
         except BaseException:
-            service.cashier.release(self._tenant.id, grant)
+            self._release(grant)
             raise
         if failure is not None:
             return await self._break_off(grant, failure, counts)
@@ -404,7 +452,7 @@ class Serving:
         # A replica that is reclaimed in order says what it generated, all of it sent on.
         counts = counts or self._delivered
         if self._delivered is None or counts is None:
-            self._service.cashier.release(self._tenant.id, grant)
+            self._release(grant)
             raise failure
         reclaim = failure.kind is Kind.RECLAIMED
         outcome = Outcome.RECLAIMED if reclaim else Outcome.FAILED
@@ -428,7 +476,7 @@ class Serving:
         if counts is None and self._exchange.begun:
             counts = self._delivered = await self._tokenise(grant)
         if counts is None or not counts.total:
-            self._service.cashier.release(self._tenant.id, grant)
+            self._release(grant)
         else:
             await self._charge(grant, self._believed(counts, grant), Outcome.ABORTED)
 

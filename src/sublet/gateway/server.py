@@ -26,6 +26,7 @@ from sublet.core.errors import Misconfigured, Unavailable
 from sublet.core.failpoint import failpoint
 from sublet.core.net import listen
 from sublet.gateway.app import Gateway
+from sublet.gateway.budgets import Budgets
 from sublet.gateway.cashier import Cashier
 from sublet.gateway.directory import Directory
 from sublet.gateway.flow import Patience, Service
@@ -44,6 +45,7 @@ log: Final = logging.getLogger(__name__)
 _LOOPBACK: Final = "127.0.0.1"
 _REFRESH_SECONDS: Final = 0.25
 _BEAT_SECONDS: Final = 1.0
+_SHARE_SECONDS: Final = 1.0
 _NAME_WAIT_SECONDS: Final = 5.0  # an earlier process of this name may just be ending
 _DRAIN_SECONDS: Final = 10.0  # to hand everything over, after the last stream ended
 _CONNECTIONS: Final = 8
@@ -141,8 +143,10 @@ def _serve_alone(settings: Settings, sockets: _Listeners, *, retired: Sequence[s
         stack.callback(directory.stop)
         cashier = Cashier(till, spool, settings.purse_seconds)
         stack.callback(cashier.stop)
+        budgets = Budgets(db, holder=instance.holder, clock=clock)
+        stack.callback(budgets.stop)
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-            runner.run(_serve(settings, instance, directory, cashier, sockets))
+            runner.run(_serve(settings, instance, directory, cashier, budgets, sockets))
 
 
 def _take_over(
@@ -213,6 +217,7 @@ async def _serve(
     instance: Instance,
     directory: Directory,
     cashier: Cashier,
+    budgets: Budgets,
     sockets: _Listeners,
 ) -> None:
     loop = asyncio.get_running_loop()
@@ -230,6 +235,7 @@ async def _serve(
             directory=directory,
             cashier=cashier,
             replicas=replicas,
+            budgets=budgets,
             limiter=Limiter(
                 requests_per_minute=settings.requests_per_minute,
                 tokens_per_minute=settings.tokens_per_minute,
@@ -242,6 +248,7 @@ async def _serve(
             await server.listen(listener, context)
         loops = [
             asyncio.create_task(_refresh(service)),
+            asyncio.create_task(_share_rates(service)),
             asyncio.create_task(_beat(instance, directory, asked_to_stop)),
             asyncio.create_task(cashier.watch()),
         ]
@@ -265,6 +272,15 @@ async def _refresh(service: Service) -> None:
         await asyncio.sleep(_REFRESH_SECONDS)
         await service.refresh()
         service.limiter.forget(now=loop.time())
+
+
+async def _share_rates(service: Service) -> None:
+    while True:
+        await asyncio.sleep(_SHARE_SECONDS)
+        try:
+            await service.directory.share_rates(service.limiter)
+        except Unavailable:
+            log.warning("gateway.rates_not_shared")
 
 
 async def _beat(instance: Instance, directory: Directory, asked_to_stop: asyncio.Event) -> None:
