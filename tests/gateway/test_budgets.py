@@ -62,8 +62,10 @@ def put(
 
 
 def standing(stage: Stage, tenant: Tenant) -> Standing:
+    """How the only budget of a tenant stands."""
     with stage.db.transaction() as tx:
-        ((_, found),) = limits.list_limits(tx, tenant.id, now=datetime.now(UTC))
+        listed = limits.list_limits(tx, tenant.id, now=datetime.now(UTC))
+    (found,) = (one for limit, one in listed if limit.kind.is_budget)
     return found
 
 
@@ -119,10 +121,8 @@ def test_a_budget_is_spent_to_the_nano_by_a_crowd_on_two_gateways(
         "0.00 USD left; it returns at 20" in message for _, message in answers
     )
     stage.paid(tenant, 10 * EACH)
-    with stage.db.transaction() as tx:
-        found = [s for one, s in limits.list_limits(tx, tenant.id, now=datetime.now(UTC))
-                 if one.kind.is_budget]  # fmt: skip
-    assert [(one.spent_nanos, one.held_nanos) for one in found] == [(10 * EACH, 0)]
+    found = standing(stage, tenant)
+    assert (found.spent_nanos, found.held_nanos) == (10 * EACH, 0)
 
 
 def test_refusals_name_the_budget_and_what_is_left(two: tuple[Stage, list[Gateway]]) -> None:
@@ -155,7 +155,9 @@ def test_what_is_not_used_of_a_budget_returns(two: tuple[Stage, list[Gateway]]) 
     stage, gateways = two
     tenant, key = stage.tenant()
     put(stage, tenant, LimitKind.MONTH, EACH)
-    eventually(lambda: ask(gateways[0].url, key, status=500).status_code == 502)
+    put(stage, tenant, LimitKind.REQUESTS, 500)
+    known([gateway.url for gateway in gateways], key, "x-ratelimit-limit-requests", "500")
+    assert ask(gateways[0].url, key, status=500).status_code == 502
     eventually(lambda: standing(stage, tenant).left_nanos == EACH)
     assert ask(gateways[1].url, key, tokens=2).status_code == 200
     eventually(lambda: standing(stage, tenant).spent_nanos == INPUT + 2 * OUTPUT)

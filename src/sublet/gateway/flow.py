@@ -24,7 +24,7 @@ from sublet.gateway.ask import Ask
 from sublet.gateway.bound import Bounds
 from sublet.gateway.budgets import Budgets
 from sublet.gateway.cashier import Cashier
-from sublet.gateway.dialect import Reply
+from sublet.gateway.dialect import Reply, RichReply
 from sublet.gateway.directory import Directory
 from sublet.gateway.exchange import Exchange
 from sublet.gateway.failures import Failure, Kind
@@ -163,6 +163,7 @@ class Serving:
         self._delivered: Counts | None = None  # the same, when the client last got text
         self._finish_reason: str | None = None
         self._texts: list[str] = []  # of an answer that is not streamed, or was not counted
+        self._said: list[str] = []  # beside text, of tools: only to be counted
         self._tokenised = False  # were its tokens counted from its text?
         self._timer: asyncio.TimerHandle | None = None
         self._began_at = self._moved_at = 0.0  # when it was sent, and when tokens last came
@@ -186,6 +187,10 @@ class Serving:
         offer = service.table.find(ask.model)
         if offer.tariff is None:
             raise Failure(Kind.NOT_READY, f"model {ask.model!r} has no price yet")
+        if ask.features:
+            offer.check(ask)
+        if ask.echo:
+            self._ask = ask = offer.complete(ask)
         if not offer.ready:
             raise offer.refusal()
         need = service.bounds.need(ask, offer, offer.tariff)
@@ -357,8 +362,11 @@ class Serving:
 
     async def _take(self, pieces: list[Piece], reply: Reply) -> None:
         """Note what came, and hand its text on before the next is read."""
+        if self._ask.rich:
+            await self._take_rich(pieces, reply)
+            return
         texts = []
-        for text, finish_reason, counts in pieces:
+        for text, finish_reason, counts, _, _ in pieces:
             if counts is not None:
                 self._seen = counts
             if self._finish_reason is None:
@@ -376,6 +384,31 @@ class Serving:
                 await self._exchange.begin(reply.headers)
                 head = reply.first(self._seen)
             await self._exchange.write(head + b"".join(map(reply.text, texts)))
+            self._moved_at = asyncio.get_running_loop().time()
+            self._delivered = self._seen
+
+    async def _take_rich(self, pieces: list[Piece], reply: Reply) -> None:
+        """As `_take`, of an answer that may have more than text."""
+        assert isinstance(reply, RichReply)
+        parts: list[bytes] = []
+        begins = self._ask.stream and not self._exchange.begun
+        for text, finish_reason, counts, calls, logprobs in pieces:
+            if counts is not None:
+                self._seen = counts
+            if self._finish_reason is None:
+                self._finish_reason = finish_reason
+            if text or calls:
+                if begins and not parts:
+                    parts.append(reply.first(self._seen))
+                parts.append(reply.part(text, calls, logprobs, self._seen))
+                if not self._ask.stream or self._seen is None:
+                    self._texts.append(text)
+                    self._said += [(call.name or "") + call.arguments for call in calls]
+        if parts and self._ask.stream:
+            if begins:
+                failpoint("gateway.request.before_first_bytes")
+                await self._exchange.begin(reply.headers)
+            await self._exchange.write(b"".join(parts))
             self._moved_at = asyncio.get_running_loop().time()
             self._delivered = self._seen
 
@@ -486,7 +519,7 @@ class Serving:
         For a replica that does not say what it used. The usage names another source.
         """
         replica, ask, replicas = self._asked, self._ask, self._service.replicas
-        text = "".join(self._texts)
+        text = "".join(self._texts + self._said)
         if replica is None:
             return None
         try:

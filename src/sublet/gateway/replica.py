@@ -19,7 +19,7 @@ from uuid import UUID
 import msgspec
 from msgspec import Meta, Struct
 
-from sublet.gateway.ask import Api, Ask
+from sublet.gateway.ask import Api, Ask, ToolDelta
 from sublet.gateway.failures import Failure, Kind
 from sublet.gateway.tariff import Counts
 from sublet.gateway.wire import Answer, Lost, Wire
@@ -36,7 +36,7 @@ _MOST_DOORS: Final = 10_000
 _COUNT_SECONDS: Final = 15.0
 _USAGE_WAIT_MS: Final = 2000
 
-_FINISHED: Final = frozenset({"stop", "length", "content_filter"})
+_FINISHED: Final = frozenset({"stop", "length", "content_filter", "tool_calls"})
 _LONGEST_REST: Final = 60.0  # seconds that a busy replica may ask to be left alone
 
 
@@ -59,6 +59,8 @@ class Piece(NamedTuple):
     text: str
     finish_reason: str | None
     counts: Counts | None
+    calls: Sequence[ToolDelta] = ()
+    logprobs: bytes | None = None  # JSON, of a chat
 
 
 class _Usage(Counts, frozen=True, kw_only=True):
@@ -140,6 +142,57 @@ class _Prompt(Struct):
     input_tokens: Annotated[int, Meta(ge=0, le=2**53)]
 
 
+# The same with all that a rich answer may have; apart, as most answers are not.
+
+
+class _Function(Struct, frozen=True):
+    name: str | None = None
+    arguments: str = ""
+
+
+class _Call(Struct):
+    index: int = 0
+    id: str | None = None
+    function: _Function = _Function()
+
+    def delta(self, index: int) -> ToolDelta:
+        return ToolDelta(index, self.id, self.function.name, self.function.arguments)
+
+
+class _RichDelta(Struct):
+    content: str | None = None
+    tool_calls: list[_Call] | None = None
+
+
+class _RichChoice(Struct):
+    delta: _RichDelta | None = None
+    text: str | None = None
+    finish_reason: str | None = None
+    logprobs: msgspec.Raw = msgspec.Raw()
+
+
+class _RichChunk(Struct):
+    choices: list[_RichChoice] = []
+    sublet: Counts | None = None
+    usage: _TheirUsage | None = None
+    error: _Error | None = None
+
+
+class _RichWholeChoice(Struct):
+    message: _RichDelta | None = None
+    text: str | None = None
+    finish_reason: str | None = None
+    logprobs: msgspec.Raw = msgspec.Raw()
+
+
+class _RichWhole(Struct):
+    choices: list[_RichWholeChoice]
+    sublet: Counts | None = None
+    usage: _TheirUsage | None = None
+
+
+_RICH_CHUNK: Final = msgspec.json.Decoder(_RichChunk)
+_RICH_WHOLE: Final = msgspec.json.Decoder(_RichWhole)
 _CHUNK: Final = msgspec.json.Decoder(_Chunk)
 _WHOLE: Final = msgspec.json.Decoder(_Whole)
 
@@ -171,7 +224,11 @@ class Replicas:
             Broken: it could not say.
         """
         field = "messages" if ask.api is Api.CHAT else "prompt"
-        return await self._count(replica, ask, {"model": ask.model, field: ask.payload[field]})
+        asked = {"model": ask.model, field: ask.payload[field]}
+        for name in ("tools", "tool_choice"):  # which the template writes into the prompt
+            if name in ask.payload:
+                asked[name] = ask.payload[name]
+        return await self._count(replica, ask, asked)
 
     async def tokenise(self, replica: Replica, ask: Ask, text: str) -> int:
         """Return how many tokens a text is to this model, as an answer: nothing is added to it.
@@ -356,6 +413,8 @@ async def _read_events(
 async def _read_whole(answer: Answer, ask: Ask) -> Piece:
     try:
         body = await answer.read_all(most=_LONGEST_ANSWER)
+        if ask.rich:
+            return _rich_whole(_RICH_WHOLE.decode(body), ask)
         whole = _WHOLE.decode(body)
     except (Lost, ValueError) as error:
         raise Broken(_failed(ask)) from error
@@ -368,8 +427,9 @@ async def _read_whole(answer: Answer, ask: Ask) -> Piece:
 
 
 def _piece(data: bytes, ask: Ask) -> Piece:
+    chunk: _Chunk | _RichChunk
     try:
-        chunk = _CHUNK.decode(data)
+        chunk = _RICH_CHUNK.decode(data) if ask.rich else _CHUNK.decode(data)
     except ValueError as error:
         raise Broken(_failed(ask)) from error
     counts = _counts(chunk.sublet, chunk.usage)
@@ -377,9 +437,38 @@ def _piece(data: bytes, ask: Ask) -> Piece:
         raise Broken(_told(chunk.error, ask) or _failed(ask), counts=counts)
     if not chunk.choices:
         return Piece("", None, counts)
+    if isinstance(chunk, _RichChunk):
+        return _rich_piece(chunk.choices[0], counts)
     choice = chunk.choices[0]
     text = choice.text if choice.delta is None else choice.delta.content
     return Piece(text or "", _reason(choice.finish_reason), counts)
+
+
+def _rich_piece(choice: _RichChoice, counts: Counts | None) -> Piece:
+    delta = choice.delta
+    text = choice.text if delta is None else delta.content
+    calls = () if delta is None else [call.delta(call.index) for call in delta.tool_calls or ()]
+    return Piece(
+        text or "", _reason(choice.finish_reason), counts, calls, _logprobs(choice.logprobs)
+    )
+
+
+def _rich_whole(whole: _RichWhole, ask: Ask) -> Piece:
+    if not whole.choices:
+        raise Broken(_failed(ask))
+    choice = whole.choices[0]
+    message = choice.message
+    text = choice.text if message is None else message.content
+    made = [] if message is None else message.tool_calls or []
+    calls = [call.delta(index) for index, call in enumerate(made)]
+    counts = _counts(whole.sublet, whole.usage)
+    return Piece(
+        text or "", _reason(choice.finish_reason), counts, calls, _logprobs(choice.logprobs)
+    )
+
+
+def _logprobs(raw: msgspec.Raw) -> bytes | None:
+    return None if bytes(raw) in (b"", b"null") else bytes(raw)
 
 
 def _counts(ours: Counts | None, theirs: _TheirUsage | None) -> Counts | None:
