@@ -47,7 +47,7 @@ _START: Final = (
     "import resource, signal\n"
     "if most is not None: signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
     "if most is not None: resource.setrlimit(resource.RLIMIT_FSIZE, (most, most))\n"
-    "given |= {k: Path(given[k]) for k in ('certificate', 'private_key', 'spool') if k in given}\n"
+    "given |= {k: Path(given[k]) for k in ('certificate', 'private_key', 'spool', 'tuning') if k in given}\n"
     "try: serve(Settings(**given))\n"
     "except Misconfigured as error: print(error); sys.exit(2)\n"
 )

@@ -53,6 +53,7 @@ _COUNT: Final[Mapping[str, _Counting]] = MappingProxyType(
 _BEFORE: Final = re.compile(r"^(?:/openai)?/v1/responses/([^/]+)(/cancel|/input_items)?$")
 _MODELS: Final = ("/v1/models", "/openai/v1/models", "/anthropic/v1/models")
 _HEALTH: Final = "/healthz"
+_METRICS: Final = "/metrics"
 _LONGEST_KEY: Final = 512
 _REFUSAL_SECONDS: Final = 5.0
 
@@ -71,6 +72,7 @@ class Gateway:
         try:
             failure = await self._answer(exchange)
             if failure is not None:
+                self._service.metrics.refused(failure.kind)
                 async with asyncio.timeout(_REFUSAL_SECONDS):
                     await exchange.refuse(failure)
         except (HungUp, TimeoutError):
@@ -122,6 +124,8 @@ class Gateway:
             await self._health(exchange)
         elif path in _GENERATE:
             await self._generate(exchange)
+        elif path == _METRICS:
+            await self._show_metrics(exchange)
         elif path in _COUNT:
             await self._count(exchange)
         elif before := _BEFORE.match(path):
@@ -140,6 +144,14 @@ class Gateway:
             await exchange.respond(503, b'{"status":"stopping"}')
         else:
             await exchange.respond(200, b'{"status":"ok"}')
+
+    async def _show_metrics(self, exchange: Exchange) -> None:
+        caller = await self._identify(exchange)
+        if caller.tenant is not None:
+            raise Unauthorized("metrics are the operator's: send an operator's key")
+        service = self._service
+        body = service.metrics.text(service.gauges())
+        await exchange.respond(200, body, kind=b"text/plain; version=0.0.4; charset=utf-8")
 
     async def _generate(self, exchange: Exchange) -> None:
         caller, tenant, subjects = await self._admit(exchange)
@@ -238,7 +250,7 @@ def _methods(path: str) -> bytes:
         return {None: b"GET, DELETE, OPTIONS", "/cancel": b"POST, OPTIONS"}.get(
             before[2], b"GET, OPTIONS"
         )
-    if path == _HEALTH or _model_of(path) is not None:
+    if path in (_HEALTH, _METRICS) or _model_of(path) is not None:
         return b"GET, HEAD, OPTIONS"
     return b""
 

@@ -30,6 +30,7 @@ from sublet.gateway.exchange import Exchange
 from sublet.gateway.failures import Failure, Kind
 from sublet.gateway.grant import CountFirst, Grant, Need
 from sublet.gateway.limits import Limiter, Subject, budgets_of
+from sublet.gateway.metrics import Metrics
 from sublet.gateway.replica import Broken, Gone, Piece, Replicas, reclaimed
 from sublet.gateway.table import Offer, Table
 from sublet.gateway.tariff import Counts
@@ -67,6 +68,7 @@ class Service:
     limiter: Limiter
     budgets: Budgets
     patience: Patience = Patience()
+    metrics: Metrics = field(default_factory=Metrics)
     table: Table = field(default_factory=Table)
     bounds: Bounds = field(default_factory=Bounds)
     sequence: Iterator[int] = field(default_factory=lambda: itertools.count(1))
@@ -82,6 +84,19 @@ class Service:
             self.limiter.put(self.directory.book)
         except Unavailable:
             log.warning("gateway.table_kept")
+
+    def gauges(self) -> dict[str, tuple[str, int]]:
+        """Return what is so now, for metrics: {name: (what it is, how many)}."""
+        held, committed, reports = self.cashier.standing()
+        return {
+            "running": ("Requests that run.", len(self.running)),
+            "replica_requests": (
+                "Requests that replicas have of this gateway.", self.replicas.routing.load.total(),
+            ),
+            "held_nanos": ("Money held in the ledger for requests, in nanos.", held),
+            "committed_nanos": ("Of it, given to requests that run.", committed),
+            "reports_waiting": ("Reports that are not handed over yet.", reports),
+        }  # fmt: skip
 
     def cut(self) -> None:
         """End what still runs."""
@@ -166,7 +181,8 @@ class Serving:
         self._said: list[str] = []  # beside text, of tools: only to be counted
         self._tokenised = False  # were its tokens counted from its text?
         self._timer: asyncio.TimerHandle | None = None
-        self._began_at = self._moved_at = 0.0  # when it was sent, and when tokens last came
+        # When it was sent, when its first text came, and when the last.
+        self._began_at = self._first_at = self._moved_at = 0.0
 
     async def run(self) -> None:
         """Serve it to the end.
@@ -385,6 +401,7 @@ class Serving:
                 head = reply.first(self._seen)
             await self._exchange.write(head + b"".join(map(reply.text, texts)))
             self._moved_at = asyncio.get_running_loop().time()
+            self._first_at = self._first_at or self._moved_at
             self._delivered = self._seen
 
     async def _take_rich(self, pieces: list[Piece], reply: Reply) -> None:
@@ -410,6 +427,7 @@ class Serving:
                 await self._exchange.begin(reply.headers)
             await self._exchange.write(b"".join(parts))
             self._moved_at = asyncio.get_running_loop().time()
+            self._first_at = self._first_at or self._moved_at
             self._delivered = self._seen
 
     async def _ask_one(self, call: Callable[[Replica], Awaitable[T]]) -> T:
@@ -423,7 +441,7 @@ class Serving:
         failure: Failure | None = None
         while True:
             offer = self._service.table.find(self._ask.model)
-            replica = self._service.replicas.pick(offer.ready, tried=tried)
+            replica = self._service.replicas.pick(offer.ready, self._ask, tried=tried)
             if replica is None:
                 raise failure or self._nobody(offer)
             tried.append(replica)
@@ -550,6 +568,13 @@ class Serving:
             delivered_tokens=min(delivered, counts.completion_tokens),
             outcome=outcome,
             happened_at=service.directory.now(),
+        )
+        service.metrics.served(
+            self._ask.model,
+            outcome,
+            counts,
+            first_seconds=self._first_at - self._began_at if self._first_at else None,
+            rest_seconds=self._moved_at - self._first_at,
         )
         report = Report.write(usage, grant.tariff.lines(counts))
         await service.cashier.settle(grant, report)

@@ -1,7 +1,7 @@
 """Our answers in OpenAI's words. A golden test holds every field against their SDK."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from functools import partial
 from typing import Final

@@ -10,7 +10,6 @@ replica's own words, address or secret goes on to clients.
 """
 
 import asyncio
-from collections import Counter
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Annotated, Final, NamedTuple
 from urllib.parse import urlsplit
@@ -21,6 +20,7 @@ from msgspec import Meta, Struct
 
 from sublet.gateway.ask import Api, Ask, ToolDelta
 from sublet.gateway.failures import Failure, Kind
+from sublet.gateway.routing import Routing
 from sublet.gateway.tariff import Counts
 from sublet.gateway.wire import Answer, Lost, Wire
 from sublet.models.deployment import Replica
@@ -33,6 +33,7 @@ _LONGEST_ANSWER: Final = 64 << 20
 _SILENCE_SECONDS: Final = 600.0
 _INCLUDE_USAGE: Final = {"include_usage": True}
 _MOST_DOORS: Final = 10_000
+_HEALTH_SECONDS: Final = 2.0
 _COUNT_SECONDS: Final = 15.0
 _USAGE_WAIT_MS: Final = 2000
 
@@ -202,19 +203,33 @@ class Replicas:
 
     def __init__(self) -> None:
         self._wire = Wire()
-        self._load = Counter[UUID]()  # requests of ours, by replica
-        self._doors: dict[UUID, _Door] = {}
+        self.routing = Routing()
+        self._doors = dict[UUID, _Door]()
 
     def close(self) -> None:
         self._wire.close()
 
-    def pick(self, ready: Sequence[Replica], *, tried: Sequence[Replica] = ()) -> Replica | None:
-        """Return the one with the fewest requests of ours that was not tried; None if none is."""
+    def pick(
+        self, ready: Sequence[Replica], ask: Ask, *, tried: Sequence[Replica] = ()
+    ) -> Replica | None:
+        """As `Routing.pick`."""
         if len(ready) == 1 and not tried:
-            return ready[0]
-        ids = {replica.id for replica in tried}
-        left = [replica for replica in ready if replica.id not in ids]
-        return min(left, key=lambda replica: self._load[replica.id], default=None)
+            return ready[0]  # and nobody asks for the time
+        now = asyncio.get_running_loop().time()
+        return self.routing.pick(ready, ask, tried=tried, now=now)
+
+    async def probe(self, ready: Sequence[Replica]) -> None:
+        """Ask who failed whether it is well again."""
+        self.routing.forget({replica.id for replica in ready})
+        for replica in self.routing.sick(ready):
+            try:
+                status, _ = await self._exchange(replica, "GET", "/health", b"", _HEALTH_SECONDS)
+            except Gone:
+                status = 503
+            if status < 500:
+                self.routing.answered(replica)
+            else:
+                self.routing.failed(replica, now=asyncio.get_running_loop().time())
 
     async def count(self, replica: Replica, ask: Ask) -> int:
         """Return how many tokens the prompt has for this model, its template included.
@@ -274,20 +289,25 @@ class Replicas:
         request = door.request(
             "POST", _PATHS[ask.api], msgspec.json.encode(asked), request_id=request_id
         )
-        self._load[replica.id] += 1
+        routing = self.routing
+        routing.begin(replica)
         try:
             try:
                 answer = await self._wire.send(
                     door.address, request, silence_seconds=_SILENCE_SECONDS, repeatable=False
                 )
             except Lost as error:
+                routing.failed(replica, now=asyncio.get_running_loop().time())
                 if error.unsent:
                     raise Gone(str(error)) from error
                 raise Broken(_failed(ask)) from error
             said_all = False
             try:
                 if answer.status != 200:
-                    raise await _read_refusal(answer, ask)
+                    refusal = await _read_refusal(answer, ask)
+                    self._note(replica, refusal)
+                    raise refusal
+                routing.answered(replica)
                 if ask.stream:
                     await _read_events(answer, ask, take)
                 else:
@@ -297,9 +317,14 @@ class Replicas:
                 # Read to its end, the connection is kept. Closing it is what stops the engine.
                 answer.close(said_all=said_all)
         finally:
-            self._load[replica.id] -= 1
-            if not self._load[replica.id]:
-                del self._load[replica.id]
+            routing.end(replica)
+
+    def _note(self, replica: Replica, refusal: "Gone | Broken") -> None:
+        now = asyncio.get_running_loop().time()
+        if isinstance(refusal, Gone) or refusal.failure.kind is Kind.MODEL_FAILED:
+            self.routing.failed(replica, now=now)
+        elif refusal.failure.kind is Kind.MODEL_BUSY:
+            self.routing.failed(replica, now=now, seconds=refusal.failure.after_seconds)
 
     async def usage(self, replica: Replica, request_id: str) -> Counts | None:
         """Return what a request used in the end; None when the replica never had it.
