@@ -43,6 +43,7 @@ def main() -> int:
                 certificate=certificates.server,
                 private_key=certificates.server_key,
                 purse_seconds=config.purse_seconds,
+                tuning=config.gateway_settings,
             )
         )
     except SubletError as error:

@@ -11,3 +11,8 @@ SELECT pg_try_advisory_lock(%(key)s) AS mine;
 -- name: get_clock
 -- What the control plane's clock said at its last beat.
 SELECT seen_at, boot, steady_seconds FROM leadership;
+
+-- name: has_company
+SELECT EXISTS (SELECT FROM gateway
+                WHERE instance <> %(instance)s
+                  AND seen_at > %(now)s::timestamptz - interval '10 seconds') AS there;

@@ -39,7 +39,7 @@ from sublet.models.replica.dialect import (
 )
 from sublet.models.replica.generation import Generation, Rejected, Stop, Stuck
 from sublet.models.replica.llama import Counted, Llama, Tokens
-from sublet.models.replica.pins import Pins
+from sublet.models.replica.pins import RANKS, Pins
 from sublet.models.replica.recipe import Recipe
 from sublet.models.replica.usage import Book, State, Usage
 
@@ -233,16 +233,18 @@ class Agent:
         body = read_object(await request.body(limit_bytes=MAX_BODY_BYTES))
         chat = "messages" in body
         prompt = read_prompt(body, chat=chat)
-        await response.whole(200, {"input_tokens": await self._tokens(prompt, chat=chat)})
+        special = body.get("add_special") is not False  # of an answer, none are added
+        tokens = await self._tokens(prompt, chat=chat, special=special)
+        await response.whole(200, {"input_tokens": tokens})
 
-    async def _tokens(self, prompt: dict[str, Any], *, chat: bool) -> int:
+    async def _tokens(self, prompt: dict[str, Any], *, chat: bool, special: bool) -> int:
         if chat:
             path, body = "/v1/chat/completions/input_tokens", prompt
         elif isinstance(prompt["prompt"], list):
             return len(prompt["prompt"])
         else:
-            content = {"content": prompt["prompt"], "add_special": True, "parse_special": True}
-            path, body = "/tokenize", content
+            path = "/tokenize"
+            body = {"content": prompt["prompt"], "add_special": special, "parse_special": special}
         async with await self._engine().post(path, body) as answer:
             raw = await answer.read()
             if answer.status != 200:
@@ -271,7 +273,8 @@ class Agent:
         self._running.add(generation)
         watch = asyncio.create_task(_watch(request, generation))
         try:
-            await self._run(llama, job, generation, response)
+            rank = RANKS.get(request.header("x-sublet-tier") or "default", RANKS["default"])
+            await self._run(llama, job, generation, response, rank=rank)
         finally:
             watch.cancel()
             self._running.discard(generation)
@@ -291,9 +294,11 @@ class Agent:
             self._leave_if_idle()
 
     async def _run(
-        self, llama: Llama, job: Job, generation: Generation, response: Response
+        self, llama: Llama, job: Job, generation: Generation, response: Response, *, rank: int
     ) -> None:
-        slot = await generation.wait_for(asyncio.create_task(self._pins.take(job.prompt)))
+        slot = await generation.wait_for(
+            asyncio.create_task(self._pins.take(job.prompt, rank=rank))
+        )
         if slot is None:
             # Told nothing if it hung up, and it has used nothing.
             if generation.stopped is Stop.RECLAIMED:
