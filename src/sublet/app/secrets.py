@@ -5,9 +5,13 @@ import os
 import secrets
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
+from typing import Final
 
 from sublet.core.errors import Misconfigured
 from sublet.tenants.tenant import new_key
+
+# In the data folder: the key that opens the secrets of access keys. See `core/vault.py`.
+VAULT: Final = "access-keys.key"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -25,6 +25,7 @@ from sublet.core.db import Database
 from sublet.core.errors import Misconfigured, Unavailable
 from sublet.core.failpoint import failpoint
 from sublet.core.net import listen
+from sublet.core.vault import Vault
 from sublet.gateway.app import Gateway
 from sublet.gateway.cashier import Cashier
 from sublet.gateway.directory import Directory
@@ -34,6 +35,7 @@ from sublet.gateway.instance import Instance
 from sublet.gateway.limits import Limiter
 from sublet.gateway.purse import IDLE_SECONDS
 from sublet.gateway.replica import Replicas
+from sublet.gateway.signers import Signers
 from sublet.gateway.spool import Spool, read
 from sublet.gateway.till import Till
 from sublet.gateway.workers import Workers, name_of
@@ -66,6 +68,7 @@ class Settings:
     requests_per_minute: int = 600  # of one key
     tokens_per_minute: int = 1_000_000  # of one key
     drain_seconds: float = 10.0  # how long streams may go on after SIGTERM
+    vault: Path | None = None  # the key that opens access keys' secrets; without, none is taken
     purse_seconds: float = IDLE_SECONDS  # then money held ahead goes back to a tenant's wallet
 
 
@@ -229,7 +232,8 @@ async def _serve(
             ),
         )
         await service.refresh()
-        app = Gateway(service)
+        vault = None if settings.vault is None else Vault(settings.vault)
+        app = Gateway(service, Signers(directory, vault))
         server = Server(app.answer)
         for listener, context in sockets:
             await server.listen(listener, context)
