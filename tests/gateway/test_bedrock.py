@@ -1,19 +1,28 @@
 """What boto3 makes of our answers in Bedrock's words."""
 
+import itertools
 import json
+from contextlib import closing
+from datetime import UTC, datetime, timedelta
 from typing import Any
+from unittest import mock
 
 import boto3
+import httpx
 import pytest
-from botocore.awsrequest import AWSResponse, HeadersDict
+from botocore.auth import SigV4Auth
+from botocore.awsrequest import AWSRequest, AWSResponse, HeadersDict
+from botocore.credentials import Credentials
 from botocore.eventstream import EventStreamBuffer, EventStreamMessage
-from botocore.exceptions import ClientError
+from botocore.exceptions import ClientError, EventStreamError
 from botocore.parsers import create_parser
 from tests.gateway.aws import REGION, signing
-from tests.gateway.stage import CACHED, INPUT, MODEL, OUTPUT, Stage, says
+from tests.gateway.stage import CACHED, INPUT, MODEL, OUTPUT, Stage, eventually, says
 
+from sublet.core.vault import Vault
 from sublet.gateway.bedrock import break_off, refuse
 from sublet.gateway.failures import TABLE, Failure, Kind
+from sublet.tenants import store as tenants
 
 
 def frames(data: bytes) -> list[EventStreamMessage]:
@@ -139,3 +148,237 @@ def test_every_kind_of_refusal_has_its_exception_and_none_in_a_stream_is_unknown
         (frame,) = frames(break_off(Failure(kind, "why"), "req_1"))
         assert frame.headers[":exception-type"] in streamed
         assert json.loads(frame.payload)["message"] == "why"
+
+
+@pytest.mark.parametrize(
+    "scripted", [{"cut_after": 2}, {"garbage_after": 2}, {"reclaim_after": 2}], ids=str
+)
+def test_a_stream_that_breaks_ends_with_an_exception_and_a_bill(
+    stage: Stage, scripted: dict[str, int]
+) -> None:
+    tenant, _ = stage.tenant()
+    made, secret = stage.access_key(tenant)
+    with signing(stage.url, (str(made.access_key_id), secret)) as client:
+        reply = client.converse_stream(modelId=MODEL, messages=turns(tokens=9, **scripted))
+        with pytest.raises(EventStreamError) as broken, closing(reply["stream"]) as stream:
+            list(stream)
+    name = broken.value.response["Error"]["Code"]
+    reclaimed = "reclaim_after" in scripted
+    assert name == ("serviceUnavailableException" if reclaimed else "modelStreamErrorException")
+    stage.paid(tenant, INPUT + 2 * OUTPUT)
+
+
+def test_who_hangs_up_pays_what_was_generated(stage: Stage) -> None:
+    tenant, key = stage.tenant()
+    before = stage.generated()
+    with httpx.stream(
+        "POST",
+        f"{stage.url}/model/{MODEL}/converse-stream",
+        json={"messages": turns(tokens=500, delay_ms=20)},
+        headers={"authorization": f"Bearer {key}"},
+    ) as answer:
+        assert answer.headers["content-type"] == "application/vnd.amazon.eventstream"
+        for _, _bytes in zip(range(3), answer.iter_bytes(), strict=False):
+            pass
+    usage = stage.usage(tenant)
+    assert usage["outcome"] == "aborted"
+    assert usage["output_tokens"] == stage.generated() - before
+    stage.paid(tenant, INPUT + usage["output_tokens"] * OUTPUT)
+
+
+@pytest.mark.parametrize("words", ["anthropic", "openai", "llama"])
+def test_an_invocation_answers_in_the_words_of_its_body(stage: Stage, words: str) -> None:
+    tenant, _ = stage.tenant()
+    made, secret = stage.access_key(tenant)
+    script = says(tokens=3, cache_read_tokens=1)
+    body = {
+        "anthropic": {"anthropic_version": "bedrock-2023-05-31", "max_tokens": 9},
+        "openai": {"max_completion_tokens": 9},
+        "llama": {"prompt": "one two " + script[0]["content"], "max_gen_len": 9},
+    }[words]
+    if words != "llama":
+        body |= {"messages": [{"role": "user", "content": "one two " + script[0]["content"]}]}
+    with signing(stage.url, (str(made.access_key_id), secret)) as client:
+        reply = client.invoke_model(modelId=f"us.{MODEL}-v1:0", body=json.dumps(body))
+        whole = json.loads(reply["body"].read())
+        headers = reply["ResponseMetadata"]["HTTPHeaders"]
+        streamed = client.invoke_model_with_response_stream(
+            modelId=f"arn:aws:bedrock:us-east-1::foundation-model/{MODEL}",
+            body=json.dumps(body),
+            trace="DISABLED",
+        )
+        chunks = [json.loads(event["chunk"]["bytes"]) for event in streamed["body"]]
+    assert reply["contentType"] == streamed["contentType"] == "application/json"
+    assert headers["x-amzn-bedrock-input-token-count"] == "3"
+    assert headers["x-amzn-bedrock-output-token-count"] == "3"
+    assert chunks[-1]["amazon-bedrock-invocationMetrics"]["outputTokenCount"] == 3
+    said = "tok tok tok "
+    match words:
+        case "anthropic":
+            assert whole["content"][0]["text"] == said
+            assert whole["usage"]["input_tokens"] == 2
+            told = [chunk.get("delta", {}).get("text", "") for chunk in chunks]
+        case "openai":
+            assert whole["choices"][0]["message"]["content"] == said
+            assert whole["usage"]["prompt_tokens"] == 3
+            told = [c["choices"][0]["delta"].get("content", "") for c in chunks if c["choices"]]
+        case _:
+            assert whole["generation"] == said
+            assert (whole["prompt_token_count"], whole["stop_reason"]) == (3, "stop")
+            told = [chunk["generation"] for chunk in chunks]
+    assert "".join(told) == said
+    stage.paid(tenant, 2 * (2 * INPUT + CACHED + 3 * OUTPUT))
+
+
+def test_tokens_are_counted_for_nothing(stage: Stage) -> None:
+    tenant, _ = stage.tenant()
+    made, secret = stage.access_key(tenant)
+    messages = [{"role": "user", "content": [{"text": "one two three"}]}]
+    with signing(stage.url, (str(made.access_key_id), secret)) as client:
+        reply = client.count_tokens(modelId=MODEL, input={"converse": {"messages": messages}})
+        inner = {"messages": [{"role": "user", "content": "one two three"}]}
+        also = client.count_tokens(
+            modelId=MODEL, input={"invokeModel": {"body": json.dumps(inner).encode()}}
+        )
+    assert reply["inputTokens"] == also["inputTokens"] == 3
+    stage.paid(tenant, 0)
+
+
+def test_what_is_sold_is_listed_as_foundation_models_and_profiles(stage: Stage) -> None:
+    tenant, _ = stage.tenant()
+    made, secret = stage.access_key(tenant)
+    with signing(stage.url, (str(made.access_key_id), secret), service="bedrock") as client:
+        (model,) = client.list_foundation_models(byOutputModality="TEXT")["modelSummaries"]
+        assert (model["modelId"], model["modelLifecycle"]) == (MODEL, {"status": "ACTIVE"})
+        assert model["inferenceTypesSupported"] == ["ON_DEMAND"]
+        for asked in (MODEL, model["modelArn"], f"us.{MODEL}"):
+            reply = client.get_foundation_model(modelIdentifier=asked)
+            assert reply["modelDetails"] == model
+        for nobody in (
+            {"byOutputModality": "IMAGE"}, {"byInferenceType": "PROVISIONED"},
+            {"byCustomizationType": "FINE_TUNING"}, {"byProvider": "somebody"},
+        ):  # fmt: skip
+            assert client.list_foundation_models(**nobody)["modelSummaries"] == []
+        pages = client.get_paginator("list_inference_profiles").paginate(
+            PaginationConfig={"PageSize": 1}
+        )
+        (profile,) = [found for page in pages for found in page["inferenceProfileSummaries"]]
+        assert profile["models"] == [{"modelArn": model["modelArn"]}]
+        for asked in (profile["inferenceProfileId"], profile["inferenceProfileArn"]):
+            reply = client.get_inference_profile(inferenceProfileIdentifier=asked)
+            assert reply["inferenceProfileArn"] == profile["inferenceProfileArn"]
+        assert client.list_inference_profiles(typeEquals="APPLICATION") == {
+            "inferenceProfileSummaries": []
+        } | {"ResponseMetadata": mock.ANY}
+        with pytest.raises(ClientError) as refused:
+            client.get_foundation_model(modelIdentifier="nobody")
+    assert refused.value.response["Error"]["Code"] == "ResourceNotFoundException"
+
+
+def test_an_empty_wallet_is_denied_and_not_asked_again(stage: Stage) -> None:
+    tenant, _ = stage.tenant(nanos=0)
+    made, secret = stage.access_key(tenant)
+    with (
+        signing(stage.url, (str(made.access_key_id), secret), attempts=5) as client,
+        pytest.raises(ClientError) as refused,
+    ):
+        client.converse(modelId=MODEL, messages=turns())
+    assert refused.value.response["Error"]["Code"] == "AccessDeniedException"
+    assert refused.value.response["ResponseMetadata"]["RetryAttempts"] == 0
+
+
+# ── signatures, on the wire ──────────────────────────────────────────────────────────────
+
+
+def signed_headers(
+    stage: Stage, key: tuple[str, str], body: bytes, *, at: datetime | None = None
+) -> dict[str, str]:
+    request = AWSRequest("POST", f"{stage.url}/model/{MODEL}/converse", data=body)
+    now = (at or datetime.now(UTC)).replace(tzinfo=None)
+    with mock.patch("botocore.auth.get_current_datetime", return_value=now):
+        SigV4Auth(Credentials(*key), "bedrock", REGION).add_auth(request)
+    return dict(request.headers)
+
+
+def posted(stage: Stage, headers: dict[str, str], body: bytes) -> tuple[int, str]:
+    answer = httpx.post(f"{stage.url}/model/{MODEL}/converse", content=body, headers=headers)
+    return answer.status_code, answer.headers.get("x-amzn-errortype", "")
+
+
+def test_a_signed_request_is_served_once_as_it_was_signed_and_soon(stage: Stage) -> None:
+    tenant, _ = stage.tenant()
+    made, secret = stage.access_key(tenant)
+    key = str(made.access_key_id), secret
+    body = json.dumps({"messages": turns(tokens=2)}).encode()
+    headers = signed_headers(stage, key, body)
+    assert posted(stage, headers, body + b" ") == (403, "InvalidSignatureException")
+    assert posted(stage, headers, body) == (200, "")
+    assert posted(stage, headers, body) == (429, "ThrottlingException")
+    for minutes in (-6, 6):
+        then = datetime.now(UTC) + timedelta(minutes=minutes)
+        old = signed_headers(stage, key, body, at=then)
+        assert posted(stage, old, body) == (403, "InvalidSignatureException")
+    unknown = signed_headers(stage, ("SLAKNOBODY", secret), body)
+    assert posted(stage, unknown, body) == (403, "UnrecognizedClientException")
+    assert posted(stage, {}, body) == (403, "MissingAuthenticationTokenException")
+    shown = {"authorization": f"Bearer {secret}"}
+    assert posted(stage, shown, body) == (403, "UnrecognizedClientException")
+    stage.paid(tenant, INPUT + 2 * OUTPUT)  # once
+
+
+def test_boto3_signs_anew_what_is_the_same_as_before(stage: Stage) -> None:
+    """Two requests alike within one second have one signature: the second comes a second later."""
+    tenant, _ = stage.tenant()
+    made, secret = stage.access_key(tenant)
+    with signing(stage.url, (str(made.access_key_id), secret), attempts=8) as client:
+        for _ in range(3):
+            reply = client.converse(modelId=MODEL, messages=turns(tokens=1))
+            assert reply["stopReason"] == "end_turn"
+    stage.paid(tenant, 3 * (INPUT + OUTPUT))
+
+
+def test_a_revoked_access_key_is_refused_within_two_seconds(stage: Stage) -> None:
+    tenant, _ = stage.tenant()
+    made, secret = stage.access_key(tenant)
+    key = str(made.access_key_id), secret
+    body = json.dumps({"messages": turns(tokens=1)}).encode()
+    assert posted(stage, signed_headers(stage, key, body), body) == (200, "")
+    with stage.db.transaction() as tx:
+        tenants.revoke_key(tx, made.id, tenant_id=tenant.id, now=datetime.now(UTC))
+    number = itertools.count()
+
+    def refused() -> bool:
+        text = json.dumps(
+            {"messages": turns(tokens=1), "requestMetadata": {"n": str(next(number))}}
+        )
+        headers = signed_headers(stage, key, text.encode())
+        return posted(stage, headers, text.encode())[1] == "UnrecognizedClientException"
+
+    eventually(refused)
+
+
+def test_openai_s_paths_take_a_signature_too(stage: Stage) -> None:
+    tenant, _ = stage.tenant()
+    made, secret = stage.access_key(tenant)
+    url = f"{stage.url}/openai/v1/chat/completions"
+    body = json.dumps({"model": MODEL, "messages": says(tokens=1)}).encode()
+    request = AWSRequest("POST", url, data=body)
+    SigV4Auth(Credentials(str(made.access_key_id), secret), "bedrock", REGION).add_auth(request)
+    assert httpx.post(url, content=body, headers=dict(request.headers)).status_code == 200
+    wrong = httpx.post(url, content=body + b" ", headers=dict(request.headers))
+    assert (wrong.status_code, wrong.json()["error"]["code"]) == (401, "invalid_api_key")
+    stage.paid(tenant, INPUT + OUTPUT)
+
+
+def test_a_gateway_without_the_vault_s_key_refuses_who_signs_and_serves_the_others(
+    own_stage: Stage,
+) -> None:
+    tenant, key = own_stage.tenant()
+    made, secret = own_stage.access_key(tenant)
+    elsewhere = own_stage.folder / "elsewhere.key"
+    Vault(elsewhere).prepare()
+    own_stage.start(vault=str(elsewhere))
+    body = json.dumps({"messages": turns(tokens=1)}).encode()
+    headers = signed_headers(own_stage, (str(made.access_key_id), secret), body)
+    assert posted(own_stage, headers, body) == (500, "InternalServerException")
+    assert own_stage.post(key, messages=says(tokens=1)).status_code == 200
