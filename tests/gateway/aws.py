@@ -19,7 +19,7 @@ _SESSION: Final = boto3.Session(
 @contextmanager
 def signing(
     url: str, key: tuple[str, str], *, service: str = "bedrock-runtime", attempts: int = 1,
-    mode: str = "standard",
+    mode: str = "standard", ca: str | None = None,
 ) -> Iterator[Any]:  # fmt: skip
     """A client that signs with (access key's id, secret)."""
     client = _SESSION.client(
@@ -27,6 +27,7 @@ def signing(
         endpoint_url=url,
         aws_access_key_id=key[0],
         aws_secret_access_key=key[1],
+        verify=ca,
         config=_config(attempts, mode, signature_version="v4"),
     )
     try:
@@ -44,10 +45,10 @@ def bearing(
         client = boto3.Session(region_name=REGION).client(
             service, endpoint_url=url, verify=ca, config=_config(attempts, "standard")
         )
-    try:
-        yield client
-    finally:
-        client.close()
+        try:
+            yield client
+        finally:
+            client.close()
 
 
 def _config(attempts: int, mode: str, **more: Any) -> Config:

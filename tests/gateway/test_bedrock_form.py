@@ -227,7 +227,7 @@ def test_what_cannot_be_is_refused_by_name(body: dict[str, Any], param: str) -> 
 @pytest.mark.parametrize(
     ("body", "param"),
     [
-        ({"anthropic_version": "2023-06-01", "messages": []}, "anthropic_version"),
+        ({"anthropic_version": "new", "messages": []}, "anthropic_version"),
         ({"anthropic_version": "bedrock-2023-05-31", "anthropic_beta": ["x"]}, "anthropic_beta"),
         ({"anthropic_version": "bedrock-2023-05-31", "model": "m"}, "model"),
         ({"prompt": "hi", "max_tokens": 3}, "max_tokens"),

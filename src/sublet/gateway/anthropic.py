@@ -36,7 +36,7 @@ class TextBlock(Struct, forbid_unknown_fields=True):
     type: Literal["text"]
     text: str
     cache_control: CacheControl | None = None
-    citations: Nothing | None = None  # what our own answers have
+    citations: Nothing | None = None  # as an answer that is sent back may have them
 
 
 class Message(Struct, forbid_unknown_fields=True):
@@ -167,7 +167,7 @@ class Reply:
     def first(self, counts: Counts | None) -> bytes:
         counts = counts or Counts(input_tokens=0, cache_read_tokens=0, output_tokens=0)
         message = self._message([], None, counts) | {"sublet": grant_note(self.grant)}
-        block = {"type": "text", "text": "", "citations": None}
+        block = {"type": "text", "text": ""}
         return _event("message_start", message=message) + _event(
             "content_block_start", index=0, content_block=block
         )
@@ -188,7 +188,7 @@ class Reply:
         )
 
     def whole(self, text: str, finish_reason: str, counts: Counts, charge: Money) -> bytes:
-        content = [{"type": "text", "text": text, "citations": None}] if text else []
+        content = [{"type": "text", "text": text}] if text else []
         message = self._message(content, _STOP_REASONS[finish_reason], counts)
         return _encode(message | {"sublet": grant_note(self.grant, charge)})
 

@@ -10,7 +10,7 @@ import base64
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
-from typing import Annotated, Final, Literal
+from typing import Annotated, Final
 
 import msgspec
 from msgspec import Meta, Raw, Struct
@@ -28,7 +28,10 @@ from sublet.gateway.tariff import Counts
 
 _encode: Final = msgspec.json.Encoder().encode
 _FIELDS: Final = msgspec.json.Decoder(dict[str, Raw])
-_VERSION: Final = msgspec.json.Decoder(Literal["bedrock-2023-05-31"])
+# Their SDK sends its own newest one here, too. There is one form of answer, whichever it is.
+_VERSION: Final = msgspec.json.Decoder(
+    Annotated[str, Meta(pattern=r"^(bedrock-)?[0-9]{4}-[0-9]{2}-[0-9]{2}\Z")]
+)
 _LLAMA_TOKENS: Final = 512  # AWS's own default of max_gen_len
 # Makes an answer: (ask, grant, 32 hex digits, when in seconds since 1970).
 Words = Callable[[Ask, Grant, str, int], Reply]
@@ -76,7 +79,7 @@ def _read(body: bytes, *, model: str, stream: bool) -> tuple[Words, Ask]:
         except ValueError:
             raise Failure(
                 Kind.INVALID,
-                "anthropic_version must be 'bedrock-2023-05-31'",
+                "anthropic_version must be a date, such as 'bedrock-2023-05-31'",
                 param="anthropic_version",
             ) from None
         if bytes(fields.get("anthropic_beta", b"[]")).strip() in (b"[]", b"null"):
