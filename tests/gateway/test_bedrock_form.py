@@ -15,7 +15,7 @@ from tests.gateway.test_messages import GRANT
 from sublet.core.money import Money
 from sublet.gateway import anthropic, bedrock, eventstream, foundation, invoke, openai
 from sublet.gateway.ask import Api, Ask
-from sublet.gateway.bedrock import Call, Verb, find, name_of
+from sublet.gateway.bedrock import Operation, Verb, find, name_of
 from sublet.gateway.failures import Failure, Kind
 from sublet.gateway.request import parse as parse_openai
 from sublet.gateway.table import Table
@@ -359,8 +359,8 @@ def test_any_identifier_names_one_model_or_none(identifier: str) -> None:
 
 def test_a_path_is_a_call_of_a_model_whatever_is_in_its_name() -> None:
     arn = "arn:aws:bedrock:r::foundation-model/m"
-    assert find(f"/model/{arn}/converse") == Call(arn, Verb.CONVERSE)
-    assert find("/model/a/converse/invoke") == Call("a/converse", Verb.INVOKE)
+    assert find(f"/model/{arn}/converse") == Operation(arn, Verb.CONVERSE)
+    assert find("/model/a/converse/invoke") == Operation("a/converse", Verb.INVOKE)
     for path in ("/model//converse", "/model/converse", "/model/m/other", "/v1/model/m/invoke"):
         assert find(path) is None
 

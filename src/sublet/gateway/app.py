@@ -10,7 +10,16 @@ from types import MappingProxyType
 from typing import Final
 
 from sublet.core.errors import Unauthorized, Unavailable
-from sublet.gateway import anthropic, bedrock, foundation, invoke, openai, responses, signature
+from sublet.gateway import (
+    anthropic,
+    bedrock,
+    embeddings,
+    foundation,
+    invoke,
+    openai,
+    responses,
+    signature,
+)
 from sublet.gateway.ask import Ask
 from sublet.gateway.bedrock import Operation, Verb
 from sublet.gateway.dialect import Dialect
@@ -130,6 +139,9 @@ class Gateway:
             await self._count(exchange, *_COUNT[path][1:])
         elif operation := bedrock.find(path):
             await self._operate(exchange, operation)
+        elif path in embeddings.PATHS:
+            await self._admit(exchange)
+            embeddings.refuse(await exchange.read_body(), self._service.table)
         elif foundation.has(path):
             await self._identify(exchange)
             body = foundation.answer(path, exchange.query, self._service.table)
@@ -253,7 +265,12 @@ def _model_of(path: str) -> str | None:
 
 def _methods(path: str) -> bytes:
     """Return what may be done with a path; nothing when there is no such path."""
-    if path in _GENERATE or path in _COUNT or bedrock.find(path) is not None:
+    if (
+        path in _GENERATE
+        or path in _COUNT
+        or path in embeddings.PATHS
+        or bedrock.find(path) is not None
+    ):
         return b"POST, OPTIONS"
     if before := _BEFORE.match(path):
         return {None: b"GET, DELETE, OPTIONS", "/cancel": b"POST, OPTIONS"}.get(
