@@ -312,34 +312,33 @@ def _event(name: str, **fields: object) -> bytes:
 
 # ── refusals ─────────────────────────────────────────────────────────────────────────────
 
-_EXCEPTIONS: Final[Mapping[Kind, tuple[int, str]]] = MappingProxyType(
+# By our status, and whether waiting helps; some kinds have a name of their own.
+_EXCEPTIONS: Final[Mapping[tuple[int, bool], tuple[int, str]]] = MappingProxyType(
     {
-        Kind.UNREADABLE: (400, "ValidationException"),
-        Kind.INVALID: (400, "ValidationException"),
-        Kind.UNSUPPORTED: (400, "ValidationException"),
-        Kind.TOO_LONG: (400, "ValidationException"),
-        Kind.UNAUTHORIZED: (403, "UnrecognizedClientException"),
-        Kind.UNPAID: (403, "AccessDeniedException"),
-        Kind.IN_FLIGHT: (429, "ThrottlingException"),
-        Kind.FORBIDDEN: (403, "AccessDeniedException"),
+        (400, False): (400, "ValidationException"),
+        (401, False): (403, "UnrecognizedClientException"),
+        (402, False): (403, "AccessDeniedException"),
+        (402, True): (429, "ThrottlingException"),
+        (403, False): (403, "AccessDeniedException"),
+        (404, False): (404, "ResourceNotFoundException"),
+        (405, False): (405, "UnknownOperationException"),
+        (408, False): (408, "RequestTimeoutException"),
+        (413, False): (413, "ValidationException"),
+        (415, False): (415, "ValidationException"),
+        (429, False): (400, "ServiceQuotaExceededException"),
+        (429, True): (429, "ThrottlingException"),
+        (500, False): (500, "InternalServerException"),
+        (502, True): (503, "ServiceUnavailableException"),
+        (503, True): (503, "ServiceUnavailableException"),
+        (504, False): (408, "ModelTimeoutException"),
+        (504, True): (503, "ServiceUnavailableException"),
+    }
+)
+_NAMED: Final[Mapping[Kind, tuple[int, str]]] = MappingProxyType(
+    {
         Kind.NO_SUCH_PATH: (404, "UnknownOperationException"),
-        Kind.NO_SUCH_MODEL: (404, "ResourceNotFoundException"),
-        Kind.NO_SUCH_RESPONSE: (404, "ResourceNotFoundException"),
-        Kind.NO_SUCH_METHOD: (405, "UnknownOperationException"),
-        Kind.TOO_SLOW: (408, "RequestTimeoutException"),
-        Kind.TOO_LARGE: (413, "ValidationException"),
-        Kind.ENCODED: (415, "ValidationException"),
-        Kind.RATE_LIMITED: (429, "ThrottlingException"),
-        Kind.REPLAYED: (429, "ThrottlingException"),
-        Kind.OVER_LIMIT: (400, "ServiceQuotaExceededException"),
-        Kind.INTERNAL: (500, "InternalServerException"),
-        Kind.MODEL_FAILED: (503, "ServiceUnavailableException"),
-        Kind.MODEL_BUSY: (503, "ServiceUnavailableException"),
         Kind.NOT_READY: (429, "ModelNotReadyException"),
         Kind.RECLAIMED: (429, "ModelNotReadyException"),
-        Kind.TIMED_OUT: (408, "ModelTimeoutException"),
-        Kind.UNAVAILABLE: (503, "ServiceUnavailableException"),
-        Kind.STOPPING: (503, "ServiceUnavailableException"),
     }
 )
 # What a begun stream may end with: AWS has fewer words there.
@@ -354,7 +353,8 @@ _IN_STREAM: Final[Mapping[Kind, str]] = MappingProxyType(
 
 
 def refuse(failure: Failure, request_id: str) -> tuple[int, bytes, Headers]:  # noqa: ARG001
-    status, name = _EXCEPTIONS[failure.kind]
+    row = failure.row
+    status, name = _NAMED.get(failure.kind) or _EXCEPTIONS[row.status, bool(row.retry)]
     if isinstance(failure, Rejected):
         status, name = failure.aws_status, failure.aws_code
     return status, _encode(_error(failure)), [(b"x-amzn-errortype", name.encode())]
