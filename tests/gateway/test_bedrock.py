@@ -17,7 +17,7 @@ from botocore.eventstream import EventStreamBuffer, EventStreamMessage
 from botocore.exceptions import ClientError, EventStreamError
 from botocore.parsers import create_parser
 from tests.gateway.aws import REGION, signing
-from tests.gateway.stage import CACHED, INPUT, MODEL, OUTPUT, Stage, eventually, says
+from tests.gateway.stage import CACHED, INPUT, MODEL, OUTPUT, Stage, _healthy, eventually, says
 
 from sublet.core.vault import Vault
 from sublet.gateway.bedrock import break_off, refuse
@@ -324,6 +324,28 @@ def test_a_signed_request_is_served_once_as_it_was_signed_and_soon(stage: Stage)
     shown = {"authorization": f"Bearer {secret}"}
     assert posted(stage, shown, body) == (403, "UnrecognizedClientException")
     stage.paid(tenant, INPUT + 2 * OUTPUT)  # once
+
+
+def test_a_signature_that_one_gateway_served_is_refused_by_all(
+    own_stage: Stage,
+) -> None:
+    tenant, _ = own_stage.tenant()
+    made, secret = own_stage.access_key(tenant)
+    first = own_stage.start()
+    second = own_stage.start(name="second", wait=False)
+    eventually(lambda: _healthy(second))
+    body = json.dumps({"messages": turns(tokens=1)}).encode()
+    key = str(made.access_key_id), secret
+    own_stage.gateway = first
+    # Both are one to a client, behind one name.
+    request = AWSRequest("POST", f"http://gateway/model/{MODEL}/converse", data=body)
+    SigV4Auth(Credentials(*key), "bedrock", REGION).add_auth(request)
+    headers = dict(request.headers) | {"host": "gateway"}
+    assert posted(own_stage, headers, body) == (200, "")
+    own_stage.gateway = second
+    assert posted(own_stage, headers, body) == (429, "ThrottlingException")
+    assert first.stop() == 0
+    own_stage.paid(tenant, INPUT + OUTPUT)
 
 
 def test_boto3_signs_anew_what_is_the_same_as_before(stage: Stage) -> None:

@@ -8,14 +8,14 @@ import asyncio
 from collections import OrderedDict
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from functools import partial
 from typing import Final, ParamSpec, Protocol, TypeVar
 
 from sublet.core.clock import Clock
-from sublet.core.db import Database, Tx
+from sublet.core.db import Database, Tx, one
 from sublet.core.errors import Unauthorized, Unavailable
-from sublet.gateway.instance import Instance
+from sublet.gateway.instance import QUERIES, Instance
 from sublet.gateway.table import Table
 from sublet.tenants import store as tenants
 from sublet.tenants.tenant import Caller, KeyId, Signer, digest
@@ -32,6 +32,7 @@ _AWAY_SECONDS: Final = 300.0  # … unless the database is away: then for as lon
 _RENEW_SECONDS: Final = 150.0
 _LOOK_BACK: Final = timedelta(minutes=10)  # transactions and clocks are no further apart
 _KEPT_CALLERS: Final = 10_000
+_FORGET_EVERY: Final = timedelta(minutes=1)
 
 _Found = Caller | Unauthorized
 
@@ -54,6 +55,7 @@ class Directory:
         self._checked = float("-inf")  # when revocations were last read
         self._away = False  # did the database fail to answer the last time?
         self._instance = instance
+        self._forgot = datetime.min.replace(tzinfo=UTC)  # when signatures were last forgotten
 
     def stop(self) -> None:
         """End the threads. Sync: after the loop ran."""
@@ -108,6 +110,25 @@ class Directory:
         )
         assert isinstance(found, Signer)
         return found
+
+    async def use_signature(self, signature: str, *, good_for: timedelta) -> bool:
+        """Note that a signature was used, for all gateways; say whether it is the first time.
+
+        Raises:
+            Unavailable: the database is away.
+        """
+        if self._away:  # nobody waits for what the last one waited for in vain
+            raise Unavailable("the database does not answer")
+        return await self._call(self._use_signature, signature, good_for)
+
+    def _use_signature(self, signature: str, good_for: timedelta) -> bool:
+        now = self._clock.now()
+        with self._db.transaction() as tx:
+            if now - self._forgot > _FORGET_EVERY:
+                self._forgot = now
+                tx.execute(QUERIES["forget_signatures"], {"before": now - good_for})
+            row = {"signature": signature, "now": now}
+            return one(tx, QUERIES["use_signature"], row) is not None
 
     async def _find(self, mark: bytes, look_up: _LookUp, what: str) -> Caller:
         now = asyncio.get_running_loop().time()

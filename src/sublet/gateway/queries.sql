@@ -11,3 +11,13 @@ SELECT pg_try_advisory_lock(%(key)s) AS mine;
 -- name: get_clock
 -- What the control plane's clock said at its last beat.
 SELECT seen_at, boot, steady_seconds FROM leadership;
+
+-- name: use_signature
+-- Whoever is second, on whichever gateway, gets no row.
+INSERT INTO used_signature (signature, used_at)
+VALUES (decode(%(signature)s, 'hex'), %(now)s)
+    ON CONFLICT DO NOTHING
+RETURNING used_at;
+
+-- name: forget_signatures
+DELETE FROM used_signature WHERE used_at < %(before)s;

@@ -24,6 +24,7 @@ from sublet.gateway.failures import Failure, Kind
 
 ALGORITHM: Final = "AWS4-HMAC-SHA256"
 SKEW: Final = timedelta(minutes=5)
+GOOD_FOR: Final = 2 * SKEW  # from a clock as far ahead as can be to its end
 _SERVICES: Final = frozenset({"bedrock", "bedrock-mantle", "bedrock-runtime"})
 _HEADERS: Final = re.compile(r"^[a-z0-9!#$%&'*+.^_`|~-]+(;[a-z0-9!#$%&'*+.^_`|~-]+)*\Z")
 _SIGNATURE: Final = re.compile(r"^[0-9a-f]{64}\Z")
@@ -216,13 +217,17 @@ class Seen:
                 break
             del self._until[oldest]
         if signed.signature in self._until:
-            raise Failure(
-                Kind.REPLAYED,
-                "this signature was used before, and each is good for one request: sign it anew (its"
-                " date has seconds, so two requests that are alike need one between them)",
-            )
+            raise replayed()
         # From now, not from its date: so they end in the order in which they came.
-        self._until[signed.signature] = now + 2 * SKEW
+        self._until[signed.signature] = now + GOOD_FOR
+
+
+def replayed() -> Failure:
+    return Failure(
+        Kind.REPLAYED,
+        "this signature was used before, and each is good for one request: sign it anew (its date"
+        " has seconds, so two requests that are alike need one between them)",
+    )
 
 
 def _incomplete(why: str) -> Rejected:

@@ -3,13 +3,13 @@
 import logging
 from typing import Final
 
-from sublet.core.errors import Misconfigured, Unauthorized
+from sublet.core.errors import Misconfigured, Unauthorized, Unavailable
 from sublet.core.vault import Vault
 from sublet.gateway import signature
 from sublet.gateway.directory import Directory
 from sublet.gateway.exchange import Exchange
 from sublet.gateway.failures import Failure, Kind
-from sublet.gateway.signature import Rejected, Seen
+from sublet.gateway.signature import GOOD_FOR, Rejected, Seen, Signed, replayed
 from sublet.tenants.tenant import Caller, Signer
 
 log: Final = logging.getLogger(__name__)
@@ -49,8 +49,19 @@ class Signers:
             headers=headers,
             body=await exchange.read_body(),
         )
-        self._seen.take(signed, now=self._directory.now())
+        await self._use(signed)
         return signer
+
+    async def _use(self, signed: Signed) -> None:
+        """Raises Failure: it was used before, here or on another gateway."""
+        self._seen.take(signed, now=self._directory.now())
+        try:
+            first = await self._directory.use_signature(signed.signature, good_for=GOOD_FOR)
+        except Unavailable:
+            log.warning("gateway.signatures_not_shared")  # what this process knows must do
+        else:
+            if not first:
+                raise replayed()
 
 
 def _open(vault: Vault, signer: Signer, exchange: Exchange) -> str:
