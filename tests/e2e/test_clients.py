@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 import anthropic
 import openai
 import pytest
-from langchain_aws import ChatBedrockConverse
+from langchain_aws import ChatBedrock, ChatBedrockConverse
 from langchain_openai import ChatOpenAI
 from openai.providers import bedrock
 from tests.e2e.instance import MODEL, Instance
@@ -96,7 +96,16 @@ def test_boto3_s_control_plane(door: Door) -> None:
 
 
 @pytest.mark.parametrize("auth", ["bearer", "signed"])
-def test_anthropic_bedrock(door: Door, auth: str) -> None:
+@pytest.mark.parametrize(
+    ("client", "path", "model"),
+    [
+        (anthropic.AnthropicBedrock, "", f"us.{MODEL}-v1:0"),
+        (anthropic.AnthropicBedrockMantle, "/anthropic", MODEL),
+    ],
+)
+def test_anthropic_s_bedrock_clients(
+    door: Door, auth: str, client: Any, path: str, model: str
+) -> None:
     keys: dict[str, Any] = (
         {"api_key": door.key}
         if auth == "bearer"
@@ -104,16 +113,19 @@ def test_anthropic_bedrock(door: Door, auth: str) -> None:
     )
     with (
         anthropic.DefaultHttpxClient(verify=door.trust) as http_client,
-        anthropic.AnthropicBedrock(
-            base_url=door.url, aws_region=REGION, http_client=http_client, max_retries=5, **keys
-        ) as client,
+        client(
+            base_url=door.url + path,
+            aws_region=REGION,
+            http_client=http_client,
+            max_retries=5,
+            **keys,
+        ) as made,
     ):
         asked: dict[str, Any] = {
-            "model": f"us.{MODEL}-v1:0", "max_tokens": 12,
-            "messages": [{"role": "user", "content": ASKED}],
+            "model": model, "max_tokens": 12, "messages": [{"role": "user", "content": ASKED}],
         }  # fmt: skip
-        answer = client.messages.create(**asked)
-        with client.messages.stream(**asked) as stream:
+        answer = made.messages.create(**asked)
+        with made.messages.stream(**asked) as stream:
             streamed = "".join(stream.text_stream)
     (block,) = answer.content
     assert block.type == "text"
@@ -171,6 +183,18 @@ def test_langchain_aws(door: Door) -> None:
     used = answer.usage_metadata
     assert used is not None
     assert used["total_tokens"] == used["input_tokens"] + used["output_tokens"]
+
+
+def test_langchain_aws_in_makers_words(door: Door) -> None:
+    with signing(door.url, door.access_key, ca=door.ca, attempts=8) as client:
+        chat = ChatBedrock(
+            client=client, model=f"us.{MODEL}-v1:0", provider="anthropic", region=REGION,
+            model_kwargs={"max_tokens": 12, "temperature": 0}, beta_use_converse_api=False,
+        )  # fmt: skip
+        answer = chat.invoke(ASKED)
+        pieces = list(chat.stream(ASKED))
+    assert "Paris" in str(answer.text)
+    assert "".join(str(piece.text) for piece in pieces) == str(answer.text)
 
 
 @pytest.mark.parametrize("auth", ["bearer", "signed"])

@@ -16,11 +16,13 @@ from botocore.credentials import Credentials
 from botocore.eventstream import EventStreamBuffer, EventStreamMessage
 from botocore.exceptions import ClientError, EventStreamError
 from botocore.parsers import create_parser
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from tests.gateway.aws import REGION, signing
 from tests.gateway.stage import CACHED, INPUT, MODEL, OUTPUT, Stage, _healthy, eventually, says
 
 from sublet.core.vault import Vault
-from sublet.gateway.bedrock import break_off, refuse
+from sublet.gateway.bedrock import Verb, break_off, refuse
 from sublet.gateway.failures import TABLE, Failure, Kind
 from sublet.tenants import store as tenants
 
@@ -404,3 +406,32 @@ def test_a_gateway_without_the_vault_s_key_refuses_who_signs_and_serves_the_othe
     headers = signed_headers(own_stage, (str(made.access_key_id), secret), body)
     assert posted(own_stage, headers, body) == (500, "InternalServerException")
     assert own_stage.post(key, messages=says(tokens=1)).status_code == 200
+
+
+# ── nothing crashes ──────────────────────────────────────────────────────────────────────
+
+
+@settings(max_examples=60)
+@given(
+    st.sampled_from([MODEL, f"us.{MODEL}:0", "%00", "..%2F..", "\u00fc", "a/b"]),
+    st.sampled_from([*Verb, "other"]),
+    st.binary(max_size=60)
+    | st.sampled_from([{"messages": []}, {"input": {"converse": {}}}, {"prompt": 1}]).map(
+        lambda value: json.dumps(value).encode()
+    ),
+    st.sampled_from(["", "AWS4-HMAC-SHA256 Credential=a/b", "Bearer", "AWS4-HMAC-SHA256"]),
+)
+def test_nothing_that_is_sent_is_our_fault(
+    stage: Stage, any_key: str, model: str, verb: str, body: bytes, authorization: str
+) -> None:
+    shown = authorization or f"Bearer {any_key}"
+    answer = httpx.post(
+        f"{stage.url}/model/{model}/{verb}", content=body, headers={"authorization": shown}
+    )
+    assert 400 <= answer.status_code < 500
+    assert answer.json()["message" if verb != "other" else "error"]
+
+
+@pytest.fixture(scope="module")
+def any_key(stage: Stage) -> str:
+    return stage.tenant()[1]
