@@ -23,7 +23,7 @@ def _pages() -> list[Path]:
     found = [*ROOT.glob("*.md")]
     for folder in ("docs", "src", "tests", "benchmarks"):
         found += ROOT.glob(f"{folder}/**/*.md")
-    return sorted(found)
+    return sorted(page for page in found if "node_modules" not in page.parts)
 
 
 def _links(page: Path) -> Iterator[str]:

@@ -24,6 +24,7 @@ from sublet.core.db import Database
 from sublet.core.ids import new_id
 from sublet.core.money import Money, Rate
 from sublet.core.net import free_port
+from sublet.core.vault import Vault
 from sublet.ledger import audit as ledger_audit
 from sublet.ledger import store as ledger
 from sublet.ledger.transfer import Account, Transfer
@@ -33,7 +34,7 @@ from sublet.metering import audit as metering_audit
 from sublet.models import store as models
 from sublet.models.deployment import Deployment, Feature, Replica, ReplicaState
 from sublet.tenants import store as tenants
-from sublet.tenants.tenant import Tenant
+from sublet.tenants.tenant import ApiKey, Tenant
 
 MODEL: Final = "fake"
 INPUT, CACHED, OUTPUT = 1_000, 100, 4_000  # nanos a token
@@ -47,7 +48,8 @@ _START: Final = (
     "import resource, signal\n"
     "if most is not None: signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
     "if most is not None: resource.setrlimit(resource.RLIMIT_FSIZE, (most, most))\n"
-    "given |= {k: Path(given[k]) for k in ('certificate', 'private_key', 'spool', 'tuning') if k in given}\n"
+    "paths = ('certificate', 'private_key', 'spool', 'tuning', 'vault')\n"
+    "given |= {k: Path(given[k]) for k in paths if k in given}\n"
     "try: serve(Settings(**given))\n"
     "except Misconfigured as error: print(error); sys.exit(2)\n"
 )
@@ -149,6 +151,17 @@ class Stage:
             _, key = tenants.create_key(tx, tenant.id, "test", now=now)
         return tenant, key
 
+    def access_key(self, tenant: Tenant) -> tuple[ApiKey, str]:
+        """Add a key with which a tenant signs; return it and its secret."""
+        with self.db.transaction() as tx:
+            return tenants.create_access_key(
+                tx, tenant.id, "signs", vault=Vault(self._vault), now=datetime.now(UTC)
+            )
+
+    @property
+    def _vault(self) -> Path:
+        return self.folder / "access-keys.key"
+
     # ── what an auditor sees ─────────────────────────────────────────────────────────────
 
     def wallet(self, tenant: Tenant) -> Account:
@@ -229,6 +242,7 @@ class Stage:
         spool = str(self.folder / "spool")
         given = {
             "database_url": self.database_url, "name": "test", "spool": spool, "purse_seconds": 1,
+            "vault": str(self._vault),
         } | settings  # fmt: skip
         log = self.folder / f"gateway-{port}.log"
         with log.open("ab") as out:
@@ -262,6 +276,7 @@ def raised(database_url: str, folder: Path) -> Iterator[Stage]:
             db=db, database_url=database_url, folder=folder, fake=fake, replica_url=replica_url
         )
         stage.deploy()
+        Vault(folder / "access-keys.key").prepare()
         try:
             yield stage
         finally:

@@ -1,12 +1,14 @@
 """Who may do what: keys that work, and all those that do not."""
 
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 
 import pytest
 
 from sublet.core.db import Tx
 from sublet.core.errors import Invalid, NotFound, Refused, Unauthorized
 from sublet.core.ids import new_id
+from sublet.core.vault import Vault
 from sublet.tenants import store
 from sublet.tenants.tenant import PREFIX, KeyId, Role, TenantId, digest, new_key
 
@@ -94,3 +96,57 @@ def test_two_tenants_of_one_name_cannot_be(tx: Tx) -> None:
         store.create_key(tx, TenantId(new_id()), "x", now=NOON)
     with pytest.raises(Invalid):
         store.create_tenant(tx, "a\x00b", now=NOON)
+
+
+# ── access keys ──────────────────────────────────────────────────────────────────────────
+
+
+@pytest.fixture
+def vault(folder: Path) -> Vault:
+    made = Vault(folder / "access-keys.key")
+    made.prepare()
+    return made
+
+
+def test_an_access_key_signs_for_its_tenant_and_its_secret_is_no_key(tx: Tx, vault: Vault) -> None:
+    acme = store.create_tenant(tx, "acme", now=NOON)
+    made, secret = store.create_access_key(tx, acme.id, "boto3", vault=vault, now=NOON)
+    assert made.access_key_id is not None
+    assert (len(made.access_key_id), len(secret)) == (20, 40)
+    assert store.list_keys(tx, acme.id) == [made]
+    signer = store.find_signer(tx, made.access_key_id, now=NOON)
+    assert (signer.key_id, signer.role, signer.tenant) == (made.id, Role.TENANT, acme)
+    assert vault.open(signer.sealed_secret, bound_to=made.access_key_id) == secret
+    for shown in (secret, made.access_key_id, f"{made.access_key_id}:{secret}"):
+        with pytest.raises(Unauthorized):
+            store.find_caller(tx, shown, now=NOON)
+    with pytest.raises(Unauthorized, match="not known"):
+        store.find_signer(tx, secret, now=NOON)
+
+
+def test_an_access_key_s_secret_is_not_in_the_database(tx: Tx, vault: Vault) -> None:
+    acme = store.create_tenant(tx, "acme", now=NOON)
+    _, secret = store.create_access_key(tx, acme.id, "boto3", vault=vault, now=NOON)
+    rows = tx.execute(
+        "SELECT k::text || encode(a.sealed_secret, 'escape') AS row"
+        " FROM api_key k JOIN access_key a ON a.key_id = k.id"
+    ).fetchall()
+    assert len(rows) == 1
+    assert secret not in rows[0]["row"]
+
+
+def test_an_access_key_ends_as_every_key_does(tx: Tx, vault: Vault) -> None:
+    acme = store.create_tenant(tx, "acme", now=NOON)
+    made, _ = store.create_access_key(
+        tx, acme.id, "boto3", vault=vault, now=NOON, expires_at=NOON + HOUR
+    )
+    with pytest.raises(Unauthorized, match="this access key has expired"):
+        store.find_signer(tx, str(made.access_key_id), now=NOON + HOUR)
+    store.revoke_key(tx, made.id, tenant_id=acme.id, now=NOON)
+    with pytest.raises(Unauthorized, match="revoked"):
+        store.find_signer(tx, str(made.access_key_id), now=NOON)
+
+
+def test_an_operator_has_nothing_to_sign(tx: Tx, vault: Vault) -> None:
+    with pytest.raises(Refused, match="operator"):
+        store.create_access_key(tx, None, "boto3", vault=vault, now=NOON)

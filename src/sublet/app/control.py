@@ -31,7 +31,7 @@ from sublet.app.routes import (
     surplus,
     tenants,
 )
-from sublet.app.secrets import load_or_make
+from sublet.app.secrets import VAULT, load_or_make
 from sublet.app.services import Services
 from sublet.app.signals import DRAIN
 from sublet.config import Config, load
@@ -43,6 +43,7 @@ from sublet.core.errors import Misconfigured, SubletError
 from sublet.core.migrations import migrate
 from sublet.core.net import listen
 from sublet.core.postgres import wait_until_durable
+from sublet.core.vault import Vault
 from sublet.leases.waits import InternalWaits
 from sublet.models.service import Hosting, Replicas
 
@@ -123,6 +124,7 @@ def run(config: Config) -> int:
     clock = SystemClock()
     config.data.mkdir(mode=0o700, parents=True, exist_ok=True)
     secrets = load_or_make(config.data / "secrets.json")
+    Vault(config.data / VAULT).prepare()
     wait_until_durable(config.database_url, wait_seconds=_DATABASE_WAIT_SECONDS)
     for sign in (signal.SIGTERM, signal.SIGINT):
         signal.signal(sign, lambda *_: sys.exit(0))  # as long as we wait

@@ -56,6 +56,11 @@ class NewCredit(Body):
 class NewKey(Body):
     name: Name
     expires_at: datetime | None = None
+    sigv4: bool = Field(
+        False,
+        description="Make an access key, with which AWS's clients sign their requests (Signature"
+        " Version 4), instead of a key that is shown",
+    )
 
 
 class NewWorkload(Body):
@@ -239,6 +244,7 @@ def key_document(key: ApiKey) -> dict[str, Any]:
         "created_at": key.created_at,
         "expires_at": key.expires_at,
         "revoked_at": key.revoked_at,
+        "access_key_id": key.access_key_id,
     }
 
 

@@ -6,6 +6,7 @@ import sys
 from typing import Final
 
 from sublet.app.logs import log_to_stderr
+from sublet.app.secrets import VAULT
 from sublet.config import load
 from sublet.core import failpoint
 from sublet.core.certificates import ensure
@@ -42,6 +43,7 @@ def main() -> int:
                 https_port=config.gateway_port,
                 certificate=certificates.server,
                 private_key=certificates.server_key,
+                vault=config.data / VAULT,
                 purse_seconds=config.purse_seconds,
                 tuning=config.gateway_settings,
             )

@@ -4,10 +4,14 @@ import json
 import secrets
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
+from typing import Final
 
 from sublet.core.errors import Misconfigured
 from sublet.core.files import write_whole
 from sublet.tenants.tenant import new_key
+
+# In the data folder: the key that opens the secrets of access keys. See `core/vault.py`.
+VAULT: Final = "access-keys.key"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

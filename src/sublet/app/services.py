@@ -6,10 +6,12 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from uuid import UUID
 
+from sublet.app.secrets import VAULT
 from sublet.config import Config
 from sublet.core.clock import Clock
 from sublet.core.db import Database
 from sublet.core.errors import NotFound
+from sublet.core.vault import Vault
 from sublet.engine.port import Engine, InternalQueue
 from sublet.leases.waits import InternalWaits
 from sublet.models.service import Replicas
@@ -27,6 +29,11 @@ class Services:
     waits: InternalWaits = field(default_factory=InternalWaits)  # of internal jobs, for leases
     refuses_commands: str | None  # why no tenant's command may run here, or None
     wake: Callable[[], None]  # do the next pass of the loop now
+
+    @property
+    def vault(self) -> Vault:
+        """What seals the secrets of access keys."""
+        return Vault(self.config.data / VAULT)
 
     def notice_url(self, lease_id: UUID) -> str:
         """Return where a workload can read its notice without a key."""

@@ -19,6 +19,11 @@ KEY = (
     Column("revoked", "revoked_at", instant),
 )
 NEW_KEY = (*KEY, Column("key", "key"))
+NEW_ACCESS_KEY = (
+    *KEY,
+    Column("access key id", "access_key_id"),
+    Column("secret access key", "secret_access_key"),
+)
 
 Tenant = Annotated[
     str | None,
@@ -37,6 +42,7 @@ def add_to(root: typer.Typer) -> None:
         examples=(
             "sublet key create --name ci --expires-in 30d",
             "sublet key create --tenant acme --name laptop",
+            "sublet key create --name boto3 --sigv4",
         ),
     )(create)  # fmt: skip
     command(
@@ -58,9 +64,14 @@ def create(
             parser=seconds, metavar="DURATION", help="Such as 12h or 30d; never, if not given."
         ),
     ] = None,
+    sigv4: Annotated[
+        bool, typer.Option("--sigv4", help="A pair with which AWS's clients sign requests.")
+    ] = False,
 ) -> None:
     """Make a key and print it, once."""
-    body = {"name": name}
+    body: dict[str, object] = {"name": name}
+    if sigv4:
+        body["sigv4"] = True
     if expires_in is not None:
         from sublet.core.clock import SystemClock  # noqa: PLC0415
 
@@ -71,7 +82,7 @@ def create(
     else:
         with session.operator() as api:
             document = api.post(f"/v1/tenants/{tenant_id(api, tenant)}/keys", body)
-    session.show(document, NEW_KEY)
+    session.show(document, NEW_ACCESS_KEY if sigv4 else NEW_KEY)
     session.say("keep the key now: it is not shown again")
 
 

@@ -37,7 +37,7 @@ class CacheControl(Struct, forbid_unknown_fields=True):
 class TextBlock(Struct, forbid_unknown_fields=True, tag_field="type", tag="text"):
     text: str
     cache_control: CacheControl | None = None
-    citations: Nothing | None = None  # what our own answers have
+    citations: Nothing | None = None  # as an answer that is sent back may have them
 
 
 class ImageSource(Struct, forbid_unknown_fields=True):
@@ -295,10 +295,10 @@ class Reply:
     def first(self, counts: Counts | None) -> bytes:
         counts = counts or Counts(input_tokens=0, cache_read_tokens=0, output_tokens=0)
         message = self._message([], None, counts) | {"sublet": grant_note(self.grant)}
-        block = {"type": "text", "text": "", "citations": None}
         begun = _event("message_start", message=message)
         if self.ask.rich:
             return begun  # it is not known yet whether there is any text
+        block = {"type": "text", "text": ""}
         return begun + _event("content_block_start", index=0, content_block=block)
 
     def text(self, text: str) -> bytes:
@@ -357,7 +357,7 @@ class Reply:
         )
 
     def whole(self, text: str, finish_reason: str, counts: Counts, charge: Money) -> bytes:
-        content: list[object] = [{"type": "text", "text": text, "citations": None}] if text else []
+        content: list[object] = [{"type": "text", "text": text}] if text else []
         content += [
             {"type": "tool_use", "id": call.id, "name": call.name, "input": _arguments(call)}
             for call in self._calls.values()

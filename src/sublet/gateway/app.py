@@ -5,18 +5,31 @@ import logging
 import re
 import traceback
 from collections.abc import Callable, Mapping
+from functools import partial
 from types import MappingProxyType
 from typing import Final
 
 from sublet.core.errors import Unauthorized, Unavailable
-from sublet.gateway import anthropic, openai, responses
+from sublet.gateway import (
+    anthropic,
+    bedrock,
+    embeddings,
+    foundation,
+    invoke,
+    openai,
+    responses,
+    signature,
+)
 from sublet.gateway.ask import Ask
+from sublet.gateway.bedrock import Operation, Verb
 from sublet.gateway.dialect import Dialect
 from sublet.gateway.exchange import Exchange, stopping
 from sublet.gateway.failures import Failure, Kind
 from sublet.gateway.flow import Service, Serving
 from sublet.gateway.http import Call, HungUp
 from sublet.gateway.limits import Subject
+from sublet.gateway.signature import Rejected
+from sublet.gateway.signers import Signers
 from sublet.tenants.tenant import Caller, KeyId, Tenant
 
 log: Final = logging.getLogger(__name__)
@@ -59,8 +72,9 @@ _REFUSAL_SECONDS: Final = 5.0
 
 
 class Gateway:
-    def __init__(self, service: Service) -> None:
+    def __init__(self, service: Service, signers: Signers) -> None:
         self._service = service
+        self._signers = signers
         self._stopping = False
 
     def stop(self) -> None:
@@ -127,7 +141,16 @@ class Gateway:
         elif path == _METRICS:
             await self._show_metrics(exchange)
         elif path in _COUNT:
-            await self._count(exchange)
+            await self._count(exchange, *_COUNT[path][1:])
+        elif operation := bedrock.find(path):
+            await self._operate(exchange, operation)
+        elif path in embeddings.PATHS:
+            await self._admit(exchange)
+            embeddings.refuse(await exchange.read_body(), self._service.table)
+        elif foundation.has(path):
+            await self._identify(exchange)
+            body = foundation.answer(path, exchange.query, self._service.table)
+            await exchange.respond(200, body)
         elif before := _BEFORE.match(path):
             await self._look(exchange)
             raise responses.not_kept(before[1])
@@ -158,10 +181,30 @@ class Gateway:
         ask = exchange.dialect.parse(await exchange.read_body())
         await Serving(self._service, exchange, ask, caller, tenant, subjects).run()
 
-    async def _count(self, exchange: Exchange) -> None:
+    async def _operate(self, exchange: Exchange, operation: Operation) -> None:
+        """Serve one of Bedrock's, which name the model in the path."""
+        offers = self._service.table.offers
+        model = bedrock.name_of(
+            operation.model, lambda name: (offer := offers.get(name)) is not None and offer.sold
+        )
+        match operation.verb:
+            case Verb.COUNT_TOKENS:
+                await self._count(
+                    exchange, partial(invoke.parse_count, model=model), invoke.counted
+                )
+                return
+            case Verb.CONVERSE | Verb.CONVERSE_STREAM:
+                exchange.dialect = bedrock.converse(model, stream=operation.streams)
+            case Verb.INVOKE | Verb.INVOKE_STREAM:
+                exchange.dialect = invoke.dialect(model, stream=operation.streams)
+        invoke.check_headers(exchange.headers)
+        await self._generate(exchange)
+
+    async def _count(
+        self, exchange: Exchange, read: Callable[[bytes], Ask], write: Callable[[int], bytes]
+    ) -> None:
         """Say how many tokens a prompt has. It costs nothing but a place in the limit."""
         caller, tenant, subjects = await self._admit(exchange)
-        _, read, write = _COUNT[exchange.path]
         ask = read(await exchange.read_body())
         serving = Serving(self._service, exchange, ask, caller, tenant, subjects)
         tokens = await serving.count()
@@ -204,15 +247,21 @@ class Gateway:
 
         Raises:
             Unauthorized: no key, or not one of ours.
+            Failure: it is signed, and not as it should be.
         """
         authorization = exchange.header(b"authorization")
+        if authorization is not None and authorization.startswith(signature.ALGORITHM):
+            return await self._signers.identify(exchange)
         if authorization is not None:
             scheme, _, key = authorization.partition(" ")
             key = key.strip() if scheme.lower() == "bearer" else ""
         else:
             key = exchange.header(b"x-api-key") or exchange.header(b"api-key") or ""
         if not key:
-            raise Unauthorized("no API key: send one in the header 'Authorization: Bearer <key>'")
+            raise Rejected(
+                "MissingAuthenticationTokenException",
+                "no API key: send one in the header 'Authorization: Bearer <key>'",
+            )
         if len(key) > _LONGEST_KEY:
             raise Unauthorized("this is no API key of ours: it is too long")
         return await self._service.directory.find_caller(key)
@@ -225,6 +274,8 @@ def _dialect_of(call: Call) -> Dialect:
         return dialect
     if path in _COUNT:
         return _COUNT[path][0]
+    if bedrock.find(path) is not None or foundation.has(path):
+        return bedrock.RUNTIME
     if path.startswith("/anthropic/"):
         return anthropic.MESSAGES
     if path.startswith("/openai/"):
@@ -244,13 +295,18 @@ def _model_of(path: str) -> str | None:
 
 def _methods(path: str) -> bytes:
     """Return what may be done with a path; nothing when there is no such path."""
-    if path in _GENERATE or path in _COUNT:
+    if (
+        path in _GENERATE
+        or path in _COUNT
+        or path in embeddings.PATHS
+        or bedrock.find(path) is not None
+    ):
         return b"POST, OPTIONS"
     if before := _BEFORE.match(path):
         return {None: b"GET, DELETE, OPTIONS", "/cancel": b"POST, OPTIONS"}.get(
             before[2], b"GET, OPTIONS"
         )
-    if path in (_HEALTH, _METRICS) or _model_of(path) is not None:
+    if path in (_HEALTH, _METRICS) or foundation.has(path) or _model_of(path) is not None:
         return b"GET, HEAD, OPTIONS"
     return b""
 

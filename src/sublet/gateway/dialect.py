@@ -65,6 +65,7 @@ class Dialect:
     break_off: Callable[[Failure, str], bytes]  # the same as the last event of a begun stream
     limits: Callable[[Sequence[Standing], datetime], Headers]
     request_id: bytes = b"x-request-id"  # the header that the provider's SDK reads it from
+    stream_kind: bytes = b"text/event-stream; charset=utf-8"  # the content type of a stream
 
 
 def grant_headers(grant: Grant) -> Headers:

@@ -8,19 +8,20 @@ import asyncio
 from collections import OrderedDict
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from datetime import datetime, timedelta
-from typing import Final, ParamSpec, TypeVar
+from datetime import UTC, datetime, timedelta
+from functools import partial
+from typing import Final, ParamSpec, Protocol, TypeVar
 
 from sublet.core.clock import Clock
-from sublet.core.db import Database
+from sublet.core.db import Database, Tx, one
 from sublet.core.errors import Unauthorized, Unavailable
-from sublet.gateway.instance import Instance
+from sublet.gateway.instance import QUERIES, Instance
 from sublet.gateway.limits import Limiter
 from sublet.gateway.table import Table
 from sublet.tenants import limits
 from sublet.tenants import store as tenants
 from sublet.tenants.limit import LimitBook
-from sublet.tenants.tenant import Caller, KeyId, digest
+from sublet.tenants.tenant import Caller, KeyId, Signer, digest
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -34,8 +35,15 @@ _AWAY_SECONDS: Final = 300.0  # … unless the database is away: then for as lon
 _RENEW_SECONDS: Final = 150.0
 _LOOK_BACK: Final = timedelta(minutes=10)  # transactions and clocks are no further apart
 _KEPT_CALLERS: Final = 10_000
+_FORGET_EVERY: Final = timedelta(minutes=1)
 
 _Found = Caller | Unauthorized
+
+
+class _LookUp(Protocol):
+    """Finds one caller; raises Unauthorized."""
+
+    def __call__(self, tx: Tx, *, now: datetime) -> Caller: ...
 
 
 class Directory:
@@ -52,6 +60,7 @@ class Directory:
         self._instance = instance
         self.book = LimitBook()  # the limits of everybody, read with the table
         self._others = False  # do other gateways live?
+        self._forgot = datetime.min.replace(tzinfo=UTC)  # when signatures were last forgotten
 
     def stop(self) -> None:
         """End the threads. Sync: after the loop ran."""
@@ -113,20 +122,51 @@ class Directory:
             Unauthorized: there is no such key, or it was revoked or has expired.
             Unavailable: the key is new here, and the database is away.
         """
+        return await self._find(digest(key), partial(tenants.find_caller, key=key), "API key")
+
+    async def find_signer(self, access_key_id: str) -> Signer:
+        """As `find_caller`, of who signs: whether the signature is right is not looked at."""
+        found = await self._find(
+            digest(f"access key {access_key_id}"),
+            partial(tenants.find_signer, access_key_id=access_key_id),
+            "access key",
+        )
+        assert isinstance(found, Signer)
+        return found
+
+    async def use_signature(self, signature: str, *, good_for: timedelta) -> bool:
+        """Note that a signature was used, for all gateways; say whether it is the first time.
+
+        Raises:
+            Unavailable: the database is away.
+        """
+        if self._away:  # nobody waits for what the last one waited for in vain
+            raise Unavailable("the database does not answer")
+        return await self._call(self._use_signature, signature, good_for)
+
+    def _use_signature(self, signature: str, good_for: timedelta) -> bool:
+        now = self._clock.now()
+        with self._db.transaction() as tx:
+            if now - self._forgot > _FORGET_EVERY:
+                self._forgot = now
+                tx.execute(QUERIES["forget_signatures"], {"before": now - good_for})
+            row = {"signature": signature, "now": now}
+            return one(tx, QUERIES["use_signature"], row) is not None
+
+    async def _find(self, mark: bytes, look_up: _LookUp, what: str) -> Caller:
         now = asyncio.get_running_loop().time()
-        mark = digest(key)
         kept = self._callers.get(mark)
         age = _AWAY_SECONDS if kept is None else now - self._known_at(kept)
         if kept is not None and age < _KEPT_SECONDS:
             found = kept[1]
             if now - kept[0] > _RENEW_SECONDS:
-                self._look(key, mark)
+                self._look(mark, look_up)
         elif kept is not None and age < _AWAY_SECONDS and self._away:
             found = kept[1]  # nobody waits for what the last one waited for in vain
-            self._look(key, mark)
+            self._look(mark, look_up)
         else:
             try:
-                found = await asyncio.shield(self._look(key, mark))
+                found = await asyncio.shield(self._look(mark, look_up))
             except Unavailable:
                 if kept is None or age >= _AWAY_SECONDS:
                     raise
@@ -134,7 +174,7 @@ class Directory:
         if isinstance(found, Unauthorized):
             raise Unauthorized(str(found))
         if found.expires_at is not None and found.expires_at <= self._clock.now():
-            raise Unauthorized("this API key has expired; make a new one")
+            raise Unauthorized(f"this {what} has expired; make a new one")
         return found
 
     def _known_at(self, kept: tuple[float, _Found]) -> float:
@@ -143,11 +183,11 @@ class Directory:
         # A key that was refused may have been made meanwhile: of that we hear nothing.
         return max(at, self._checked) if isinstance(found, Caller) else at
 
-    def _look(self, key: str, mark: bytes) -> asyncio.Task[_Found]:
+    def _look(self, mark: bytes, look_up: _LookUp) -> asyncio.Task[_Found]:
         """Look a key up; at once for all that ask meanwhile."""
         task = self._looking.get(mark)
         if task is None:
-            task = self._looking[mark] = asyncio.create_task(self._look_up(key, mark))
+            task = self._looking[mark] = asyncio.create_task(self._look_up(mark, look_up))
             task.add_done_callback(lambda done: self._looked(mark, done))
         return task
 
@@ -156,11 +196,11 @@ class Directory:
         if not task.cancelled():
             task.exception()  # whoever waits is told; nobody may
 
-    async def _look_up(self, key: str, mark: bytes) -> _Found:
+    async def _look_up(self, mark: bytes, look_up: _LookUp) -> _Found:
         began = asyncio.get_running_loop().time()
         found: _Found
         try:
-            found = await self._call(self._find_caller, key)
+            found = await self._call(self._find_caller, look_up)
         except Unauthorized as error:
             found = error
         self._callers[mark] = began, found
@@ -169,9 +209,9 @@ class Directory:
             self._callers.popitem(last=False)
         return found
 
-    def _find_caller(self, key: str) -> Caller:
+    def _find_caller(self, look_up: _LookUp) -> Caller:
         with self._db.transaction() as tx:
-            return tenants.find_caller(tx, key, now=self._clock.now())
+            return look_up(tx, now=self._clock.now())
 
     async def _call(self, function: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
         work = self._threads.submit(function, *args, **kwargs)

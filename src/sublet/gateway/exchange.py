@@ -32,6 +32,21 @@ class Exchange:
         """Does the client read too slowly?"""
         return self._call.clogged
 
+    @property
+    def target(self) -> bytes:
+        """The path and the query as they came."""
+        return self._call.target
+
+    @property
+    def query(self) -> bytes:
+        """What is behind the path, as it came."""
+        return self._call.query
+
+    @property
+    def headers(self) -> Headers:
+        """All of them, names in lower case."""
+        return self._call.headers
+
     def header(self, name: bytes) -> str | None:
         return self._call.header(name)
 
@@ -86,7 +101,7 @@ class Exchange:
     async def begin(self, headers: Headers) -> None:
         """Send the head of a stream of events."""
         first = [
-            (b"content-type", b"text/event-stream; charset=utf-8"),
+            (b"content-type", self.dialect.stream_kind),
             (b"cache-control", b"no-cache"),
             (b"x-accel-buffering", b"no"),
         ]

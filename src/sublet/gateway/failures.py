@@ -33,6 +33,7 @@ class Kind(Enum):
     TOO_LARGE = auto()
     ENCODED = auto()  # a compressed body
     RATE_LIMITED = auto()
+    REPLAYED = auto()  # a signed request that was served before
     OVER_LIMIT = auto()  # larger than the whole limit: waiting does not help
     INTERNAL = auto()  # a bug of ours
     MODEL_FAILED = auto()  # the replica broke off, or answered with nonsense
@@ -77,6 +78,7 @@ TABLE: Final[Mapping[Kind, Row]] = MappingProxyType(
         Kind.TOO_LARGE: Row(413, "invalid_request_error", "request_too_large", retry=False),
         Kind.ENCODED: Row(415, "invalid_request_error", "unsupported_encoding", retry=False),
         Kind.RATE_LIMITED: Row(429, "rate_limit_error", "rate_limit_exceeded", retry=True),
+        Kind.REPLAYED: Row(429, "rate_limit_error", "signature_used", retry=True, after_seconds=1),
         Kind.OVER_LIMIT: Row(429, "rate_limit_error", "rate_limit_exceeded", retry=False),
         Kind.INTERNAL: Row(500, "server_error", "internal_error"),
         Kind.MODEL_FAILED: Row(502, "server_error", "model_failed", retry=True),

@@ -25,6 +25,7 @@ from sublet.core.db import Database
 from sublet.core.errors import Misconfigured, Unavailable
 from sublet.core.failpoint import failpoint
 from sublet.core.net import listen
+from sublet.core.vault import Vault
 from sublet.gateway.app import Gateway
 from sublet.gateway.budgets import Budgets
 from sublet.gateway.cashier import Cashier
@@ -35,6 +36,7 @@ from sublet.gateway.instance import Instance
 from sublet.gateway.limits import Limiter
 from sublet.gateway.purse import IDLE_SECONDS
 from sublet.gateway.replica import Replicas
+from sublet.gateway.signers import Signers
 from sublet.gateway.spool import Spool, read
 from sublet.gateway.till import Till
 from sublet.gateway.tuning import Tuning, Watched
@@ -74,6 +76,7 @@ class Settings:
     stall_seconds: float = 60.0  # … and each further one
     tuning: Path | None = None  # a file with other values of these four, read when it changes
     drain_seconds: float = 10.0  # how long streams may go on after SIGTERM
+    vault: Path | None = None  # the key that opens access keys' secrets; without, none is taken
     purse_seconds: float = IDLE_SECONDS  # then money held ahead goes back to a tenant's wallet
 
 
@@ -245,7 +248,8 @@ async def _serve(
         )
         _tune(service, tuning)
         await service.refresh()
-        app = Gateway(service)
+        vault = None if settings.vault is None else Vault(settings.vault)
+        app = Gateway(service, Signers(directory, vault))
         server = Server(app.answer)
         for listener, context in sockets:
             await server.listen(listener, context)

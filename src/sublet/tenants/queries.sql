@@ -22,11 +22,17 @@ INSERT INTO api_key (id, tenant_id, role, name, digest, hint, created_at, expire
 VALUES (%(id)s, %(tenant_id)s, %(role)s, %(name)s, %(digest)s, %(hint)s, %(created_at)s, %(expires_at)s)
     ON CONFLICT (digest) DO NOTHING;
 
+-- name: insert_access_key
+INSERT INTO access_key (key_id, access_key_id, sealed_secret)
+VALUES (%(key_id)s, %(access_key_id)s, %(sealed_secret)s);
+
 -- name: list_keys
-SELECT id, tenant_id, role, name, hint, created_at, expires_at, revoked_at
-  FROM api_key
- WHERE tenant_id IS NOT DISTINCT FROM %(tenant_id)s
- ORDER BY created_at, id;
+SELECT k.id, k.tenant_id, k.role, k.name, k.hint, k.created_at, k.expires_at, k.revoked_at,
+       a.access_key_id
+  FROM api_key k
+  LEFT JOIN access_key a ON a.key_id = k.id
+ WHERE k.tenant_id IS NOT DISTINCT FROM %(tenant_id)s
+ ORDER BY k.created_at, k.id;
 
 -- name: revoke_key
 -- A tenant can name only its own; a repeat keeps the first instant.
@@ -126,3 +132,10 @@ SELECT %(gateway)s, u.subject, u.requests, u.tokens, u.running, %(now)s
 -- name: hear_rates
 SELECT gateway, subject, requests, tokens, running FROM rate_use
  WHERE gateway <> %(gateway)s AND at > %(since)s;
+-- name: find_signer
+SELECT k.id AS key_id, k.role, k.expires_at, k.revoked_at, a.access_key_id, a.sealed_secret,
+       t.id, t.name, t.kind, t.network_allowed, t.created_at
+  FROM access_key a
+  JOIN api_key k ON k.id = a.key_id
+  JOIN tenant t ON t.id = k.tenant_id
+ WHERE a.access_key_id = %(access_key_id)s;

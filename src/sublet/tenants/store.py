@@ -8,16 +8,19 @@ from sublet.core.db import Tx, load_queries, one
 from sublet.core.errors import Invalid, NotFound, Refused, Unauthorized
 from sublet.core.ids import new_id
 from sublet.core.names import checked_name
+from sublet.core.vault import Vault
 from sublet.tenants.tenant import (
     ApiKey,
     Caller,
     KeyId,
     Role,
+    Signer,
     Tenant,
     TenantId,
     TenantKind,
     digest,
     hint,
+    new_access_key,
     new_key,
 )
 
@@ -79,6 +82,7 @@ def create_key(
     now: datetime,
     expires_at: datetime | None = None,
     key: str | None = None,
+    access_key_id: str | None = None,
 ) -> tuple[ApiKey, str]:
     """Add a key and return it with its secret, which nobody can read again.
 
@@ -89,6 +93,7 @@ def create_key(
         now: the present instant.
         expires_at: from then on it is refused; None: never.
         key: the secret, when the caller keeps it across restarts; adding it twice is harmless.
+        access_key_id: by which it is named, of one that only signs; see `create_access_key`.
 
     Raises:
         Invalid: the name cannot be one, or it would already have expired.
@@ -104,16 +109,49 @@ def create_key(
         tenant_id=tenant_id,
         role=Role.OPERATOR if tenant_id is None else Role.TENANT,
         name=checked_name(name, what="name"),
-        hint=hint(secret),
+        hint=hint(secret) if access_key_id is None else access_key_id[:8] + "…",
         created_at=now,
         expires_at=expires_at,
         revoked_at=None,
+        access_key_id=access_key_id,
     )
     row = {
         "id": made.id, "tenant_id": tenant_id, "role": made.role, "name": made.name,
         "digest": digest(secret), "hint": made.hint, "created_at": now, "expires_at": expires_at,
     }  # fmt: skip
     tx.execute(QUERIES["insert_key"], row)
+    return made, secret
+
+
+def create_access_key(
+    tx: Tx,
+    tenant_id: TenantId | None,
+    name: str,
+    *,
+    vault: Vault,
+    now: datetime,
+    expires_at: datetime | None = None,
+) -> tuple[ApiKey, str]:
+    """Add a key that signs; return it with its secret. As `create_key`, but kept sealed.
+
+    Raises:
+        Refused: for the operator, who has nothing to call with it.
+        Misconfigured: the vault's key cannot be used.
+        Invalid, NotFound: as `create_key`.
+    """
+    if tenant_id is None:
+        raise Refused("an access key is for calling models, which an operator's key cannot do")
+    access_key_id, secret = new_access_key()
+    # The API key behind it has a digest like every other, of a key that nobody ever has.
+    made, _ = create_key(
+        tx, tenant_id, name, now=now, expires_at=expires_at, access_key_id=access_key_id
+    )
+    row = {
+        "key_id": made.id,
+        "access_key_id": access_key_id,
+        "sealed_secret": vault.seal(secret, bound_to=access_key_id),
+    }
+    tx.execute(QUERIES["insert_access_key"], row)
     return made, secret
 
 
@@ -129,6 +167,7 @@ def list_keys(tx: Tx, tenant_id: TenantId | None) -> list[ApiKey]:
             created_at=row["created_at"],
             expires_at=row["expires_at"],
             revoked_at=row["revoked_at"],
+            access_key_id=row["access_key_id"],
         )
         for row in rows
     ]
@@ -154,16 +193,40 @@ def find_caller(tx: Tx, key: str, *, now: datetime) -> Caller:
     row = one(tx, QUERIES["find_caller"], {"digest": digest(key)})
     if row is None:
         raise Unauthorized("this API key is not known here; check that it was copied whole")
-    if row["revoked_at"] is not None:
-        raise Unauthorized("this API key was revoked; use another or make a new one")
-    if row["expires_at"] is not None and row["expires_at"] <= now:
-        raise Unauthorized("this API key has expired; make a new one")
+    _check_valid(row, "API key", now=now)
     return Caller(
         key_id=row["key_id"],
         role=Role(row["role"]),
         tenant=None if row["id"] is None else _tenant(row),
         expires_at=row["expires_at"],
     )
+
+
+def find_signer(tx: Tx, access_key_id: str, *, now: datetime) -> Signer:
+    """Return whom an access key speaks for, once its signature is found to be right.
+
+    Raises:
+        Unauthorized: as `find_caller`.
+    """
+    row = one(tx, QUERIES["find_signer"], {"access_key_id": access_key_id})
+    if row is None:
+        raise Unauthorized("this access key is not known here; check that its id was copied whole")
+    _check_valid(row, "access key", now=now)
+    return Signer(
+        key_id=row["key_id"],
+        role=Role(row["role"]),
+        tenant=_tenant(row),
+        expires_at=row["expires_at"],
+        access_key_id=row["access_key_id"],
+        sealed_secret=bytes(row["sealed_secret"]),
+    )
+
+
+def _check_valid(row: Mapping[str, Any], what: str, *, now: datetime) -> None:
+    if row["revoked_at"] is not None:
+        raise Unauthorized(f"this {what} was revoked; use another or make a new one")
+    if row["expires_at"] is not None and row["expires_at"] <= now:
+        raise Unauthorized(f"this {what} has expired; make a new one")
 
 
 def list_revoked(tx: Tx, *, since: datetime) -> set[KeyId]:

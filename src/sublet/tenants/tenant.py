@@ -2,8 +2,12 @@
 
 A key is `sk-sublet-` and 256 random bits. It is shown once; we keep its SHA-256. A slow
 hash would add nothing: there is no dictionary of 256-bit numbers to try.
+
+An access key is an API key whose secret is never shown by its client, who signs with it. To
+check a signature we need the secret, so it is kept, sealed (`core/vault.py`).
 """
 
+import base64
 import hashlib
 import secrets
 from dataclasses import dataclass
@@ -16,6 +20,7 @@ TenantId = NewType("TenantId", UUID)
 KeyId = NewType("KeyId", UUID)
 
 PREFIX: Final = "sk-sublet-"
+ACCESS_KEY_PREFIX: Final = "SLAK"  # of an access key's id: 20 characters, as AWS's are
 
 
 class Role(StrEnum):
@@ -55,6 +60,7 @@ class ApiKey:
     created_at: datetime
     expires_at: datetime | None
     revoked_at: datetime | None
+    access_key_id: str | None = None  # of one that signs; None: its secret is shown
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,6 +71,14 @@ class Caller:
     role: Role
     tenant: Tenant | None
     expires_at: datetime | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Signer(Caller):
+    """Who signs with an access key, and the secret to check it by, sealed."""
+
+    access_key_id: str
+    sealed_secret: bytes
 
 
 def wallet_of(tenant_id: UUID) -> str:
@@ -82,6 +96,12 @@ def revenue_of(tenant_id: UUID) -> str:
 
 def new_key() -> str:
     return PREFIX + secrets.token_urlsafe(32)
+
+
+def new_access_key() -> tuple[str, str]:
+    """Return (id, secret) in the forms of AWS's own, which its tools expect: 20 and 40 characters."""
+    letters = base64.b32encode(secrets.token_bytes(10)).decode()
+    return ACCESS_KEY_PREFIX + letters, secrets.token_urlsafe(30)
 
 
 def digest(key: str) -> bytes:

@@ -235,4 +235,12 @@ def _create_key(
         )
         return key_document(made) | {"key": secret}
 
+    def create_access(tx: Tx) -> dict[str, Any]:
+        made, secret = store.create_access_key(
+            tx, tenant_id, body.name, vault=ours.vault, now=ours.clock.now(), expires_at=expires_at
+        )
+        return key_document(made) | {"secret_access_key": secret}
+
+    if body.sigv4:
+        return once.run(body, create_access, shown_once="secret_access_key")
     return once.run(body, create, shown_once="key")
