@@ -54,8 +54,8 @@ def hold_block(tx: Tx, lease: Lease, block: int, *, rate: Rate, now: datetime) -
     """
     amount = rate.charge_most(lease.gpus * block_seconds(lease, block))
     assert amount.nanos > 0, "the price book refuses free leases"
-    wallet = ledger.get_account(tx, f"tenant:{lease.tenant_id}:wallet")
-    revenue = ledger.get_account(tx, f"tenant:{lease.tenant_id}:revenue")
+    owner = f"tenant:{lease.tenant_id}"
+    wallet, revenue = ledger.lock(tx, f"{owner}:wallet", f"{owner}:revenue")
     transfer = Transfer(
         id=derived_id(lease.id, "block", block),
         debit_account=wallet.id,
@@ -64,7 +64,10 @@ def hold_block(tx: Tx, lease: Lease, block: int, *, rate: Rate, now: datetime) -
         reason="lease",
         happened_at=now,
     )
-    ledger.hold(tx, transfer, holder=f"lease:{lease.id}", expires_at=now + _HOLD_FOR, now=now)
+    ledger.hold(
+        tx, transfer, holder=f"lease:{lease.id}", expires_at=now + _HOLD_FOR, now=now,
+        locked=(wallet, revenue),
+    )  # fmt: skip
     failpoint("lease.block.held")
     row = {"lease_id": lease.id, "block": block, "hold_id": transfer.id}
     tx.execute(QUERIES["insert_block"], row)

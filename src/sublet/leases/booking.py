@@ -200,6 +200,18 @@ def draw(
     found = reservations.get_reservation(tx, request.reservation, tenant_id=tenant.id)
     pool = fleet.lock_pool(tx, found.pool)
     found = reservations.lock(tx, found.id, tenant_id=tenant.id)
+    if request.id is not None and (before := store.find(tx, request.id)) is not None:
+        asked = replace(request, pool=found.pool, tier=found.tier)
+        return service.repeated(tx, before, tenant, asked)
+    found.check_draw(request.gpus, drawn=reservations.drawn_gpus(tx, found.id), now=now)
+    pressure = service.pressure_of(tx, pool, jobs, now=now)
+    used = pressure.internal_running + pressure.internal_pending + pressure.leased
+    if request.gpus > pool.gpus - used:
+        raise NotFree(
+            f"{max(pool.gpus - used, 0)} of {request.gpus} GPUs are free yet; those in the way"
+            " were told to go. Ask again in a moment: what is not free when their notice is over is"
+            " credited"
+        )
     lease = Lease(
         id=request.id or LeaseId(new_id()),
         tenant_id=tenant.id,
@@ -217,22 +229,8 @@ def draw(
         credit_percent=found.credit_percent,
         reservation_id=found.id,
         until=found.ends_at,
-    )
-    # Before the insert, so that it is not in them.
-    drawn = reservations.drawn_gpus(tx, found.id)
-    pressure = service.pressure_of(tx, pool, jobs, now=now)
-    if not store.insert(tx, lease, request.spec, now=now):
-        return service.repeated(tx, lease, request.spec, None)
-    found.check_draw(request.gpus, drawn=drawn, now=now)
-    used = pressure.internal_running + pressure.internal_pending + pressure.leased
-    if request.gpus > pool.gpus - used:
-        raise NotFree(
-            f"{max(pool.gpus - used, 0)} of {request.gpus} GPUs are free yet; those in the way"
-            " were told to go. Ask again in a moment: what is not free when their notice is over is"
-            " credited"
-        )
-    lease = lease.move(Move(to=State.ADMITTED, at=now))
-    store.save(tx, lease, now=now)
+    ).move(Move(to=State.ADMITTED, at=now))
+    service.insert_new(tx, lease, request.spec, now=now)
     if found.asked_at is not None:
         reservations.set_asked(tx, found.id, None)
     log.info("lease.drawn", extra={"lease": lease.id, "reservation": found.id})
@@ -290,6 +288,6 @@ def start_due(db: Database, *, jobs: Sequence[InternalJob], now: datetime) -> li
 def aside(tx: Tx, pools: Sequence[Pool], *, now: datetime) -> Mapping[str, int]:
     """Return how many GPUs of each pool windows need, now or soon, that they do not use."""
     return {
-        pool.name: reservations.aside_gpus(tx, pool.name, now=now, soon=now + rules.lead(pool))
+        pool.name: store.standing(tx, pool.name, now=now, soon=now + rules.lead(pool)).aside
         for pool in pools
     }

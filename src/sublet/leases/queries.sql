@@ -1,14 +1,23 @@
--- name: insert_lease
--- The caller chose the id. A repeat inserts nothing and returns no row.
-INSERT INTO lease (id, tenant_id, pool, gpus, tier, notice_seconds, price_id, workload, max_seconds,
-                   requested_at, state, since, version, resumable, resumes, firm_seconds,
-                   credit_percent, list_price_id, reservation_id, until)
-VALUES (%(id)s, %(tenant_id)s, %(pool)s, %(gpus)s, %(tier)s, %(notice_seconds)s, %(price_id)s,
-        %(workload)s, %(max_seconds)s, %(requested_at)s, %(state)s, %(since)s, %(version)s, %(resumable)s,
-        %(resumes)s, %(firm_seconds)s, %(credit_percent)s, %(list_price_id)s,
-        %(reservation_id)s, %(until)s)
-    ON CONFLICT (id) DO NOTHING
-RETURNING id;
+-- name: insert_admitted
+-- An admitted lease, and on record that it was asked for and admitted. The caller chose the id. A
+-- repeat inserts nothing and returns no row.
+WITH new AS (
+    INSERT INTO lease (id, tenant_id, pool, gpus, tier, notice_seconds, price_id, workload,
+                       max_seconds, requested_at, state, since, version, resumable, resumes,
+                       firm_seconds, credit_percent, list_price_id, reservation_id, until)
+    VALUES (%(id)s, %(tenant_id)s, %(pool)s, %(gpus)s, %(tier)s, %(notice_seconds)s, %(price_id)s,
+            %(workload)s, %(max_seconds)s, %(requested_at)s, 'admitted', %(since)s, 2,
+            %(resumable)s, %(resumes)s, %(firm_seconds)s, %(credit_percent)s, %(list_price_id)s,
+            %(reservation_id)s, %(until)s)
+        ON CONFLICT (id) DO NOTHING
+    RETURNING id, requested_at, since
+), asked AS (
+    INSERT INTO lease_event (lease_id, version, state, happened_at, recorded_at)
+    SELECT id, 1, 'requested', requested_at, %(now)s::timestamptz FROM new
+    UNION ALL
+    SELECT id, 2, 'admitted', since, %(now)s FROM new
+)
+SELECT id FROM new;
 
 -- name: save_move
 -- Guarded by the version: of two who move one lease, the second finds nothing to update.
@@ -63,19 +72,31 @@ UPDATE lease
  WHERE id = %(id)s AND resumable AND state = 'ended' AND end_reason = 'reclaimed'
 RETURNING id;
 
--- name: sum_held_gpus
-SELECT coalesce(sum(gpus), 0) AS gpus
+-- name: get_standing
+-- What leases and windows hold of a pool: all of it from indexes. Nothing is promised any more to
+-- those that are leaving. Aside is what windows that run or are about to have and do not use.
+SELECT coalesce(sum(gpus), 0) AS held,
+       coalesce(sum(gpus) FILTER (
+           WHERE state <> 'draining'
+             AND (firm_seconds IS NULL
+                  OR firm_seconds > 0
+                     AND (running_at IS NULL
+                          OR running_at + firm_seconds * interval '1 second' > %(now)s))
+       ), 0) AS promised,
+       (SELECT coalesce(sum(greatest(r.gpus - r.lost_gpus - coalesce(drawn.gpus, 0), 0)), 0)
+          FROM reservation r
+          LEFT JOIN LATERAL (
+               SELECT sum(l.gpus) AS gpus
+                 FROM lease l
+                WHERE l.reservation_id = r.id
+                  AND l.state IN ('admitted', 'provisioning', 'running', 'draining')
+               ) AS drawn ON true
+         WHERE r.pool = %(pool)s AND NOT r.ended AND NOT r.unpaid
+           AND r.starts_at <= %(soon)s AND r.ends_at > %(now)s) AS aside,
+       EXISTS (SELECT FROM reservation r
+                WHERE r.pool = %(pool)s AND NOT r.ended AND r.ends_at > %(now)s) AS windows
   FROM lease
  WHERE pool = %(pool)s AND state IN ('admitted', 'provisioning', 'running', 'draining');
-
--- name: sum_firm_gpus
--- Without those that are leaving: nothing is promised to them any more.
-SELECT coalesce(sum(gpus), 0) AS gpus
-  FROM lease
- WHERE pool = %(pool)s AND state IN ('admitted', 'provisioning', 'running')
-   AND (firm_seconds IS NULL
-        OR firm_seconds > 0
-           AND (running_at IS NULL OR running_at + make_interval(secs => firm_seconds) > %(now)s));
 
 -- name: insert_block
 INSERT INTO lease_block (lease_id, block, hold_id)
@@ -167,18 +188,6 @@ SELECT *, workload IS NOT NULL AS has_workload
   FROM reservation
  WHERE NOT ended AND (%(pool)s::text IS NULL OR pool = %(pool)s)
  ORDER BY starts_at, id;
-
--- name: sum_aside_gpus
--- Of windows that run or are about to: what is reserved and not in use.
-SELECT coalesce(sum(greatest(r.gpus - r.lost_gpus - coalesce(drawn.gpus, 0), 0)), 0) AS gpus
-  FROM reservation r
-  LEFT JOIN LATERAL (
-       SELECT sum(l.gpus) AS gpus
-         FROM lease l
-        WHERE l.reservation_id = r.id
-          AND l.state IN ('admitted', 'provisioning', 'running', 'draining')) AS drawn ON true
- WHERE r.pool = %(pool)s AND NOT r.ended AND NOT r.unpaid
-   AND r.starts_at <= %(soon)s AND r.ends_at > %(now)s;
 
 -- name: sum_drawn_gpus
 SELECT coalesce(sum(gpus), 0) AS gpus

@@ -31,7 +31,7 @@ from sublet.leases.lease import (
 )
 from sublet.leases.reclaim import Losses
 from sublet.leases.reservation import lead, of_reservation
-from sublet.leases.store import Spec
+from sublet.leases.store import Spec, Standing
 from sublet.leases.terms import RoomNow
 from sublet.market import quotes
 from sublet.market import store as market
@@ -77,15 +77,19 @@ class Request:
 
 def pressure_of(tx: Tx, pool: Pool, jobs: Sequence[InternalJob], *, now: datetime) -> Pressure:
     """Return how `pool` stands: what the cluster says, and what leases hold."""
+    return _pressure(pool, jobs, store.standing(tx, pool.name, now=now, soon=now + lead(pool)))
+
+
+def _pressure(pool: Pool, jobs: Sequence[InternalJob], stands: Standing) -> Pressure:
     demand = demand_of(jobs, pool.name)
     return Pressure(
         gpus=pool.gpus,
         internal_running=demand.running,
         internal_pending=demand.pending,
-        leased=store.held_gpus(tx, pool.name),
+        leased=stands.held,
         lendable=pool.policy.lendable,
         lending_limit=pool.policy.lending_limit,
-        aside=reservations.aside_gpus(tx, pool.name, now=now, soon=now + lead(pool)),
+        aside=stands.aside,
         reserve=pool.policy.reserve,
     )
 
@@ -120,6 +124,8 @@ def admit(
         raise Refused("this tenant's workloads may not use the network; ask the operator")
     # The lock makes admissions of one pool take turns, so none sells what another just sold.
     pool = fleet.lock_pool(tx, request.pool)
+    if request.id is not None and (before := store.find(tx, request.id)) is not None:
+        return repeated(tx, before, tenant, request)
     id_ = request.id or LeaseId(new_id())
     quoted = None
     if request.quote is None:
@@ -129,6 +135,11 @@ def admit(
         quoted.check(id_, now=now)
         price = market.Terms(contracted=quoted.price, listed=quoted.list_price)
     firm = terms.firm_for(pool, request.tier, request.max_duration)
+    room = room_now(tx, pool, jobs, firm=firm, now=now)
+    terms.check_room(pool, gpus=request.gpus, firm=firm, room=room, now=now)
+    # What was quoted is held to, also where the floor or the bids have risen since.
+    if tenant.kind is not TenantKind.HOUSE and quoted is None:
+        terms.check_price(pool, price.contracted.rate, bid=bid)
     lease = Lease(
         id=id_,
         tenant_id=tenant.id,
@@ -147,22 +158,13 @@ def admit(
         credit_percent=pool.policy.credit_percent,
         resumable=request.resumable,
         resumes=request.resumes,
-    )
-    # Before the insert, so that it is not in it.
-    room = room_now(tx, pool, jobs, firm=firm, now=now)
-    if not store.insert(tx, lease, request.spec, now=now):
-        return repeated(tx, lease, request.spec, request.notice)
-    terms.check_room(pool, gpus=request.gpus, firm=firm, room=room, now=now)
-    # What was quoted is held to, also where the floor or the bids have risen since.
-    if tenant.kind is not TenantKind.HOUSE and quoted is None:
-        terms.check_price(pool, price.contracted.rate, bid=bid)
+    ).move(Move(to=State.ADMITTED, at=now))
+    insert_new(tx, lease, request.spec, now=now)
     if quoted is not None:
         quotes.accept(tx, quoted, sold=lease.id, now=now)
     failpoint("lease.admit.before_hold")
     blocks.hold_block(tx, lease, 0, rate=price.contracted.rate, now=now)
     failpoint("lease.admit.after_hold")
-    lease = lease.move(Move(to=State.ADMITTED, at=now))
-    store.save(tx, lease, now=now)
     log.info("lease.admitted", extra={"lease": lease.id, "tenant": tenant.id, "gpus": lease.gpus})
     return lease
 
@@ -191,32 +193,46 @@ def room_now(
     tx: Tx, pool: Pool, jobs: Sequence[InternalJob], *, firm: timedelta, now: datetime
 ) -> RoomNow:
     """Return what of `pool` can be sold at this instant, and be promised for `firm`."""
-    sellable = sellable_gpus(pressure_of(tx, pool, jobs, now=now))
+    stands = store.standing(tx, pool.name, now=now, soon=now + lead(pool))
+    sellable = sellable_gpus(_pressure(pool, jobs, stands))
     if not firm:
         return RoomNow(sellable=sellable, firm=None)
     found = plans.get_plan(tx, pool.name)
     plan = None if found is None else read_firm(found.made_at, found.plan)
-    windows = [of_reservation(found) for found in reservations.list_open(tx, pool.name)]
-    promised = store.promised_gpus(tx, pool.name, now=now)
-    promised += most_promised(windows, now, now + firm)
+    promised = stands.promised
+    if stands.windows:
+        windows = [of_reservation(found) for found in reservations.list_open(tx, pool.name)]
+        promised += most_promised(windows, now, now + firm)
     room = firm_room(plan, window=firm, gpus=pool.gpus, promised=promised, now=now)
     return RoomNow(sellable=sellable, firm=room)
 
 
-def repeated(tx: Tx, lease: Lease, spec: Spec, notice: timedelta | None) -> Lease:
-    before = store.get(tx, lease.id)
+def insert_new(tx: Tx, lease: Lease, spec: Spec, *, now: datetime) -> None:
+    """Raises Invalid: its id was taken for something else, just now."""
+    if not store.insert(tx, lease, spec, now=now):
+        raise Invalid(f"id {lease.id} was already used for something else")
+
+
+def repeated(tx: Tx, before: Lease, tenant: Tenant, request: Request) -> Lease:
+    """Return what was asked for before under the same id.
+
+    Raises:
+        Invalid: it was something else.
+    """
     same = (
-        before.tenant_id == lease.tenant_id
-        and before.pool == lease.pool
-        and before.gpus == lease.gpus
-        and before.tier == lease.tier
-        and before.max_duration == lease.max_duration
-        and (notice is None or before.notice == notice)
-        and (before.resumable or before.paused or not lease.resumable)
-        and store.get_spec(tx, lease.id) == replace(spec, command=list(spec.command))
+        before.tenant_id == tenant.id
+        and before.pool == request.pool
+        and before.gpus == request.gpus
+        and before.tier == request.tier
+        and before.reservation_id == request.reservation
+        and before.max_duration == request.max_duration
+        and (request.notice is None or before.notice == request.notice)
+        and (before.resumable or before.paused or not request.resumable)
+        and store.get_spec(tx, before.id)
+        == replace(request.spec, command=list(request.spec.command))
     )
     if not same:
-        raise Invalid(f"id {lease.id} was already used for something else")
+        raise Invalid(f"id {before.id} was already used for something else")
     return before
 
 

@@ -32,22 +32,20 @@ class Spec:
 
 
 def insert(tx: Tx, lease: Lease, spec: Spec, *, now: datetime) -> bool:
-    """Add a lease in its first state; False when there is one of this id already."""
+    """Add a lease that was admitted just now; False when there is one of this id already."""
+    assert (lease.state, lease.version) == (State.ADMITTED, 2), lease
     row = {
         "id": lease.id, "tenant_id": lease.tenant_id, "pool": lease.pool, "gpus": lease.gpus,
         "tier": lease.tier, "notice_seconds": int(lease.notice.total_seconds()),
         "price_id": lease.price_id, "workload": Jsonb(to_json(spec)),
         "max_seconds": int(lease.max_duration.total_seconds()),
-        "requested_at": lease.requested_at, "state": lease.state, "since": lease.since,
-        "version": lease.version, "resumable": lease.resumable, "resumes": lease.resumes,
+        "requested_at": lease.requested_at, "since": lease.since,
+        "resumable": lease.resumable, "resumes": lease.resumes,
         "firm_seconds": None if lease.firm is None else int(lease.firm.total_seconds()),
         "credit_percent": lease.credit_percent, "list_price_id": lease.list_price_id,
-        "reservation_id": lease.reservation_id, "until": lease.until,
+        "reservation_id": lease.reservation_id, "until": lease.until, "now": now,
     }  # fmt: skip
-    if one(tx, QUERIES["insert_lease"], row) is None:
-        return False
-    _insert_event(tx, lease, now=now)
-    return True
+    return one(tx, QUERIES["insert_admitted"], row) is not None
 
 
 def save(tx: Tx, lease: Lease, *, now: datetime) -> None:
@@ -66,6 +64,11 @@ def save(tx: Tx, lease: Lease, *, now: datetime) -> None:
     if one(tx, QUERIES["save_move"], row) is None:
         raise Conflict(f"lease {lease.id} was moved by somebody else")
     _insert_event(tx, lease, now=now)
+
+
+def find(tx: Tx, lease_id: LeaseId) -> Lease | None:
+    row = one(tx, QUERIES["get_lease"], {"id": lease_id})
+    return None if row is None else _lease(row)
 
 
 def get(tx: Tx, lease_id: LeaseId) -> Lease:
@@ -145,18 +148,26 @@ def end_pause(tx: Tx, lease_id: LeaseId) -> bool:
     return one(tx, QUERIES["end_pause"], {"id": lease_id}) is not None
 
 
-def held_gpus(tx: Tx, pool: str) -> int:
-    """Return how many GPUs of `pool` are set aside for leases."""
-    row = one(tx, QUERIES["sum_held_gpus"], {"pool": pool})
-    assert row is not None
-    return int(row["gpus"])
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Standing:
+    """What leases and windows hold of a pool at an instant, in GPUs."""
+
+    held: int  # by leases, until the engine shows them empty
+    promised: int  # of these, to those that are firm still
+    aside: int  # of windows that run, or are about to, and do not use them
+    windows: bool  # are there any that are not over?
 
 
-def promised_gpus(tx: Tx, pool: str, *, now: datetime) -> int:
-    """Return how many GPUs of `pool` are leased to those that are firm still."""
-    row = one(tx, QUERIES["sum_firm_gpus"], {"pool": pool, "now": now})
+def standing(tx: Tx, pool: str, *, now: datetime, soon: datetime) -> Standing:
+    """Return what is held of `pool`, and set aside for windows that start until `soon`."""
+    row = one(tx, QUERIES["get_standing"], {"pool": pool, "now": now, "soon": soon})
     assert row is not None
-    return int(row["gpus"])
+    return Standing(
+        held=int(row["held"]),
+        promised=int(row["promised"]),
+        aside=int(row["aside"]),
+        windows=row["windows"],
+    )
 
 
 def list_promised(tx: Tx, pool: str, *, now: datetime) -> list[Promised]:
