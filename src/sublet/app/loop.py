@@ -25,10 +25,10 @@ from sublet.engine.port import Engine, InternalJob, Phase
 from sublet.fleet import store as fleet
 from sublet.fleet.demand import Sampler
 from sublet.fleet.pool import Pool, gpus_by_pool
-from sublet.leases import booking, contracts, reservations, resume
+from sublet.leases import blocks, booking, contracts, reservations, resume
 from sublet.leases import service as leases
 from sublet.leases import store as lease_store
-from sublet.leases.lease import HOLDING, EndReason, Lease, State
+from sublet.leases.lease import HOLDING, EndReason, Lease, LeaseId, State
 from sublet.leases.reclaim import Losses
 from sublet.leases.waits import InternalWaits
 from sublet.ledger import store as ledger
@@ -71,6 +71,8 @@ class Control:
         self._sampler = Sampler()
         self._recorded: dict[UUID, InternalJob] = {}
         self._fences: dict[UUID, datetime] = {}
+        self._ran: list[tuple[Lease, datetime]] = []  # in this pass, and until when
+        self._charged: dict[LeaseId, int] = {}  # blocks of each running lease
         self._node_gpus: dict[str, int] = {}  # of each pool's largest node
         self._unpaid: dict[UUID, datetime] = {}  # not asked for again before then
         self._swept_at: datetime | None = None
@@ -105,29 +107,22 @@ class Control:
         now = self._clock.now()
         self._watch_queue(live, pools, jobs, now)
         leaving = (
-            {lease.id: EndReason.SHUTDOWN for lease in live}
+            [lease.id for lease in live]
             if self.stopping
-            else dict.fromkeys(
-                leases.reclaim_all(
-                    self._seen(live),
-                    pools=pools,
-                    jobs=jobs,
-                    aside=aside,
-                    losses=lambda: self._losses(live, now),
-                    now=now,
-                ),
-                EndReason.RECLAIMED,
+            else leases.reclaim_all(
+                self._seen(live),
+                pools=pools,
+                jobs=jobs,
+                aside=aside,
+                losses=lambda: self._losses(live, now),
+                now=now,
             )
         )
-        for lease_id, reason in leaving.items():
-            with self._db.transaction("control.reclaim") as tx:
-                asked = lease_store.ask_release(tx, lease_id, reason)
-            if asked:
-                log.info("lease.release_asked", extra={"lease": lease_id, "reason": reason})
         if leaving:
-            with self._db.transaction() as tx:
-                live = lease_store.list_live(tx)
-        self._each(live, self._take_on)
+            live = self._ask_to_leave(leaving)
+        self._ran.clear()
+        self._each(self._paid(live), self._take_on)
+        self._settle_running()
         self._each(unsettled, lambda lease: self._settle(lease, seen_until=now))
         if windows:
             contracts.renew_due(self._db, now=self._clock.now())
@@ -149,6 +144,35 @@ class Control:
         self._seal(now)
         self._sample(pools, jobs, now)
 
+    def _ask_to_leave(self, leaving: Sequence[LeaseId]) -> list[Lease]:
+        """Note who must leave, and return every lease: those that are leaving first."""
+        reason = EndReason.SHUTDOWN if self.stopping else EndReason.RECLAIMED
+        with self._db.transaction("control.reclaim") as tx:
+            asked = lease_store.ask_all(tx, leaving, reason)
+            live = lease_store.list_live(tx)
+        for lease_id in asked:
+            log.info("lease.release_asked", extra={"lease": lease_id, "reason": reason})
+        return sorted(live, key=lambda lease: lease.release_asked is None)
+
+    def _paid(self, live: Sequence[Lease]) -> list[Lease]:
+        """Return the leases, with the next minute held of those that run and that it is time for.
+
+        Before anything is decided: when we were away at the end of the paid time, a wallet that
+        can pay must not lose its lease for it.
+        """
+        now = self._clock.now()
+        due = [lease for lease in live if leases.runs_out(lease, now) and self._runs(lease)]
+        if not due:
+            return list(live)
+        paid = {lease.id: lease for lease in leases.pay_ahead(due, db=self._db, now=now)}
+        return [paid.get(lease.id, lease) for lease in live]
+
+    def _runs(self, lease: Lease) -> bool:
+        try:
+            return self._engine.observe(lease.id).phase is Phase.RUNNING
+        except Unavailable:  # told when its own turn comes
+            return False
+
     def _carry_on(self) -> None:
         """Keep paid leases going while the cluster does not answer: it runs them all the same.
 
@@ -156,10 +180,11 @@ class Control:
         """
         with self._db.transaction() as tx:
             live = lease_store.list_live(tx)
-        for lease in live:
-            if lease.state is State.RUNNING and lease.release_asked is None:
-                paid = leases.pay_ahead(lease, db=self._db, now=self._clock.now())
-                self._fence(paid)
+        going_on = [
+            lease for lease in live if lease.state is State.RUNNING and lease.release_asked is None
+        ]
+        for paid in leases.pay_ahead(going_on, db=self._db, now=self._clock.now()):
+            self._fence(paid)
 
     def _watch_queue(
         self,
@@ -251,19 +276,38 @@ class Control:
 
     def _take_on(self, lease: Lease) -> None:
         url = None if self._notice_url is None else self._notice_url(lease.id)
-        if self._engine.observe(lease.id).phase is Phase.RUNNING:
-            # Before anything is decided: when we were away at the end of the paid time,
-            # a wallet that can pay must not lose its lease for it.
-            lease = leases.pay_ahead(lease, db=self._db, now=self._clock.now())
         asked_at = self._clock.now()
         lease, seen = leases.advance(
             lease, db=self._db, engine=self._engine, clock=self._clock, notice_url=url
         )
         self._fence(lease)
+        seen_until = asked_at if seen.phase is Phase.RUNNING else lease.since
+        if lease.state is State.RUNNING:
+            self._ran.append((lease, seen_until))
+            return
         if lease.state is State.ENDED:
             self._fences.pop(lease.id, None)
-        running = seen.phase is Phase.RUNNING
-        self._settle(lease, seen_until=asked_at if running else lease.since)
+        self._charged.pop(lease.id, None)
+        self._settle(lease, seen_until=seen_until)
+
+    def _settle_running(self) -> None:
+        """Charge the minutes that went by since the last pass, of all leases that run, together."""
+        due = []
+        for lease, seen_until in self._ran:
+            over = blocks.over(lease, seen_until=seen_until)
+            if over > self._charged.get(lease.id, 0) and not self._is_unpaid(lease):
+                due.append((lease, seen_until))
+                self._charged[lease.id] = over
+        try:
+            apart = lease_meter.settle_running(due, db=self._db, now=self._clock.now())
+        except Unavailable:
+            for lease, _ in due:
+                self._charged.pop(lease.id, None)
+            raise
+        until = {lease.id: seen_until for lease, seen_until in due}
+        for lease in apart:
+            del self._charged[lease.id]
+        self._each(apart, lambda lease: self._settle(lease, seen_until=until[lease.id]))
 
     def _fence(self, lease: Lease) -> None:
         fence = leases.fence_of(lease)
@@ -275,7 +319,7 @@ class Control:
 
     def _settle(self, lease: Lease, *, seen_until: datetime) -> None:
         now = self._clock.now()
-        if now < self._unpaid.get(lease.id, now):
+        if self._is_unpaid(lease):
             return
         try:
             lease_meter.settle_blocks(lease, db=self._db, seen_until=seen_until, now=now)
@@ -284,6 +328,10 @@ class Control:
             # Only where somebody resolved its hold by hand. It stays owed, and is asked for again.
             self._unpaid[lease.id] = now + _ASK_AGAIN
             log.warning("lease.owes", extra={"lease": lease.id, "detail": str(error)})
+
+    def _is_unpaid(self, lease: Lease) -> bool:
+        now = self._clock.now()
+        return now < self._unpaid.get(lease.id, now)
 
     def _sweep_holds(self, now: datetime) -> None:
         if self._swept_at is not None and now < self._swept_at + _SWEEP_EVERY:
@@ -308,6 +356,7 @@ class Control:
         """Take nothing for known: somebody else led meanwhile."""
         self._recorded.clear()
         self._fences.clear()
+        self._charged.clear()
         self._looked_at = None
 
     def _sample(self, pools: list[Pool], jobs: list[InternalJob], now: datetime) -> None:

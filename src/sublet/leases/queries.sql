@@ -37,7 +37,14 @@ VALUES (%(lease_id)s, %(version)s, %(state)s, %(reason)s, %(happened_at)s, %(rec
 SELECT * FROM lease WHERE id = %(id)s;
 
 -- name: list_live
-SELECT * FROM lease WHERE state <> 'ended' ORDER BY requested_at, id;
+-- All of a lease but its workload, which may be large and is needed once, at its start.
+SELECT id, tenant_id, pool, gpus, tier, notice_seconds, price_id, max_seconds, requested_at, state,
+       since, version, end_reason, release_asked, running_at, stopped_at, ends_at, stops_at,
+       paid_until, exit_code, detail, firm_seconds, credit_percent, list_price_id, reservation_id,
+       until, noticed_at, checkpoint_at, resumable, resumes
+  FROM lease
+ WHERE state <> 'ended'
+ ORDER BY requested_at, id;
 
 -- name: list_of_tenant
 SELECT *
@@ -59,6 +66,13 @@ SELECT version, state, reason, happened_at, recorded_at
 UPDATE lease
    SET release_asked = %(reason)s
  WHERE id = %(id)s AND release_asked IS NULL AND state IN ('admitted', 'provisioning', 'running')
+RETURNING id;
+
+-- name: ask_all
+UPDATE lease
+   SET release_asked = %(reason)s
+ WHERE id = ANY(%(ids)s::uuid[]) AND release_asked IS NULL
+   AND state IN ('admitted', 'provisioning', 'running')
 RETURNING id;
 
 -- name: list_paused
@@ -105,19 +119,35 @@ VALUES (%(lease_id)s, %(block)s, %(hold_id)s)
 RETURNING block;
 
 -- name: list_open_blocks
-SELECT block, hold_id
+SELECT lease_id, block, hold_id
   FROM lease_block
- WHERE lease_id = %(lease_id)s AND NOT settled
- ORDER BY block;
+ WHERE lease_id = ANY(%(ids)s::uuid[]) AND NOT settled
+ ORDER BY lease_id, block;
 
--- name: count_blocks
-SELECT count(*) AS blocks FROM lease_block WHERE lease_id = %(lease_id)s;
+-- name: list_next_blocks
+-- The first block of each lease that is not held yet, and the price of its GPU-seconds.
+SELECT l.id, p.nanos, p.per, p.currency,
+       coalesce((SELECT max(block) + 1 FROM lease_block WHERE lease_id = l.id), 0) AS block
+  FROM lease l
+  JOIN price p ON p.id = l.price_id
+ WHERE l.id = ANY(%(ids)s::uuid[]);
 
--- name: close_block
-UPDATE lease_block SET settled = true WHERE lease_id = %(lease_id)s AND block = %(block)s;
+-- name: insert_blocks
+INSERT INTO lease_block (lease_id, block, hold_id)
+SELECT * FROM unnest(%(leases)s::uuid[], %(blocks)s::integer[], %(holds)s::uuid[])
+    ON CONFLICT DO NOTHING;
+
+-- name: close_blocks
+UPDATE lease_block
+   SET settled = true
+  FROM unnest(%(leases)s::uuid[], %(blocks)s::integer[]) AS over(lease_id, block)
+ WHERE lease_block.lease_id = over.lease_id AND lease_block.block = over.block;
 
 -- name: extend_paid
-UPDATE lease SET paid_until = %(paid_until)s WHERE id = %(id)s AND state = 'running';
+UPDATE lease
+   SET paid_until = paid.until
+  FROM unnest(%(ids)s::uuid[], %(until)s::timestamptz[]) AS paid(id, until)
+ WHERE lease.id = paid.id AND lease.state = 'running';
 
 -- name: list_unsettled
 -- Ended leases that still have an unsettled block: a crash came between the two.

@@ -49,6 +49,7 @@ from sublet.tenants.tenant import Tenant, TenantKind
 log = logging.getLogger(__name__)
 
 LONGEST: Final = timedelta(days=30)
+_TOGETHER: Final = 500  # leases that are paid for in one transaction
 _MESSAGES: Final[Mapping[EndReason, str]] = {
     EndReason.RELEASED: "You gave this lease back.",
     EndReason.EXPIRED: "This lease reached the end it was sold with.",
@@ -339,29 +340,35 @@ def _start(
         return _move(lease, move, db=db, now=now), True
 
 
-def pay_ahead(lease: Lease, *, db: Database, now: datetime) -> Lease:
-    """Hold the next minutes of a running lease until `now` and a little more is paid for.
+def pay_ahead(leases: Sequence[Lease], *, db: Database, now: datetime) -> list[Lease]:
+    """Hold the next minutes of running leases until `now` and a little more is paid for.
 
-    Unpaid is no error here: the lease then ends where its money does.
+    Many are paid for in one transaction. Unpaid is no error here: a lease then ends where its
+    money does.
+
+    Returns:
+        the leases, in the order given, each with until when it is paid.
     """
-    while _runs_out(lease, now):
-        assert lease.running_at is not None
-        try:
-            with db.transaction() as tx:
-                block = blocks.next_block(tx, lease)
-                price = market.get_price(tx, lease.price_id)
-                blocks.hold_block(tx, lease, block, rate=price.rate, now=now)
-                failpoint("lease.pay_ahead.held")
-                until = blocks.paid_until(lease, blocks=block + 1, running_at=lease.running_at)
-                blocks.extend_paid(tx, lease, until)
-        except Refused:
-            log.info("lease.unpaid", extra={"lease": lease.id})
-            return lease
-        lease = replace(lease, paid_until=until)
-    return lease
+    paid = {lease.id: lease for lease in leases}
+    due = [lease for lease in leases if runs_out(lease, now)]
+    while due:
+        some, due = due[:_TOGETHER], due[_TOGETHER:]
+        with db.transaction() as tx:
+            until = blocks.hold_next(tx, some, now=now)
+            failpoint("lease.pay_ahead.held")
+            blocks.extend_paid(tx, until)
+        for lease in some:
+            if lease.id not in until:
+                log.info("lease.unpaid", extra={"lease": lease.id})
+                continue
+            paid[lease.id] = replace(lease, paid_until=until[lease.id])
+            if runs_out(paid[lease.id], now):  # nobody looked for more than a minute
+                due.append(paid[lease.id])
+    return [paid[lease.id] for lease in leases]
 
 
-def _runs_out(lease: Lease, now: datetime) -> bool:
+def runs_out(lease: Lease, now: datetime) -> bool:
+    """Say whether it is time to hold the next minute of a lease."""
     return (
         lease.state is State.RUNNING
         and lease.paid_until is not None

@@ -122,6 +122,12 @@ def ask_release(tx: Tx, lease_id: LeaseId, reason: EndReason) -> bool:
     return one(tx, QUERIES["ask_release"], {"id": lease_id, "reason": reason}) is not None
 
 
+def ask_all(tx: Tx, leases: Sequence[LeaseId], reason: EndReason) -> list[LeaseId]:
+    """Ask for leases to end; return those that were not leaving already."""
+    given = {"ids": list(leases), "reason": reason}
+    return [row["id"] for row in tx.execute(QUERIES["ask_all"], given).fetchall()]
+
+
 def note_checkpoint(tx: Tx, lease_id: LeaseId, at: datetime) -> bool:
     """Note that a lease's work is safe until an instant; False when it does not run.
 

@@ -1,5 +1,6 @@
 """Turning the seconds of leases into usage and charges, a block at a time."""
 
+from collections.abc import Sequence
 from contextlib import suppress
 from datetime import datetime, timedelta
 from typing import Final
@@ -20,6 +21,7 @@ from sublet.metering import store
 from sublet.metering.credits import Broken, give
 from sublet.metering.usage import Line, Outcome, Usage
 
+_TOGETHER: Final = 500  # leases that are settled in one transaction
 # What was sold before there were minimum runs gets its last minutes back when it is reclaimed.
 _BEFORE_SECONDS: Final = 600
 
@@ -50,18 +52,15 @@ def settle_blocks(lease: Lease, *, db: Database, seen_until: datetime, now: date
     if lease.running_at is None and lease.state is not State.ENDED:
         return
     with db.transaction() as tx:
-        open_blocks = blocks.list_open(tx, lease)
+        open_blocks = blocks.list_open(tx, [lease]).get(lease.id, [])
     if over and open_blocks:
         # Before its last block is settled: an unsettled block is what brings us back here
         # after a crash, so neither the charge nor the credit can be forgotten.
         credit_reclaimed(lease, db=db, now=now)
     unpaid: Unpaid | None = None
     for block in open_blocks:
-        if not over:
-            assert lease.running_at is not None
-            end = lease.running_at + timedelta(seconds=(block.number + 1) * BLOCK_SECONDS)
-            if seen_until < end:
-                continue
+        if not over and block.number >= blocks.over(lease, seen_until=seen_until):
+            continue
         try:
             with db.transaction("lease.settle") as tx:
                 _settle(tx, lease, block, now=now)
@@ -71,28 +70,91 @@ def settle_blocks(lease: Lease, *, db: Database, seen_until: datetime, now: date
         raise unpaid
 
 
+def settle_running(
+    seen: Sequence[tuple[Lease, datetime]], *, db: Database, now: datetime
+) -> list[Lease]:
+    """Charge the blocks that are over of many running leases, a few hundred in one transaction.
+
+    Args:
+        seen: leases, and until when the engine is known to have run each.
+        db: where.
+        now: the present instant.
+
+    Returns:
+        leases of which some block must be settled by itself: its hold is gone, or it was settled
+        a moment ago.
+
+    Raises:
+        Unavailable: the database did not answer.
+    """
+    apart: list[Lease] = []
+    for begin in range(0, len(seen), _TOGETHER):
+        some = seen[begin : begin + _TOGETHER]
+        try:
+            with db.transaction("lease.settle_running") as tx:
+                _settle_together(tx, some, now=now)
+        except _Apart:
+            apart += [lease for lease, _ in some]
+    return apart
+
+
+class _Apart(Exception):
+    """Of many, one is not as the others: the transaction is undone, and each has one of its own."""
+
+
+def _settle_together(tx: Tx, seen: Sequence[tuple[Lease, datetime]], *, now: datetime) -> None:
+    open_blocks = blocks.list_open(tx, [lease for lease, _ in seen])
+    over = [
+        (lease, block)
+        for lease, until in seen
+        for block in open_blocks.get(lease.id, ())
+        if block.number < blocks.over(lease, seen_until=until)
+    ]
+    if not over:
+        return
+    wanted = {lease.price_id for lease, _ in over}
+    prices = {price_id: market.get_price(tx, price_id) for price_id in sorted(wanted)}
+    charges = [
+        store.Charge(
+            usage=_usage(lease, block.number, now=now),
+            line=Line(
+                price=prices[lease.price_id],
+                quantity=lease.gpus * blocks.used_seconds(lease, block.number, until=now),
+            ),
+            hold_id=block.hold_id,
+        )
+        for lease, block in over
+    ]
+    if not store.settle_many(tx, charges, now=now):
+        raise _Apart
+    failpoint("lease.settle_running.before_close")
+    blocks.close(tx, [(lease.id, block.number) for lease, block in over])
+
+
+def _usage(lease: Lease, block: int, *, now: datetime) -> Usage:
+    return Usage(
+        id=derived_id(lease.id, "usage", block),
+        source=f"lease:{lease.id}",
+        sequence=block,
+        tenant_id=lease.tenant_id,
+        lease_id=lease.id,
+        gpu_seconds=lease.gpus * blocks.used_seconds(lease, block, until=now),
+        outcome=_outcome(lease),
+        happened_at=min(now, lease.stopped_at or now),
+    )
+
+
 def _settle(tx: Tx, lease: Lease, block: Block, *, now: datetime) -> None:
-    seconds = blocks.used_seconds(lease, block.number, until=now)
-    if seconds == 0:
+    usage = _usage(lease, block.number, now=now)
+    if usage.gpu_seconds == 0:
         # Expired, it has returned its money already.
         with suppress(Conflict), tx.transaction():
             ledger.void(tx, block.hold_id, now=now)
     else:
-        price = market.get_price(tx, lease.price_id)
-        usage = Usage(
-            id=derived_id(lease.id, "usage", block.number),
-            source=f"lease:{lease.id}",
-            sequence=block.number,
-            tenant_id=lease.tenant_id,
-            lease_id=lease.id,
-            gpu_seconds=lease.gpus * seconds,
-            outcome=_outcome(lease),
-            happened_at=min(now, lease.stopped_at or now),
-        )
-        line = Line(price=price, quantity=usage.gpu_seconds)
+        line = Line(price=market.get_price(tx, lease.price_id), quantity=usage.gpu_seconds)
         store.settle(tx, usage, [line], hold_id=block.hold_id, now=now)
     failpoint("lease.settle.before_close")
-    blocks.close(tx, lease, block)
+    blocks.close(tx, [(lease.id, block.number)])
 
 
 def _outcome(lease: Lease) -> Outcome:
