@@ -17,7 +17,7 @@ from sublet.core.ids import derived_id, new_id, sibling_id
 from sublet.core.money import Money, Rate
 from sublet.fleet import store as fleet
 from sublet.fleet.pool import Policy
-from sublet.leases import blocks, service
+from sublet.leases import advancing, blocks, service
 from sublet.leases import store as leases
 from sublet.leases.lease import EndReason, Move, State
 from sublet.leases.store import Spec
@@ -30,7 +30,7 @@ from sublet.metering.lease_meter import (
     credit_of,
     credit_reclaimed,
     settle_blocks,
-    settle_running,
+    settle_together,
 )
 from sublet.metering.usage import Line, Outcome, Usage
 from sublet.tenants import store as tenants
@@ -118,7 +118,7 @@ def test_many_are_charged_together_each_once(db: Database) -> None:
     for seconds, charged in [(59, 0), (60, 1), (60, 1), (119, 1), (120, 2)]:
         at = NOON + seconds * SECOND
         seen = [(shop.lease, at) for shop in shops]
-        assert settle_running(seen, db=db, now=at) == []
+        assert settle_together(seen, db=db, now=at) == []
         for shop in shops:
             assert shop.paid() == (charged * minute, (2 - charged) * minute)
     with db.transaction() as tx:
@@ -132,7 +132,7 @@ def test_one_whose_hold_is_gone_undoes_the_others_and_all_are_charged_apart(db: 
         ((hold,),) = blocks.list_open(tx, [gone.lease]).values()
         ledger.void(tx, hold.hold_id, now=NOON)
     at = NOON + 60 * SECOND
-    apart = settle_running([(well.lease, at), (gone.lease, at)], db=db, now=at)
+    apart = settle_together([(well.lease, at), (gone.lease, at)], db=db, now=at)
     assert apart == [well.lease, gone.lease]
     assert (well.paid(), gone.paid()) == ((0, 12_000), (0, 0))
     for shop in (well, gone):
@@ -152,12 +152,12 @@ def test_of_many_only_those_are_paid_on_whose_wallet_can(db: Database) -> None:
         ledger.post(tx, rest, now=NOON)
     leases_ = [replace(shop.lease, paid_until=NOON + 60 * SECOND) for shop in (rich, poor)]
     now = NOON + 45 * SECOND
-    paid = service.pay_ahead(leases_, db=db, now=now)
+    paid = advancing.pay_ahead(leases_, db=db, now=now)
     assert [lease.paid_until for lease in paid] == [NOON + 120 * SECOND, NOON + 60 * SECOND]
     assert (rich.paid()[1], poor.paid()[1]) == (24_000, 12_000)
-    assert service.pay_ahead(paid, db=db, now=now)[0] == paid[0]
+    assert advancing.pay_ahead(paid, db=db, now=now)[0] == paid[0]
     # Behind by minutes, all of them are paid.
-    late = service.pay_ahead(paid[:1], db=db, now=NOON + 125 * SECOND)
+    late = advancing.pay_ahead(paid[:1], db=db, now=NOON + 125 * SECOND)
     assert late[0].paid_until == NOON + 180 * SECOND
 
 

@@ -12,6 +12,7 @@ from sublet.core.money import Money
 from sublet.fleet.pool import Policy, parse_quiet
 from sublet.leases.contract import Contract, Line, bill, total
 from sublet.leases.lease import Lease
+from sublet.leases.resale import Resale
 from sublet.leases.reservation import Reservation
 from sublet.ledger.transfer import Account
 from sublet.market.price import Price, Tier
@@ -85,6 +86,14 @@ class NewReservation(NewWorkload):
     notice_seconds: Annotated[int, Field(ge=0, le=86_400, strict=True)] | None = None
     command: Annotated[list[Argument], Field(min_length=1, max_length=1000)] | None = Field(
         None, description="Started by itself when the window starts"
+    )
+
+
+class NewResale(Body):
+    id: UUID | None = Field(None, description="Yours, so that sending it twice offers once")
+    gpus: Count
+    limit_usd_per_gpu_hour: Usd | None = Field(
+        None, description="Sold for no less; left out, they are paused: let go for any price"
     )
 
 
@@ -290,6 +299,19 @@ def reservation_document(
         "list_usd_per_gpu_hour": usd(listed.rate.charge(3600)),
         "cost_usd": usd(sold.cost(price.rate)),
         "booked_at": sold.booked_at,
+    }
+
+
+def resale_document(resale: Resale) -> dict[str, Any]:
+    return {
+        "id": resale.id,
+        "reservation_id": resale.reservation_id,
+        "state": "on_sale" if resale.ended_at is None else "taken_back",
+        "gpus": resale.gpus,
+        "limit_usd_per_gpu_hour": None if resale.limit is None else usd(resale.limit.charge(3600)),
+        "share_percent": resale.share_percent,
+        "listed_at": resale.listed_at,
+        "ended_at": resale.ended_at,
     }
 
 

@@ -25,14 +25,14 @@ from sublet.engine.port import Engine, InternalJob, Phase
 from sublet.fleet import store as fleet
 from sublet.fleet.demand import Sampler
 from sublet.fleet.pool import Pool, gpus_by_pool
-from sublet.leases import blocks, booking, contracts, reservations, resume
+from sublet.leases import advancing, blocks, booking, contracts, reservations, resume
 from sublet.leases import service as leases
 from sublet.leases import store as lease_store
 from sublet.leases.lease import HOLDING, EndReason, Lease, LeaseId, State
 from sublet.leases.reclaim import Losses
 from sublet.leases.waits import InternalWaits
 from sublet.ledger import store as ledger
-from sublet.metering import lease_meter, reservation_meter
+from sublet.metering import lease_meter, resale_meter, reservation_meter
 from sublet.models.service import Replicas
 
 log = logging.getLogger(__name__)
@@ -71,8 +71,9 @@ class Control:
         self._sampler = Sampler()
         self._recorded: dict[UUID, InternalJob] = {}
         self._fences: dict[UUID, datetime] = {}
-        self._ran: list[tuple[Lease, datetime]] = []  # in this pass, and until when
-        self._charged: dict[LeaseId, int] = {}  # blocks of each running lease
+        self._seen_until: list[tuple[Lease, datetime]] = []  # in this pass, each until when
+        # In which state each lease was charged last, and for how many whole blocks.
+        self._charged: dict[LeaseId, tuple[State, int]] = {}
         self._node_gpus: dict[str, int] = {}  # of each pool's largest node
         self._unpaid: dict[UUID, datetime] = {}  # not asked for again before then
         self._swept_at: datetime | None = None
@@ -97,7 +98,7 @@ class Control:
         except Unavailable:
             self._carry_on()
             raise
-        self._observe_fleet(jobs)
+        news = self._observe_fleet(jobs)
         with self._db.transaction() as tx:
             live = lease_store.list_live(tx)
             pools = fleet.list_pools(tx)
@@ -120,20 +121,19 @@ class Control:
         )
         if leaving:
             live = self._ask_to_leave(leaving)
-        self._ran.clear()
-        self._each(self._paid(live), self._take_on)
-        self._settle_running()
+        self._take_all_on(self._paid(live))
         self._each(unsettled, lambda lease: self._settle(lease, seen_until=now))
         if windows:
             contracts.renew_due(self._db, now=self._clock.now())
             reservation_meter.settle_windows(self._db, now=self._clock.now())
             reservation_meter.close_contracts(self._db, now=self._clock.now())
+            resale_meter.pay_shares(self._db, now=self._clock.now())
         if not self.stopping:
             back = resume.resume(self._db, jobs=jobs, now=self._clock.now())
             if windows:
                 back += booking.start_due(self._db, jobs=jobs, now=self._clock.now())
-            self._each(back, self._take_on)
-        self._record_starts(jobs)
+            self._take_all_on(back)
+        self._record_starts(jobs, news)
         if self._replicas is not None and not self.stopping:
             with self._db.transaction() as tx:
                 by_id: Mapping[UUID, Lease] = {
@@ -161,10 +161,10 @@ class Control:
         can pay must not lose its lease for it.
         """
         now = self._clock.now()
-        due = [lease for lease in live if leases.runs_out(lease, now) and self._runs(lease)]
+        due = [lease for lease in live if advancing.runs_out(lease, now) and self._runs(lease)]
         if not due:
             return list(live)
-        paid = {lease.id: lease for lease in leases.pay_ahead(due, db=self._db, now=now)}
+        paid = {lease.id: lease for lease in advancing.pay_ahead(due, db=self._db, now=now)}
         return [paid.get(lease.id, lease) for lease in live]
 
     def _runs(self, lease: Lease) -> bool:
@@ -183,7 +183,7 @@ class Control:
         going_on = [
             lease for lease in live if lease.state is State.RUNNING and lease.release_asked is None
         ]
-        for paid in leases.pay_ahead(going_on, db=self._db, now=self._clock.now()):
+        for paid in advancing.pay_ahead(going_on, db=self._db, now=self._clock.now()):
             self._fence(paid)
 
     def _watch_queue(
@@ -227,7 +227,8 @@ class Control:
             found.append(replace(lease, release_asked=EndReason.RECLAIMED) if told else lease)
         return found
 
-    def _observe_fleet(self, jobs: list[InternalJob]) -> None:
+    def _observe_fleet(self, jobs: list[InternalJob]) -> list[InternalJob]:
+        """Note nodes, and what is new of internal jobs but their starts; return what is new."""
         now = self._clock.now()
         if self._looked_at is None or now >= self._looked_at + _LOOK_AT_NODES_EVERY:
             nodes = self._engine.nodes()
@@ -241,13 +242,16 @@ class Control:
             self._looked_at = now
         # What ends is recorded before what may start in its place, and starts come last of
         # all: so the record never shows a GPU twice, not even in the middle of a pass.
-        news = [replace(job, started_at=None) for job in jobs if self._recorded.get(job.id) != job]
+        recorded = self._recorded
+        # Most of a long queue is what it was, often the very same objects.
+        news = [job for job in jobs if (one := recorded.get(job.id)) is not job and one != job]
         if news:
+            unstarted = [replace(job, started_at=None) for job in news]
             with self._db.transaction() as tx:
-                fleet.record_internal_jobs(tx, news, now=now)
+                fleet.record_internal_jobs(tx, unstarted, now=now)
+        return news
 
-    def _record_starts(self, jobs: list[InternalJob]) -> None:
-        news = [job for job in jobs if self._recorded.get(job.id) != job]
+    def _record_starts(self, jobs: list[InternalJob], news: list[InternalJob]) -> None:
         if news:
             with self._db.transaction() as tx:
                 fleet.record_internal_jobs(tx, news, now=self._clock.now())
@@ -274,32 +278,37 @@ class Control:
             except SubletError:
                 log.exception("lease.failed", extra={"lease": lease.id})
 
+    def _take_all_on(self, those: Sequence[Lease]) -> None:
+        """Take each one step on, then charge what they used: notices do not wait for money."""
+        self._seen_until.clear()
+        those = advancing.move_together(those, db=self._db, engine=self._engine, clock=self._clock)
+        self._each(those, self._take_on)
+        self._settle_seen()
+
     def _take_on(self, lease: Lease) -> None:
         url = None if self._notice_url is None else self._notice_url(lease.id)
         asked_at = self._clock.now()
-        lease, seen = leases.advance(
+        lease, seen = advancing.advance(
             lease, db=self._db, engine=self._engine, clock=self._clock, notice_url=url
         )
         self._fence(lease)
         seen_until = asked_at if seen.phase is Phase.RUNNING else lease.since
-        if lease.state is State.RUNNING:
-            self._ran.append((lease, seen_until))
-            return
         if lease.state is State.ENDED:
             self._fences.pop(lease.id, None)
-        self._charged.pop(lease.id, None)
-        self._settle(lease, seen_until=seen_until)
+        self._seen_until.append((lease, seen_until))
 
-    def _settle_running(self) -> None:
-        """Charge the minutes that went by since the last pass, of all leases that run, together."""
+    def _settle_seen(self) -> None:
+        """Charge the minutes that went by since the last pass, of all leases, together."""
         due = []
-        for lease, seen_until in self._ran:
-            over = blocks.over(lease, seen_until=seen_until)
-            if over > self._charged.get(lease.id, 0) and not self._is_unpaid(lease):
+        for lease, seen_until in self._seen_until:
+            running = lease.state is State.RUNNING
+            over = blocks.over(lease, seen_until=seen_until) if running else -1
+            known = self._charged.get(lease.id, (lease.state, 0))
+            if (lease.state, over) != known and not self._is_unpaid(lease):
                 due.append((lease, seen_until))
-                self._charged[lease.id] = over
+                self._charged[lease.id] = lease.state, over
         try:
-            apart = lease_meter.settle_running(due, db=self._db, now=self._clock.now())
+            apart = lease_meter.settle_together(due, db=self._db, now=self._clock.now())
         except Unavailable:
             for lease, _ in due:
                 self._charged.pop(lease.id, None)
@@ -308,9 +317,12 @@ class Control:
         for lease in apart:
             del self._charged[lease.id]
         self._each(apart, lambda lease: self._settle(lease, seen_until=until[lease.id]))
+        for lease, _ in due:
+            if lease.state is State.ENDED:
+                self._charged.pop(lease.id, None)
 
     def _fence(self, lease: Lease) -> None:
-        fence = leases.fence_of(lease)
+        fence = advancing.fence_of(lease)
         if fence is not None and self._fences.get(lease.id) != fence:
             failpoint("lease.fence.before_engine")
             self._engine.extend(lease.id, deadline=fence)

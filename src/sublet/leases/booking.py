@@ -13,8 +13,8 @@ from sublet.core.money import Rate
 from sublet.engine.port import InternalJob
 from sublet.fleet import store as fleet
 from sublet.fleet.pool import Pool
+from sublet.leases import resales, reservations, service, store, terms
 from sublet.leases import reservation as rules
-from sublet.leases import reservations, service, store, terms
 from sublet.leases.lease import Lease, LeaseId, Move, State
 from sublet.leases.reservation import Reservation, check_window, of_reservation
 from sublet.leases.service import Request
@@ -203,7 +203,8 @@ def draw(
     if request.id is not None and (before := store.find(tx, request.id)) is not None:
         asked = replace(request, pool=found.pool, tier=found.tier)
         return service.repeated(tx, before, tenant, asked)
-    found.check_draw(request.gpus, drawn=reservations.drawn_gpus(tx, found.id), now=now)
+    drawn, listed = reservations.drawn_gpus(tx, found.id), resales.listed_gpus(tx, found.id)
+    found.check_draw(request.gpus, drawn=drawn, listed=listed, now=now)
     pressure = service.pressure_of(tx, pool, jobs, now=now)
     used = pressure.internal_running + pressure.internal_pending + pressure.leased
     if request.gpus > pool.gpus - used:

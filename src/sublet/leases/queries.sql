@@ -29,6 +29,27 @@ UPDATE lease
  WHERE id = %(id)s AND version = %(version)s - 1
 RETURNING id;
 
+-- name: save_moves
+-- As save_move and insert_event do, of many that do not begin to run.
+WITH moved AS (
+    UPDATE lease
+       SET state = new.state, since = new.since, version = new.version,
+           end_reason = new.reason, stopped_at = new.stopped_at, stops_at = new.stops_at,
+           noticed_at = new.noticed_at, exit_code = new.exit_code, detail = new.detail
+      FROM unnest(%(ids)s::uuid[], %(versions)s::integer[], %(states)s::text[],
+                  %(since)s::timestamptz[], %(reasons)s::text[], %(stopped)s::timestamptz[],
+                  %(stops)s::timestamptz[], %(noticed)s::timestamptz[], %(codes)s::integer[],
+                  %(details)s::text[])
+           AS new(id, version, state, since, reason, stopped_at, stops_at, noticed_at, exit_code,
+                  detail)
+     WHERE lease.id = new.id AND lease.version = new.version - 1
+    RETURNING lease.id, lease.version, lease.state, lease.end_reason, lease.since
+), noted AS (
+    INSERT INTO lease_event (lease_id, version, state, reason, happened_at, recorded_at)
+    SELECT id, version, state, end_reason, since, %(now)s::timestamptz FROM moved
+)
+SELECT id FROM moved;
+
 -- name: insert_event
 INSERT INTO lease_event (lease_id, version, state, reason, happened_at, recorded_at)
 VALUES (%(lease_id)s, %(version)s, %(state)s, %(reason)s, %(happened_at)s, %(recorded_at)s);
@@ -97,7 +118,8 @@ SELECT coalesce(sum(gpus), 0) AS held,
                      AND (running_at IS NULL
                           OR running_at + firm_seconds * interval '1 second' > %(now)s))
        ), 0) AS promised,
-       (SELECT coalesce(sum(greatest(r.gpus - r.lost_gpus - coalesce(drawn.gpus, 0), 0)), 0)
+       (SELECT coalesce(sum(greatest(r.gpus - r.lost_gpus - coalesce(drawn.gpus, 0)
+                                     - coalesce(listed.gpus, 0), 0)), 0)
           FROM reservation r
           LEFT JOIN LATERAL (
                SELECT sum(l.gpus) AS gpus
@@ -105,8 +127,25 @@ SELECT coalesce(sum(gpus), 0) AS held,
                 WHERE l.reservation_id = r.id
                   AND l.state IN ('admitted', 'provisioning', 'running', 'draining')
                ) AS drawn ON true
+          LEFT JOIN LATERAL (
+               SELECT sum(s.gpus) AS gpus
+                 FROM resale s
+                WHERE s.reservation_id = r.id AND s.ended_at IS NULL AND r.starts_at <= %(now)s
+               ) AS listed ON true
          WHERE r.pool = %(pool)s AND NOT r.ended AND NOT r.unpaid
            AND r.starts_at <= %(soon)s AND r.ends_at > %(now)s) AS aside,
+       (SELECT coalesce(sum(greatest(s.gpus - coalesce(used.gpus, 0), 0)), 0)
+          FROM reservation r
+          JOIN resale s ON s.reservation_id = r.id AND s.ended_at IS NULL
+          LEFT JOIN LATERAL (
+               SELECT sum(u.gpus) AS gpus
+                 FROM resale_use u
+                 JOIN lease l ON l.id = u.lease_id
+                WHERE u.resale_id = s.id
+                  AND l.state IN ('admitted', 'provisioning', 'running', 'draining')
+               ) AS used ON true
+         WHERE r.pool = %(pool)s AND NOT r.ended AND NOT r.unpaid
+           AND r.starts_at <= %(now)s AND r.ends_at > %(now)s) AS returned,
        EXISTS (SELECT FROM reservation r
                 WHERE r.pool = %(pool)s AND NOT r.ended AND r.ends_at > %(now)s) AS windows
   FROM lease
@@ -328,4 +367,59 @@ SELECT pool, tenant_id, count(*)::integer AS times
 
 -- name: any_open
 SELECT EXISTS (SELECT FROM reservation WHERE NOT ended)
-       OR EXISTS (SELECT FROM contract WHERE NOT closed) AS any;
+       OR EXISTS (SELECT FROM contract WHERE NOT closed)
+       OR EXISTS (SELECT FROM resale_use WHERE NOT paid) AS any;
+
+-- name: insert_resale
+INSERT INTO resale (id, reservation_id, gpus, limit_nanos, share_percent, listed_at)
+VALUES (%(id)s, %(reservation_id)s, %(gpus)s, %(limit_nanos)s, %(share_percent)s, %(listed_at)s);
+
+-- name: get_resale
+SELECT s.*, r.tenant_id
+  FROM resale s
+  JOIN reservation r ON r.id = s.reservation_id
+ WHERE s.id = %(id)s;
+
+-- name: list_resales
+SELECT s.*
+  FROM resale s
+  JOIN reservation r ON r.id = s.reservation_id
+ WHERE %(tenant_id)s::uuid IS NULL OR r.tenant_id = %(tenant_id)s
+ ORDER BY s.listed_at DESC, s.id;
+
+-- name: end_resale
+-- The first instant at which it was taken back stands.
+UPDATE resale SET ended_at = %(ended_at)s WHERE id = %(id)s AND ended_at IS NULL;
+
+-- name: sum_listed_gpus
+SELECT coalesce(sum(gpus), 0) AS gpus
+  FROM resale
+ WHERE reservation_id = %(id)s AND ended_at IS NULL;
+
+-- name: list_free_resales
+-- What is on sale of windows that run, and not in use by a lease.
+SELECT s.*, s.gpus - coalesce(used.gpus, 0) AS free
+  FROM reservation r
+  JOIN resale s ON s.reservation_id = r.id AND s.ended_at IS NULL
+  LEFT JOIN LATERAL (
+       SELECT sum(u.gpus) AS gpus
+         FROM resale_use u
+         JOIN lease l ON l.id = u.lease_id
+        WHERE u.resale_id = s.id
+          AND l.state IN ('admitted', 'provisioning', 'running', 'draining')) AS used ON true
+ WHERE r.pool = %(pool)s AND NOT r.ended AND r.starts_at <= %(now)s AND r.ends_at > %(now)s
+ ORDER BY s.id;
+
+-- name: insert_resale_use
+INSERT INTO resale_use (resale_id, lease_id, gpus)
+VALUES (%(resale_id)s, %(lease_id)s, %(gpus)s);
+
+-- name: list_resale_uses
+SELECT s.*, u.lease_id, u.gpus AS used_gpus, u.paid
+  FROM resale_use u
+  JOIN resale s ON s.id = u.resale_id
+ WHERE NOT %(unpaid)s OR NOT u.paid
+ ORDER BY u.lease_id, u.resale_id;
+
+-- name: set_resale_paid
+UPDATE resale_use SET paid = true WHERE resale_id = %(resale_id)s AND lease_id = %(lease_id)s;

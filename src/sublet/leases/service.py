@@ -8,26 +8,21 @@ from datetime import datetime, timedelta
 from typing import Final
 from uuid import UUID
 
-from sublet.core.clock import Clock
-from sublet.core.db import Database, Tx
+from sublet.core.db import Tx
 from sublet.core.errors import Invalid, NotFound, Refused
 from sublet.core.failpoint import failpoint
 from sublet.core.ids import new_id
 from sublet.core.money import Rate
-from sublet.engine.port import Engine, InternalJob, Notice, Observation, Workload
+from sublet.engine.port import InternalJob
 from sublet.fleet import store as fleet
 from sublet.fleet.pool import Demand, Pool, demand_by_pool, demand_of
-from sublet.leases import blocks, reclaim, reservations, store, terms
+from sublet.leases import blocks, reclaim, resales, reservations, store, terms
 from sublet.leases.lease import (
     HOLDING,
-    EndReason,
     Lease,
     LeaseId,
     Move,
-    Start,
     State,
-    Stop,
-    decide,
 )
 from sublet.leases.reclaim import Losses
 from sublet.leases.reservation import lead, of_reservation
@@ -49,14 +44,6 @@ from sublet.tenants.tenant import Tenant, TenantKind
 log = logging.getLogger(__name__)
 
 LONGEST: Final = timedelta(days=30)
-_TOGETHER: Final = 500  # leases that are paid for in one transaction
-_MESSAGES: Final[Mapping[EndReason, str]] = {
-    EndReason.RELEASED: "You gave this lease back.",
-    EndReason.EXPIRED: "This lease reached the end it was sold with.",
-    EndReason.RECLAIMED: "An internal job needs these GPUs; save your work now.",
-    EndReason.CREDIT_EXHAUSTED: "The wallet could not pay for the next minute.",
-    EndReason.SHUTDOWN: "The operator is stopping this Sublet.",
-}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -141,6 +128,9 @@ def admit(
     # What was quoted is held to, also where the floor or the bids have risen since.
     if tenant.kind is not TenantKind.HOUSE and quoted is None:
         terms.check_price(pool, price.contracted.rate, bid=bid)
+    taken = resales.taken_for(
+        tx, pool.name, gpus=request.gpus - room.own, rate=price.contracted.rate, now=now
+    )
     lease = Lease(
         id=id_,
         tenant_id=tenant.id,
@@ -161,6 +151,7 @@ def admit(
         resumes=request.resumes,
     ).move(Move(to=State.ADMITTED, at=now))
     insert_new(tx, lease, request.spec, now=now)
+    resales.use(tx, lease, taken)
     if quoted is not None:
         quotes.accept(tx, quoted, sold=lease.id, now=now)
     failpoint("lease.admit.before_hold")
@@ -195,9 +186,11 @@ def room_now(
 ) -> RoomNow:
     """Return what of `pool` can be sold at this instant, and be promised for `firm`."""
     stands = store.standing(tx, pool.name, now=now, soon=now + lead(pool))
-    sellable = sellable_gpus(_pressure(pool, jobs, stands))
+    pressure = _pressure(pool, jobs, stands)
+    # What a window's tenant may want back at any time can be promised to nobody.
+    own = sellable_gpus(replace(pressure, aside=stands.aside + stands.returned))
     if not firm:
-        return RoomNow(sellable=sellable, firm=None)
+        return RoomNow(sellable=sellable_gpus(pressure), firm=None, own=own)
     found = plans.get_plan(tx, pool.name)
     plan = None if found is None else read_firm(found.made_at, found.plan)
     promised = stands.promised
@@ -205,7 +198,7 @@ def room_now(
         windows = [of_reservation(found) for found in reservations.list_open(tx, pool.name)]
         promised += most_promised(windows, now, now + firm)
     room = firm_room(plan, window=firm, gpus=pool.gpus, promised=promised, now=now)
-    return RoomNow(sellable=sellable, firm=room)
+    return RoomNow(sellable=own, firm=room, own=own)
 
 
 def insert_new(tx: Tx, lease: Lease, spec: Spec, *, now: datetime) -> None:
@@ -235,157 +228,6 @@ def repeated(tx: Tx, before: Lease, tenant: Tenant, request: Request) -> Lease:
     if not same:
         raise Invalid(f"id {before.id} was already used for something else")
     return before
-
-
-def advance(
-    lease: Lease, *, db: Database, engine: Engine, clock: Clock, notice_url: str | None = None
-) -> tuple[Lease, Observation]:
-    """Take one lease as many steps as the present allows.
-
-    The engine is called between short transactions, never inside one. Its calls are safe to
-    repeat, so dying half way costs a repeat and nothing else.
-
-    Returns:
-        the lease as it is now, and what the engine showed last.
-
-    Raises:
-        Conflict: another worker moved the lease first; the next pass will see it.
-        Unavailable: the engine or the database did not answer.
-    """
-    while True:
-        # Asked before the clock, so that "running" holds for every instant until `now`.
-        seen = engine.observe(lease.id)
-        now = clock.now()
-        match decide(lease, seen, now):
-            case Move() as move:
-                lease = _move(lease, move, db=db, now=now)
-                if move.to is State.RUNNING:
-                    # It may have run for longer than its first minute while nobody looked. It
-                    # is paid for first; what comes next is decided then.
-                    return lease, seen
-            case Start():
-                lease, started = _start(lease, db=db, engine=engine, now=now, notice_url=notice_url)
-                if not started:
-                    return lease, seen
-            case Stop():
-                failpoint("lease.stop.before_engine")
-                engine.stop(lease.id, notice=notice_of(lease))
-                failpoint("lease.stop.after_engine")
-                return lease, seen
-            case None:
-                return lease, seen
-
-
-def notice_of(lease: Lease) -> Notice:
-    """Return what a draining lease's workload is told."""
-    assert lease.end_reason is not None
-    assert lease.stops_at is not None
-    return Notice(
-        reason=lease.end_reason,
-        message=_MESSAGES.get(lease.end_reason, "This lease is ending."),
-        noticed_at=lease.since,
-        stops_at=lease.stops_at,
-    )
-
-
-def _move(lease: Lease, move: Move, *, db: Database, now: datetime) -> Lease:
-    moved = lease.move(move)
-    if move.to is State.RUNNING:
-        assert moved.running_at is not None
-        until = moved.until  # of a window, which pays for it
-        if moved.reservation_id is None:
-            until = blocks.paid_until(moved, blocks=1, running_at=moved.running_at)
-        moved = replace(moved, paid_until=until)
-    with db.transaction() as tx:
-        store.save(tx, moved, now=now)
-    log.info(
-        "lease.moved",
-        extra={
-            "lease": lease.id,
-            "from": lease.state,
-            "to": moved.state,
-            "reason": moved.end_reason,
-        },
-    )
-    return moved
-
-
-def _start(
-    lease: Lease, *, db: Database, engine: Engine, now: datetime, notice_url: str | None
-) -> tuple[Lease, bool]:
-    with db.transaction() as tx:
-        spec = store.get_spec(tx, lease.id)
-    workload = Workload(
-        id=lease.id,
-        gpu_model=lease.pool,
-        gpus=lease.gpus,
-        command=spec.command,
-        environment=spec.environment,
-        files=spec.files,
-        sandboxed=spec.sandboxed,
-        network=spec.network,
-        memory_bytes=spec.memory_bytes,
-        processes=spec.processes,
-        notice_url=notice_url,
-    )
-    # Should we die before we see it run, it must not run on for longer than it is paid.
-    fence = now + timedelta(seconds=blocks.block_seconds(lease, 0)) + lease.notice
-    try:
-        failpoint("lease.start.before_engine")
-        started = engine.start(workload, deadline=fence)
-        failpoint("lease.start.after_engine")
-        return lease, started
-    except (Invalid, Refused) as error:
-        move = Move(to=State.DRAINING, at=now, reason=EndReason.START_FAILED, detail=str(error))
-        return _move(lease, move, db=db, now=now), True
-
-
-def pay_ahead(leases: Sequence[Lease], *, db: Database, now: datetime) -> list[Lease]:
-    """Hold the next minutes of running leases until `now` and a little more is paid for.
-
-    Many are paid for in one transaction. Unpaid is no error here: a lease then ends where its
-    money does.
-
-    Returns:
-        the leases, in the order given, each with until when it is paid.
-    """
-    paid = {lease.id: lease for lease in leases}
-    due = [lease for lease in leases if runs_out(lease, now)]
-    while due:
-        some, due = due[:_TOGETHER], due[_TOGETHER:]
-        with db.transaction() as tx:
-            until = blocks.hold_next(tx, some, now=now)
-            failpoint("lease.pay_ahead.held")
-            blocks.extend_paid(tx, until)
-        for lease in some:
-            if lease.id not in until:
-                log.info("lease.unpaid", extra={"lease": lease.id})
-                continue
-            paid[lease.id] = replace(lease, paid_until=until[lease.id])
-            if runs_out(paid[lease.id], now):  # nobody looked for more than a minute
-                due.append(paid[lease.id])
-    return [paid[lease.id] for lease in leases]
-
-
-def runs_out(lease: Lease, now: datetime) -> bool:
-    """Say whether it is time to hold the next minute of a lease."""
-    return (
-        lease.state is State.RUNNING
-        and lease.paid_until is not None
-        and lease.ends_at is not None
-        and lease.paid_until < lease.ends_at
-        and now >= lease.paid_until - blocks.AHEAD
-        # Past its fence the engine has ended it, or its clock and ours do not agree: nothing
-        # is sold of time that nobody can have had.
-        and now < lease.paid_until + lease.notice
-    )
-
-
-def fence_of(lease: Lease) -> datetime | None:
-    """Return when the engine itself must kill a running lease, whatever becomes of us."""
-    if lease.state is not State.RUNNING or lease.paid_until is None:
-        return None
-    return lease.paid_until + lease.notice
 
 
 def reclaim_all(

@@ -71,6 +71,28 @@ def find(tx: Tx, lease_id: LeaseId) -> Lease | None:
     return None if row is None else _lease(row)
 
 
+def save_all(tx: Tx, leases: Sequence[Lease], *, now: datetime) -> set[LeaseId]:
+    """Write leases one move later, and the moves to the record, as `save` does one.
+
+    Returns:
+        those that were: the others were moved by somebody else first.
+    """
+    given = {
+        "ids": [lease.id for lease in leases],
+        "versions": [lease.version for lease in leases],
+        "states": [lease.state.value for lease in leases],
+        "since": [lease.since for lease in leases],
+        "reasons": [None if one.end_reason is None else one.end_reason.value for one in leases],
+        "stopped": [lease.stopped_at for lease in leases],
+        "stops": [lease.stops_at for lease in leases],
+        "noticed": [lease.noticed_at for lease in leases],
+        "codes": [lease.exit_code for lease in leases],
+        "details": [lease.detail for lease in leases],
+        "now": now,
+    }
+    return {row["id"] for row in tx.execute(QUERIES["save_moves"], given)}
+
+
 def get(tx: Tx, lease_id: LeaseId) -> Lease:
     """Raises NotFound: there is no such lease."""
     return _lease(_get(tx, lease_id))
@@ -161,6 +183,7 @@ class Standing:
     held: int  # by leases, until the engine shows them empty
     promised: int  # of these, to those that are firm still
     aside: int  # of windows that run, or are about to, and do not use them
+    returned: int  # of windows, put back on sale, and not in use: no part of `aside`
     windows: bool  # are there any that are not over?
 
 
@@ -172,6 +195,7 @@ def standing(tx: Tx, pool: str, *, now: datetime, soon: datetime) -> Standing:
         held=int(row["held"]),
         promised=int(row["promised"]),
         aside=int(row["aside"]),
+        returned=int(row["returned"]),
         windows=row["windows"],
     )
 

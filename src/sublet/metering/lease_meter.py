@@ -13,7 +13,7 @@ from sublet.core.ids import derived_id
 from sublet.core.money import Money, Rate
 from sublet.leases import blocks
 from sublet.leases.blocks import BLOCK_SECONDS, Block
-from sublet.leases.lease import EndReason, Lease, State
+from sublet.leases.lease import LEAVING, EndReason, Lease, State
 from sublet.ledger import store as ledger
 from sublet.market import store as market
 from sublet.market.price import Tier
@@ -48,8 +48,8 @@ def settle_blocks(lease: Lease, *, db: Database, seen_until: datetime, now: date
         Unpaid: a block's hold is gone and its wallet cannot pay; all others are settled.
         Unavailable: the database did not answer.
     """
-    over = lease.state in {State.DRAINING, State.ENDED}
-    if lease.running_at is None and lease.state is not State.ENDED:
+    over = lease.state in LEAVING
+    if not _is_due(lease):
         return
     with db.transaction() as tx:
         open_blocks = blocks.list_open(tx, [lease]).get(lease.id, [])
@@ -70,10 +70,10 @@ def settle_blocks(lease: Lease, *, db: Database, seen_until: datetime, now: date
         raise unpaid
 
 
-def settle_running(
+def settle_together(
     seen: Sequence[tuple[Lease, datetime]], *, db: Database, now: datetime
 ) -> list[Lease]:
-    """Charge the blocks that are over of many running leases, a few hundred in one transaction.
+    """Charge the blocks that are over of many leases, a few hundred in one transaction.
 
     Args:
         seen: leases, and until when the engine is known to have run each.
@@ -81,21 +81,31 @@ def settle_running(
         now: the present instant.
 
     Returns:
-        leases of which some block must be settled by itself: its hold is gone, or it was settled
-        a moment ago.
+        leases that must be settled by themselves: a credit is due to them, the hold of a block is
+        gone, or it was settled a moment ago.
 
     Raises:
         Unavailable: the database did not answer.
     """
-    apart: list[Lease] = []
-    for begin in range(0, len(seen), _TOGETHER):
-        some = seen[begin : begin + _TOGETHER]
+    apart = [lease for lease, _ in seen if _may_be_credited(lease)]
+    plain = [one for one in seen if _is_due(one[0]) and not _may_be_credited(one[0])]
+    for begin in range(0, len(plain), _TOGETHER):
+        some = plain[begin : begin + _TOGETHER]
         try:
-            with db.transaction("lease.settle_running") as tx:
+            with db.transaction("lease.settle_together") as tx:
                 _settle_together(tx, some, now=now)
         except _Apart:
             apart += [lease for lease, _ in some]
     return apart
+
+
+def _is_due(lease: Lease) -> bool:
+    """Say whether a lease has begun to cost anything, or never will."""
+    return lease.running_at is not None or lease.state is State.ENDED
+
+
+def _may_be_credited(lease: Lease) -> bool:
+    return lease.tier is Tier.ON_DEMAND and lease.end_reason is EndReason.RECLAIMED
 
 
 class _Apart(Exception):
@@ -108,26 +118,23 @@ def _settle_together(tx: Tx, seen: Sequence[tuple[Lease, datetime]], *, now: dat
         (lease, block)
         for lease, until in seen
         for block in open_blocks.get(lease.id, ())
-        if block.number < blocks.over(lease, seen_until=until)
+        if lease.state in LEAVING or block.number < blocks.over(lease, seen_until=until)
     ]
     if not over:
         return
     wanted = {lease.price_id for lease, _ in over}
     prices = {price_id: market.get_price(tx, price_id) for price_id in sorted(wanted)}
-    charges = [
-        store.Charge(
-            usage=_usage(lease, block.number, now=now),
-            line=Line(
-                price=prices[lease.price_id],
-                quantity=lease.gpus * blocks.used_seconds(lease, block.number, until=now),
-            ),
-            hold_id=block.hold_id,
-        )
-        for lease, block in over
-    ]
-    if not store.settle_many(tx, charges, now=now):
+    charges, voids = [], []
+    for lease, block in over:
+        usage = _usage(lease, block.number, now=now)
+        if usage.gpu_seconds:
+            line = Line(price=prices[lease.price_id], quantity=usage.gpu_seconds)
+            charges.append(store.Charge(usage=usage, line=line, hold_id=block.hold_id))
+        else:
+            voids.append(block.hold_id)
+    if not store.settle_many(tx, charges, voids=voids, now=now):
         raise _Apart
-    failpoint("lease.settle_running.before_close")
+    failpoint("lease.settle_together.before_close")
     blocks.close(tx, [(lease.id, block.number) for lease, block in over])
 
 

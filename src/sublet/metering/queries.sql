@@ -383,3 +383,10 @@ SELECT (SELECT coalesce(sum(c.amount_nanos), 0)
           JOIN charge c ON c.usage_id = u.id
          WHERE r.contract_id = %(id)s)
        + (SELECT coalesce(sum(amount_nanos), 0) FROM transfer WHERE id = %(minimum)s) AS nanos;
+
+-- name: list_shares
+-- What tenants were given for GPUs of theirs that others used.
+SELECT t.id, t.amount_nanos, got.code AS to_code
+  FROM transfer t
+  JOIN account got ON got.id = t.credit_account
+ WHERE t.reason = 'resale' AND t.kind = 'posted';

@@ -78,8 +78,10 @@ class Charge:
     hold_id: UUID
 
 
-def settle_many(tx: Tx, charges: Sequence[Charge], *, now: datetime) -> bool:
-    """Do `settle` for GPU-seconds of many leases, in a few statements.
+def settle_many(
+    tx: Tx, charges: Sequence[Charge], *, voids: Sequence[UUID] = (), now: datetime
+) -> bool:
+    """Do `settle` for GPU-seconds of many leases, and return other holds, in a few statements.
 
     Returns:
         False when one of them was recorded before or its hold is gone: undo all then, and settle
@@ -106,6 +108,9 @@ def settle_many(tx: Tx, charges: Sequence[Charge], *, now: datetime) -> bool:
         )
         for charge, amount in zip(charges, amounts, strict=True)
     ]
+    settlements += [
+        batch.Settlement(hold_id=id_, amount=Money(0), happened_at=now) for id_ in voids
+    ]
     moved = batch.settle_many(tx, settlements, now=now)
     if any(isinstance(outcome, SubletError) for outcome in moved):
         return False
@@ -113,7 +118,7 @@ def settle_many(tx: Tx, charges: Sequence[Charge], *, now: datetime) -> bool:
         "prices": [charge.line.price.id for charge in charges],
         "quantities": [charge.line.quantity for charge in charges],
         "amounts": [amount.nanos for amount in amounts],
-        "transfers": moved,
+        "transfers": moved[: len(charges)],
     }
     tx.execute(QUERIES["insert_lease_charges"], given | more)
     return True

@@ -28,7 +28,7 @@ from sublet.core.db import Tx
 from sublet.core.errors import Invalid, NotFound, Refused
 from sublet.engine.port import Phase
 from sublet.fleet import store as fleet
-from sublet.leases import booking, quoting, reservations, service, store, terms
+from sublet.leases import advancing, booking, quoting, reservations, service, store, terms
 from sublet.leases.lease import EndReason, Lease, LeaseId, State
 from sublet.leases.quoting import Ask
 from sublet.leases.service import Request
@@ -374,7 +374,7 @@ def _document(tx: Tx, lease: Lease) -> dict[str, Any]:
 def _notice(lease: Lease) -> dict[str, Any]:
     if lease.stops_at is None or lease.end_reason is None:
         return {"noticed": False}
-    notice = service.notice_of(lease)
+    notice = advancing.notice_of(lease)
     return {
         "noticed": True,
         "reason": notice.reason,
