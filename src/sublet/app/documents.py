@@ -144,6 +144,9 @@ class NewContract(Body):
     steps: Annotated[list[NewStep], Field(min_length=1, max_length=100)]
     ends_at: datetime
     minimum_usd: Usd | None = Field(None, description="Paid at least, over all of its time")
+    exception: Annotated[Text, Field(max_length=1000)] | None = Field(
+        None, description="Why a step's price may be below the pool's floor, where one is"
+    )
     shortfall_percent: Annotated[int, Field(ge=0, le=100, strict=True)] = 100
     notice_days: Annotated[int, Field(ge=0, le=3660, strict=True)] = 90
     recall_days: Annotated[int, Field(ge=0, le=3660, strict=True)] | None = None
