@@ -46,6 +46,8 @@ from sublet.leases.waits import InternalWaits
 from sublet.models.service import Hosting, Replicas
 
 if TYPE_CHECKING:
+    from datetime import datetime
+
     from sublet.planner.service import Planner
 
 log = logging.getLogger(__name__)
@@ -174,7 +176,11 @@ def run(config: Config) -> int:
             refuses_commands=built.refuses_commands,
             wake=lambda: loop.wake(),  # noqa: PLW0108 -- it is made below
         )
-        planning = Planning(lambda: _planner(db, config.confidence), clock=clock)
+        planning = Planning(
+            lambda: _planner(db, config.confidence),
+            clock=clock,
+            then=lambda now: _renew_bids(db, now),
+        )
         control = Control(
             db=ours,
             engine=engine,
@@ -229,6 +235,12 @@ def _planner(db: Database, confidence: float) -> "Planner":
     from sublet.planner.service import Planner  # noqa: PLC0415 -- numpy is slow to load
 
     return Planner(db, confidence=confidence)
+
+
+def _renew_bids(db: Database, now: "datetime") -> None:
+    from sublet.leases.bidding import renew  # noqa: PLC0415 -- the same, and a solver
+
+    renew(db, now=now)
 
 
 class _Server(uvicorn.Server):

@@ -87,9 +87,7 @@ def check_room(
         )
 
 
-def book(
-    tx: Tx, tenant: Tenant, booking: Booking, *, now: datetime, bid: Rate | None = None
-) -> Reservation:
+def book(tx: Tx, tenant: Tenant, booking: Booking, *, now: datetime) -> Reservation:
     """Sell a window: set its GPUs aside from its start to its end, and hold all of its price.
 
     Asking twice with one id and the same contents gives the same reservation.
@@ -129,7 +127,11 @@ def book(
         return before
     check_room(tx, pool, sold.starts_at, sold.ends_at, gpus=sold.gpus, now=now)
     if quoted is None:
-        terms.check_price(pool, price.contracted.rate, bid=bid)
+        length = sold.ends_at - sold.starts_at
+        service.check_price(
+            tx, pool, price.contracted.rate, start=sold.starts_at, length=length, firm=length,
+            now=now,
+        )  # fmt: skip
     else:
         quotes.accept(tx, quoted, sold=sold.id, now=now)
     reservations.insert(tx, sold, booking.spec)

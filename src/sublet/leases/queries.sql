@@ -423,3 +423,23 @@ SELECT s.*, u.lease_id, u.gpus AS used_gpus, u.paid
 
 -- name: set_resale_paid
 UPDATE resale_use SET paid = true WHERE resale_id = %(resale_id)s AND lease_id = %(lease_id)s;
+
+-- name: list_asked
+-- What customers asked for and got lately: at which price per GPU-hour, for how long, and how long
+-- it ran until it ended or was taken back.
+SELECT l.requested_at AS asked_at, p.nanos * 3600 / p.per AS nanos_hour, l.max_seconds AS seconds,
+       l.gpus, l.tier <> 'interruptible' AS firm,
+       coalesce(extract(epoch FROM coalesce(l.stopped_at, %(now)s) - l.running_at), 0) / 3600
+           AS ran_hours,
+       (l.end_reason IS NOT DISTINCT FROM 'reclaimed')::integer AS reclaimed
+  FROM lease l
+  JOIN tenant t ON t.id = l.tenant_id AND t.kind = 'customer'
+  JOIN price p ON p.id = l.price_id
+ WHERE l.pool = %(pool)s AND l.requested_at >= %(since)s AND l.reservation_id IS NULL
+   AND l.resumes IS NULL
+ UNION ALL
+SELECT r.booked_at, p.nanos * 3600 / p.per, extract(epoch FROM r.ends_at - r.starts_at)::bigint,
+       r.gpus, true, 0, 0
+  FROM reservation r
+  JOIN price p ON p.id = r.price_id
+ WHERE r.pool = %(pool)s AND r.booked_at >= %(since)s AND r.contract_id IS NULL;

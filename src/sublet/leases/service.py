@@ -28,7 +28,7 @@ from sublet.leases.reclaim import Losses
 from sublet.leases.reservation import lead, of_reservation
 from sublet.leases.store import Spec, Standing
 from sublet.leases.terms import RoomNow
-from sublet.market import quotes
+from sublet.market import bids, quotes
 from sublet.market import store as market
 from sublet.market.price import Tier, lease_sku
 from sublet.planner import store as plans
@@ -89,12 +89,11 @@ def admit(
     *,
     jobs: Sequence[InternalJob],
     now: datetime,
-    bid: Rate | None = None,
 ) -> Lease:
     """Sell a lease: set its GPUs and its first minute's money aside, or neither.
 
-    Asking twice with one id and the same contents gives the same lease. What a GPU-hour is worth
-    to those who may come later is `bid`: nothing is sold for less.
+    Asking twice with one id and the same contents gives the same lease. Nothing is sold for less
+    than its GPUs are worth to those who may come later, as far as that is known.
 
     Raises:
         NotFound: there is no such pool.
@@ -127,7 +126,9 @@ def admit(
     terms.check_room(pool, gpus=request.gpus, firm=firm, room=room, now=now)
     # What was quoted is held to, also where the floor or the bids have risen since.
     if tenant.kind is not TenantKind.HOUSE and quoted is None:
-        terms.check_price(pool, price.contracted.rate, bid=bid)
+        # What comes back was sold before: it is not weighed again.
+        length = None if request.resumes is not None else request.max_duration
+        check_price(tx, pool, price.contracted.rate, start=now, length=length, firm=firm, now=now)
     taken = resales.taken_for(
         tx, pool.name, gpus=request.gpus - room.own, rate=price.contracted.rate, now=now
     )
@@ -159,6 +160,39 @@ def admit(
     failpoint("lease.admit.after_hold")
     log.info("lease.admitted", extra={"lease": lease.id, "tenant": tenant.id, "gpus": lease.gpus})
     return lease
+
+
+def check_price(
+    tx: Tx,
+    pool: Pool,
+    rate: Rate,
+    *,
+    start: datetime,
+    length: timedelta | None,
+    firm: timedelta,
+    now: datetime,
+) -> None:
+    """Hold a price to the pool's floor, and to the bid prices of its window.
+
+    Args:
+        tx: any transaction.
+        pool: whose.
+        rate: what would be paid.
+        start: of the window.
+        length: of it; None: it is not held to bid prices.
+        firm: for how long it is promised: nothing is of an interruptible lease.
+        now: the present instant.
+
+    Raises:
+        Refused: it is below one of them.
+    """
+    asked = None if length is None else bids.find(tx, pool.name, now=now)
+    bid = None
+    if asked is not None and length is not None:
+        bid = asked.least(start=start, length=length, firm=bool(firm))
+    elif length is not None:
+        log.info("price.by_book", extra={"pool": pool.name})  # too little demand was seen
+    terms.check_price(pool, rate, bid=bid)
 
 
 def check_size(gpus: int, duration: timedelta) -> None:

@@ -114,3 +114,13 @@ SELECT * FROM quote WHERE tenant_id = %(tenant_id)s ORDER BY made_at DESC, id LI
 
 -- name: accept_quote
 UPDATE quote SET accepted_at = %(now)s, sold = %(sold)s WHERE id = %(id)s AND accepted_at IS NULL;
+
+-- name: get_bids
+SELECT made_at, bids FROM bid WHERE pool = %(pool)s AND made_at >= %(since)s;
+
+-- name: put_bids
+-- What was found later stands.
+INSERT INTO bid (pool, made_at, bids)
+VALUES (%(pool)s, %(made_at)s, %(bids)s)
+    ON CONFLICT (pool) DO UPDATE SET made_at = excluded.made_at, bids = excluded.bids
+ WHERE bid.made_at <= excluded.made_at;

@@ -33,7 +33,7 @@ from sublet.leases.lease import EndReason, Lease, LeaseId, State
 from sublet.leases.quoting import Ask
 from sublet.leases.service import Request
 from sublet.leases.store import Spec
-from sublet.market import quotes
+from sublet.market import bids, quotes
 from sublet.market import store as market
 from sublet.market.price import Tier, lease_sku
 from sublet.metering import store as metering
@@ -75,9 +75,19 @@ def list_offers(ours: Ours, found: AnyCaller) -> dict[str, Any]:
                         "gpus_available": available,
                         "notice_seconds": pool.policy.notice_seconds,
                         "firm_seconds": int(firm.total_seconds()),
+                        **_least(tx, pool.name, firm=firm, reserved=tier is Tier.RESERVED, now=now),
                     }
                 )
     return {"items": items}
+
+
+def _least(tx: Tx, pool: str, *, firm: timedelta, reserved: bool, now: datetime) -> dict[str, Any]:
+    """Return who decides about the price of the next hour: bid prices, or the book alone."""
+    found = bids.find(tx, pool, now=now)
+    if found is None:
+        return {"priced_by": "price_book", "least_usd_per_gpu_hour": None}
+    least = found.least(start=now, length=_HOUR, firm=reserved or bool(firm))
+    return {"priced_by": "bid_prices", "least_usd_per_gpu_hour": usd(least.charge(3600))}
 
 
 @router.post("/leases", status_code=201, tags=["leases"])
