@@ -33,6 +33,7 @@ from sublet.app.routes import (
 from sublet.app.secrets import load_or_make
 from sublet.app.services import Services
 from sublet.app.signals import DRAIN
+from sublet.app.webhooks import Webhooks
 from sublet.config import Config, load
 from sublet.console import pages
 from sublet.core import failpoint
@@ -223,8 +224,12 @@ def run(config: Config) -> int:
             signal.signal(sign, lambda *_: loop.stop())
         signal.signal(DRAIN, drain)
         loop.start()
+        webhooks = Webhooks(db, clock=clock, signing_key=secrets.signing_key)
+        webhooks.start()
         server.run(sockets=[listener])
         loop.join(timeout=5)
+        webhooks.stop()
+        webhooks.join(timeout=5)
         planning.join(timeout=5)
         if lock is not None:
             lock.close()

@@ -112,6 +112,9 @@ class NewLease(NewWorkload):
         None,
         description="Between being told to go and being killed; the pool's longest, if left out",
     )
+    webhook: Annotated[Text, Field(max_length=2000)] | None = Field(
+        None, description="An https address of yours that is told of the notice, signed"
+    )
     resumable: bool = Field(
         False, description="Reclaimed, it comes back by itself with the time that is left"
     )

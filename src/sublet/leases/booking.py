@@ -13,7 +13,7 @@ from sublet.core.money import Rate
 from sublet.engine.port import InternalJob
 from sublet.fleet import store as fleet
 from sublet.fleet.pool import Pool
-from sublet.leases import resales, reservations, service, store, terms
+from sublet.leases import resales, reservations, service, store, terms, webhooks
 from sublet.leases import reservation as rules
 from sublet.leases.lease import Lease, LeaseId, Move, State
 from sublet.leases.reservation import Reservation, check_window, of_reservation
@@ -234,6 +234,8 @@ def draw(
         until=found.ends_at,
     ).move(Move(to=State.ADMITTED, at=now))
     service.insert_new(tx, lease, request.spec, now=now)
+    if request.webhook is not None:
+        webhooks.add(tx, lease.id, request.webhook)
     if found.asked_at is not None:
         reservations.set_asked(tx, found.id, None)
     log.info("lease.drawn", extra={"lease": lease.id, "reservation": found.id})

@@ -443,3 +443,46 @@ SELECT r.booked_at, p.nanos * 3600 / p.per, extract(epoch FROM r.ends_at - r.sta
   FROM reservation r
   JOIN price p ON p.id = r.price_id
  WHERE r.pool = %(pool)s AND r.booked_at >= %(since)s AND r.contract_id IS NULL;
+
+-- name: insert_webhook
+INSERT INTO webhook (lease_id, url) VALUES (%(lease_id)s, %(url)s) ON CONFLICT DO NOTHING;
+
+-- name: copy_webhook
+INSERT INTO webhook (lease_id, url)
+SELECT %(after)s, url FROM webhook WHERE lease_id = %(before)s
+    ON CONFLICT DO NOTHING;
+
+-- name: claim_webhooks
+-- Of leases that have their notice. Whoever dies with one leaves it to be taken again later.
+UPDATE webhook
+   SET attempts = attempts + 1, next_at = %(until)s
+ WHERE lease_id IN (
+       SELECT w.lease_id
+         FROM webhook w
+         JOIN (SELECT o.lease_id,
+                      row_number() OVER (PARTITION BY l.tenant_id ORDER BY l.since, l.id) AS place
+                 FROM webhook o
+                 JOIN lease l ON l.id = o.lease_id AND l.stops_at > %(now)s
+                WHERE o.outcome IS NULL AND (o.next_at IS NULL OR o.next_at <= %(now)s)) AS due
+              USING (lease_id)
+        WHERE due.place <= %(each)s AND w.outcome IS NULL
+          AND (w.next_at IS NULL OR w.next_at <= %(now)s)
+        LIMIT %(limit)s
+          FOR UPDATE OF w SKIP LOCKED)
+RETURNING lease_id, url, attempts;
+
+-- name: close_webhooks
+-- Of leases that ended by themselves, or whose notice is over.
+UPDATE webhook w
+   SET outcome = 'given_up', detail = coalesce(w.detail, 'the lease is over')
+  FROM lease l
+ WHERE l.id = w.lease_id AND w.outcome IS NULL AND l.state = 'ended'
+   AND (l.stops_at IS NULL OR l.stops_at <= %(now)s);
+
+-- name: note_webhook
+UPDATE webhook
+   SET outcome = %(outcome)s, next_at = %(next_at)s, detail = %(detail)s
+ WHERE lease_id = %(id)s AND outcome IS NULL;
+
+-- name: get_webhook
+SELECT url, attempts, outcome, detail FROM webhook WHERE lease_id = %(id)s;

@@ -16,7 +16,7 @@ from sublet.core.money import Rate
 from sublet.engine.port import InternalJob
 from sublet.fleet import store as fleet
 from sublet.fleet.pool import Demand, Pool, demand_by_pool, demand_of
-from sublet.leases import blocks, reclaim, resales, reservations, store, terms
+from sublet.leases import blocks, reclaim, resales, reservations, store, terms, webhooks
 from sublet.leases.lease import (
     HOLDING,
     Lease,
@@ -61,6 +61,7 @@ class Request:
     notice: timedelta | None = None  # None: the longest that the pool sells
     resumable: bool = False
     resumes: LeaseId | None = None  # set where a paused lease comes back
+    webhook: str | None = None  # https address that is told of its notice
 
 
 def pressure_of(tx: Tx, pool: Pool, jobs: Sequence[InternalJob], *, now: datetime) -> Pressure:
@@ -153,6 +154,8 @@ def admit(
     ).move(Move(to=State.ADMITTED, at=now))
     insert_new(tx, lease, request.spec, now=now)
     resales.use(tx, lease, taken)
+    if request.webhook is not None:
+        webhooks.add(tx, lease.id, request.webhook)
     if quoted is not None:
         quotes.accept(tx, quoted, sold=lease.id, now=now)
     failpoint("lease.admit.before_hold")

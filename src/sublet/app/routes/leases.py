@@ -24,11 +24,12 @@ from sublet.app.http import AnyCaller, OneTenant, Ours
 from sublet.app.idempotency import OneCall
 from sublet.app.routes.tenants import instant
 from sublet.app.services import Services
+from sublet.app.webhooks import secret_of
 from sublet.core.db import Tx
 from sublet.core.errors import Invalid, NotFound, Refused
 from sublet.engine.port import Phase
 from sublet.fleet import store as fleet
-from sublet.leases import advancing, booking, quoting, reservations, service, store, terms
+from sublet.leases import advancing, booking, quoting, reservations, service, store, terms, webhooks
 from sublet.leases.lease import EndReason, Lease, LeaseId, State
 from sublet.leases.quoting import Ask
 from sublet.leases.service import Request
@@ -118,6 +119,7 @@ def create_lease(ours: Ours, tenant: OneTenant, once: OneCall, body: NewLease) -
         reservation=body.reservation,
         notice=None if body.notice_seconds is None else timedelta(seconds=body.notice_seconds),
         resumable=body.resumable,
+        webhook=body.webhook,
     )
     if body.id is not None:
         _check_id_is_free(ours, LeaseId(body.id))
@@ -300,6 +302,17 @@ def note_checkpoint(ours: Ours, found: AnyCaller, lease_id: UUID) -> dict[str, A
         if not store.note_checkpoint(tx, LeaseId(lease_id), ours.clock.now()):
             raise Refused(f"lease {lease_id} does not run, so has nothing to save")
         return _document(tx, store.get(tx, LeaseId(lease_id)))
+
+
+@router.get("/leases/{lease_id}/webhook", tags=["leases"])
+def show_webhook(ours: Ours, found: AnyCaller, lease_id: UUID) -> dict[str, Any]:
+    """Show where a lease's notice goes, what became of it, and the secret that signs it."""
+    with ours.db.transaction() as tx:
+        lease = service.check_owner(tx, LeaseId(lease_id), _owner(found))
+        webhook = webhooks.find(tx, lease.id)
+    if webhook is None:
+        raise NotFound(f"lease {lease_id} has no webhook")
+    return {**webhook, "secret": secret_of(ours.signing_key, lease.id)}
 
 
 @router.get("/leases/{lease_id}/notice", tags=["leases"])
