@@ -147,6 +147,10 @@ def create(
     resumable: Annotated[
         bool, typer.Option("--resumable", help="Reclaimed, come back with the time that is left.")
     ] = False,
+    webhook: Annotated[
+        str | None,
+        typer.Option(metavar="URL", help="An https address of yours that is told of its notice."),
+    ] = None,
     window: Window = None,
     reservation: Annotated[
         UUID | None,
@@ -183,6 +187,8 @@ def create(
         "network": network,
         "resumable": resumable,
     }
+    if webhook is not None:
+        body["webhook"] = webhook
     if window is not None or tier == "reserved":
         _book(session, body, pool=pool, gpus=gpus, tier=tier, longest=longest, notice=notice_of,
               window=window, quote=quote, reservation=reservation, memory=memory,
@@ -252,6 +258,7 @@ def _book(
 
     wrong = {
         "--max": longest, "--reservation": reservation, "--resumable": resumable or None,
+        "--webhook": body.get("webhook"),
         "--follow and --wait": watch or None,
     }  # fmt: skip
     for option, value in wrong.items():
@@ -261,7 +268,7 @@ def _book(
         raise Failure("a window is reserved: --tier reserved", ExitCode.USAGE)
     if (window is None) == (quote is None):
         raise Failure("give --window START/END, or the --quote of one", ExitCode.USAGE)
-    body = {name: value for name, value in body.items() if name != "resumable"}
+    body = {name: value for name, value in body.items() if name not in {"resumable", "webhook"}}
     body |= asked(pool=pool, gpus=gpus, tier=None, longest=None, notice=notice)
     if window is not None:
         body |= ends_of(window)

@@ -84,12 +84,13 @@ class Reservation:
             rate.currency,
         )
 
-    def check_draw(self, gpus: int, *, drawn: int, now: datetime) -> None:
+    def check_draw(self, gpus: int, *, drawn: int, listed: int, now: datetime) -> None:
         """Hold a lease on it to what was reserved.
 
         Args:
             gpus: of the lease.
             drawn: of leases on it that have not ended.
+            listed: that its tenant has put back on sale.
             now: the present instant.
 
         Raises:
@@ -106,9 +107,10 @@ class Reservation:
                 f"the wallet could not pay for the next day of contract {self.contract_id}:"
                 " nothing is leased from it until it can"
             )
-        free = self.gpus - self.lost_gpus - drawn
+        free = self.gpus - self.lost_gpus - drawn - listed
         if gpus > free:
             lost = f" and {self.lost_gpus} were taken back and credited" if self.lost_gpus else ""
+            lost += f" and {listed} are back on sale: take them back first" if listed else ""
             raise Refused(
                 f"{gpus} GPUs were asked for and reservation {self.id} has {max(free, 0)} left:"
                 f" {drawn} of {self.gpus} are in use{lost}"
