@@ -178,6 +178,7 @@ def run(config: Config) -> int:
         control = Control(
             db=ours,
             engine=engine,
+            reserving=built.reserving,
             clock=clock,
             first_notice_seconds=config.notice_seconds,
             replicas=replicas,

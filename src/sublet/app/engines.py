@@ -10,7 +10,7 @@ from sublet.config import Config
 from sublet.core.clock import Clock
 from sublet.engine.hardware import find_gpus, find_nodes
 from sublet.engine.local import LocalEngine
-from sublet.engine.port import Engine, InternalQueue
+from sublet.engine.port import Engine, InternalQueue, Reserving
 from sublet.engine.sandbox import Sandbox, find_sandbox
 from sublet.engine.slurm.adapter import SlurmEngine
 from sublet.engine.slurm.settings import load_settings
@@ -23,6 +23,7 @@ class Built:
     """An engine, and what only some engines have."""
 
     engine: Engine
+    reserving: Reserving | None  # None where nobody but us sets GPUs of windows aside
     queue: InternalQueue | None  # None where the cluster's own queue takes internal jobs
     refuses_commands: str | None  # why no tenant's command may run here, or None
     drained: Callable[[], bool]  # nothing that was ours is left
@@ -58,6 +59,7 @@ def build_engine(config: Config, *, clock: Clock) -> Built:
         )
         return Built(
             engine=engine,
+            reserving=engine,
             queue=None,
             refuses_commands=refuses,
             drained=lambda: True,  # its jobs are leases, and the loop waits for those
@@ -84,6 +86,7 @@ def _local(config: Config, *, clock: Clock, sandbox: Sandbox | None, refuses: st
 
     return Built(
         engine=engine,
+        reserving=None,
         queue=engine,
         refuses_commands=refuses,
         drained=lambda: not engine.alive(),

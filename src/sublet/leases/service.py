@@ -310,6 +310,7 @@ def _start(
         memory_bytes=spec.memory_bytes,
         processes=spec.processes,
         notice_url=notice_url,
+        window=lease.reservation_id,
     )
     # Should we die before we see it run, it must not run on for longer than it is paid.
     fence = now + timedelta(seconds=blocks.block_seconds(lease, 0)) + lease.notice

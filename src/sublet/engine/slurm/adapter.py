@@ -11,7 +11,7 @@ import shutil
 import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Final
@@ -22,18 +22,27 @@ from sublet.core.errors import Invalid, Refused, Unavailable
 from sublet.engine import records
 from sublet.engine.checks import check
 from sublet.engine.launching import Launcher
-from sublet.engine.port import InternalJob, Node, Notice, Observation, Phase, Workload
+from sublet.engine.port import (
+    InternalJob,
+    Node,
+    Notice,
+    Observation,
+    Phase,
+    Window,
+    Workload,
+)
 from sublet.engine.records import Due, Kind, Record
 from sublet.engine.sandbox import Sandbox
 from sublet.engine.shim import write_durably
-from sublet.engine.slurm import ends, submitting, view, watch
+from sublet.engine.slurm import ends, submitting, view, watch, windows
 from sublet.engine.slurm import folder as shared
 from sublet.engine.slurm.commands import Slurm
+from sublet.engine.slurm.keeping import Keeper
 from sublet.engine.slurm.looking import Cluster, Look, Looker
 from sublet.engine.slurm.poking import Poker
-from sublet.engine.slurm.reading import SlurmJob
-from sublet.engine.slurm.settings import SlurmSettings
-from sublet.engine.slurm.view import Layout
+from sublet.engine.slurm.reading import WANTING, SlurmJob
+from sublet.engine.slurm.settings import SlurmSettings, Windows
+from sublet.engine.slurm.view import Demand, Layout
 
 log = logging.getLogger(__name__)
 
@@ -56,6 +65,8 @@ class _Lease:
     started: bool = False
     stop: Notice | None = None
     cancelled_at: datetime | None = None
+    window: UUID | None = None  # that it is leased from
+    window_known: bool = False
 
 
 class SlurmEngine:
@@ -84,6 +95,7 @@ class SlurmEngine:
         self._poker = Poker(self._slurm)
         self._saved_at = 0.0
         self._mine: Sequence[InternalJob] = ()
+        self._demand: Sequence[Demand] = ()
         self._followed: Look | None = None
         with _disk():
             (self._root / "ended").mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -105,6 +117,7 @@ class SlurmEngine:
         )
         self._cluster: Cluster = self._looker.cluster()
         self._watch = watch.Watch(cluster=self._cluster.name)
+        self._keeper = Keeper(self._slurm, grace_seconds=self._cluster.grace_seconds)
         self._leads = False
 
     # ---- the port
@@ -222,6 +235,17 @@ class SlurmEngine:
                 self._watch.save(self._root / "internal.json")
                 self._saved_at = time.monotonic()
 
+    def reserve(self, windows: Sequence[Window]) -> None:
+        look = self._look()
+        self._keeper.keep(
+            windows,
+            look,
+            self._demand,
+            window_of=self._window_of,
+            ahead=self._looker.ahead,
+            now=self._clock.now(),
+        )
+
     def refresh(self) -> None:
         """Look now, however lately we looked."""
         self._look(fresh=True)
@@ -238,8 +262,27 @@ class SlurmEngine:
         if look is self._followed:
             return
         self._followed = look
-        demand = view.internal_demand(look.jobs, look.nodes, partition=self._settings.partition)
+        kept = self._keeper.standing(self._clock.now())
+        holds = self._settings.windows is Windows.HOLD
+        # Where windows yield, a job that one of our reservations keeps out waits for GPUs.
+        wanting = WANTING | {windows.KEPT_OUT} if kept and not holds else WANTING
+        demand = view.internal_demand(
+            look.jobs, look.nodes, partition=self._settings.partition, wanting=wanting
+        )
+        if holds:
+            demand = windows.beside(demand, kept, look.nodes)
+        self._demand = demand
         self._mine = self._watch.look(demand, look.jobs, now=self._clock.now())
+
+    def _window_of(self, id_: UUID) -> UUID | None:
+        lease = self._leases.get(id_)
+        if lease is None:
+            return None
+        if not lease.window_known:
+            with self._lock, suppress(FileNotFoundError):
+                lease.window = records.read(self._root / str(id_)).workload.window
+            lease.window_known = True
+        return lease.window
 
     def _observe(self, id_: UUID) -> Observation:
         here = self._root / str(id_)
@@ -364,6 +407,9 @@ class SlurmEngine:
         if any(job.pending and job.gpu_model == workload.gpu_model for job in self._mine):
             return None
         free = view.free_by_node(look.nodes, look.jobs, workload.gpu_model)
+        now = self._clock.now()
+        for name in windows.shut(self._keeper.standing(now), window=workload.window, now=now):
+            free.pop(name, None)
         if sum(free.values()) - self._unplaced(look, workload.gpu_model) < workload.gpus:
             return None
         return view.lay_out(workload, look.nodes, free, exclusive=self._settings.exclusive)
@@ -424,14 +470,29 @@ class SlurmEngine:
         lease = self._leases.setdefault(workload.id, _Lease())
         lease.submitted = time.monotonic()
         lease.gpu_model, lease.gpus = workload.gpu_model, workload.gpus
+        lease.window, lease.window_known = workload.window, True
+        now = self._clock.now()
+        kept = self._keeper.standing(now)
         options = submitting.options(
-            workload, layout, settings=self._settings, here=here, agent=self._agent
+            workload,
+            layout,
+            settings=self._settings,
+            here=here,
+            agent=self._agent,
+            reservations=windows.open_to(kept, window=workload.window, now=now),
+            minutes=windows.minutes_of(
+                kept, window=workload.window, mode=self._settings.windows, now=now
+            ),
         )
         output = os.open(here / "job", os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
         try:
             process = self._slurm.begin("sbatch", *options, keep=[lock], output=output)
             self._slurm.finish(process, "sbatch")
         except Refused as error:
+            if "reservation" in str(error):
+                # One that we saw is gone: the next look shows it no more, and it is tried again.
+                self._leases.pop(workload.id, None)
+                raise Unavailable(f"Slurm's reservations changed meanwhile: {error}") from error
             shutil.rmtree(here)
             self._leases.pop(workload.id, None)
             raise Refused(f"Slurm refused the lease's job: {error}") from error
