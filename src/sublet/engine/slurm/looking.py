@@ -10,6 +10,7 @@ import threading
 import time
 from collections import defaultdict, deque
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Final
@@ -31,7 +32,10 @@ _SHORTEST_SECONDS: Final = 0.1
 _NODES_SECONDS: Final = 2.0
 _CONFIG_SECONDS: Final = 60.0
 _BACK_OFF: Final = 10.0  # times as long as a look took, until the next one
-_JSON_SECONDS: Final = 0.5  # more than that, and columns are asked for
+# Whoever writes JSON loads and prints for longer than all else takes: what is more than so many
+# times what the command needs to start at all is given up for columns, and so is what is slow.
+_JSON_STARTS: Final = 4.0
+_JSON_SECONDS: Final = 0.5
 _CLOCKS_APART: Final = timedelta(seconds=3)
 
 
@@ -67,6 +71,7 @@ class Looker:
         self._nodes_took = 0.0
         self._configured_at = 0.0
         self._period = _SHORTEST_SECONDS
+        self._start_seconds = 0.0  # of a command that asks nobody: no load on the controller
         # The quickest of three is the controller's own; the others met something on this machine.
         self._took: deque[float] = deque(maxlen=3)
         self._rest = None if slurm.settings.rest is None else Rest(slurm.settings)
@@ -104,7 +109,8 @@ class Looker:
             self._look_at_nodes()
         most = self._slurm.settings.longest_period_seconds
         self._took.append(took)
-        self._period = min(max(_SHORTEST_SECONDS, _BACK_OFF * min(self._took)), most)
+        asking = max(min(self._took) - self._start_seconds, 0.0)
+        self._period = min(max(_SHORTEST_SECONDS, _BACK_OFF * asking), most)
         leases: dict[UUID, list[SlurmJob]] = defaultdict(list)
         for job in jobs:
             if (id_ := view.lease_of(job)) is not None:
@@ -124,7 +130,8 @@ class Looker:
                 log.warning("slurm.no_json", extra={"detail": str(error)[:300]})
                 self._json = False
             else:
-                slow = time.monotonic() - began > _JSON_SECONDS
+                most = min(_JSON_SECONDS, max(_JSON_STARTS * self._start_seconds, 0.02))
+                slow = time.monotonic() - began > most
                 if slow and self._slurm.settings.format is Format.AUTO:
                     log.info("slurm.json_is_slow", extra={"jobs": len(jobs)})
                     self._json = False
@@ -157,6 +164,12 @@ class Looker:
         Raises:
             Unavailable: Slurm did not answer, or has no such partition.
         """
+        if self._rest is None:
+            began = time.monotonic()
+            with suppress(Refused):
+                self._slurm.run("squeue", "--version")
+            took = time.monotonic() - began
+            self._start_seconds = min(self._start_seconds or took, took)
         asked = self._clock.now()
         text = self._slurm.run("scontrol", "show", "config")
         answered = self._clock.now()
