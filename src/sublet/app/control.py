@@ -33,6 +33,7 @@ from sublet.app.routes import (
 from sublet.app.secrets import load_or_make
 from sublet.app.services import Services
 from sublet.app.signals import DRAIN
+from sublet.app.tunnels import Tunnels
 from sublet.config import Config, load
 from sublet.console import pages
 from sublet.core import failpoint
@@ -103,6 +104,7 @@ def build_api(services: Services) -> FastAPI:
     app.include_router(operations.metrics_router)
     install_errors(app)
     app.add_middleware(BodyGuard)
+    app.add_middleware(Tunnels, api=app)  # outermost: what goes through them has no end to wait for
     return app
 
 
@@ -183,6 +185,7 @@ def run(config: Config) -> int:
             first_notice_seconds=config.notice_seconds,
             replicas=replicas,
             notice_url=services.notice_url,
+            tunnel_url=services.tunnel_url,
             planning=planning,
             waits=waits,
         )

@@ -59,6 +59,7 @@ class Control:
         first_notice_seconds: int,
         replicas: Replicas | None,
         notice_url: Callable[[UUID], str] | None = None,
+        tunnel_url: Callable[[UUID], str] | None = None,
         planning: Planning | None = None,
         waits: InternalWaits | None = None,
     ) -> None:
@@ -69,6 +70,7 @@ class Control:
         self._first_notice_seconds = first_notice_seconds
         self._replicas = replicas
         self._notice_url = notice_url
+        self._tunnel_url = tunnel_url
         self._planning = planning
         self._waits = waits or InternalWaits()
         self._sampler = Sampler()
@@ -269,14 +271,16 @@ class Control:
 
     def _take_on(self, lease: Lease) -> None:
         url = None if self._notice_url is None else self._notice_url(lease.id)
+        tunnel = None if self._tunnel_url is None else self._tunnel_url(lease.id)
         if self._engine.observe(lease.id).phase is Phase.RUNNING:
             # Before anything is decided: when we were away at the end of the paid time,
             # a wallet that can pay must not lose its lease for it.
             lease = leases.pay_ahead(lease, db=self._db, now=self._clock.now())
         asked_at = self._clock.now()
         lease, seen = leases.advance(
-            lease, db=self._db, engine=self._engine, clock=self._clock, notice_url=url
-        )
+            lease, db=self._db, engine=self._engine, clock=self._clock, notice_url=url,
+            tunnel_url=tunnel,
+        )  # fmt: skip
         self._fence(lease)
         if lease.state is State.ENDED:
             self._fences.pop(lease.id, None)

@@ -34,16 +34,28 @@ class Services:
 
     def lease_of_notice(self, token: str) -> UUID:
         """Raises NotFound: the address was not made by us."""
+        return self._signed(token, "notice", b"")
+
+    def tunnel_url(self, lease_id: UUID) -> str:
+        """Return where the node of an interactive lease dials."""
+        signature = self._signature(lease_id, b"tunnel")
+        return f"{self.config.api_url}/v1/tunnels/{lease_id}.{signature}"
+
+    def lease_of_tunnel(self, token: str) -> UUID:
+        """Raises NotFound: the address was not made by us."""
+        return self._signed(token, "tunnel", b"tunnel")
+
+    def _signed(self, token: str, what: str, purpose: bytes) -> UUID:
         text, _, signature = token.partition(".")
         try:
             lease_id = UUID(text)
         except ValueError:
-            raise NotFound("there is no such notice") from None
-        if not hmac.compare_digest(
-            signature.encode("utf-8", "replace"), self._signature(lease_id).encode()
-        ):
-            raise NotFound("there is no such notice")
+            raise NotFound(f"there is no such {what}") from None
+        expected = self._signature(lease_id, purpose)
+        if not hmac.compare_digest(signature.encode("utf-8", "replace"), expected.encode()):
+            raise NotFound(f"there is no such {what}")
         return lease_id
 
-    def _signature(self, lease_id: UUID) -> str:
-        return hmac.new(self.signing_key.encode(), lease_id.bytes, hashlib.sha256).hexdigest()[:32]
+    def _signature(self, lease_id: UUID, purpose: bytes = b"") -> str:
+        message = lease_id.bytes + purpose
+        return hmac.new(self.signing_key.encode(), message, hashlib.sha256).hexdigest()[:32]

@@ -9,10 +9,11 @@ from pathlib import Path
 from typing import Final
 
 from sublet.engine import shim
+from sublet.engine import tunnel as tunnel_program
 from sublet.engine.cgroups import Cgroups
 from sublet.engine.hardware import Gpu
 from sublet.engine.records import Kind, Record
-from sublet.engine.sandbox import NOTICE_FILE, PATH, Confinement, Sandbox
+from sublet.engine.sandbox import NOTICE_FILE, PATH, SOCKET_FILE, Confinement, Sandbox
 from sublet.engine.shim import write_durably
 
 _SECRET: Final = ("SUBLET_", "DATABASE_URL")  # how the names of our own secrets begin
@@ -28,6 +29,7 @@ class Launcher:
     gpus: Sequence[Gpu]
     cores: Sequence[int] | None  # those that slots stand for; None: slots are no cores
     log_bytes: int
+    tunnel: Path = Path(tunnel_program.__file__)  # where nodes see that program
     parent: Mapping[str, str]  # the environment that the operator's own workloads build on
 
     def launch(self, folder: Path, record: Record, *, clock_offset: float) -> int:
@@ -102,6 +104,13 @@ class Launcher:
             "address_space_bytes": workload.memory_bytes if stand_in else None,
             "cores": self._cores(record),
             "log_bytes": self.log_bytes,
+            "tunnel": None
+            if workload.tunnel_url is None
+            else {
+                "program": str(self.tunnel),
+                "url": workload.tunnel_url,
+                "socket": _socket(folder, record),
+            },
         }
 
     def _inherited(self, record: Record) -> dict[str, str]:
@@ -122,6 +131,8 @@ class Launcher:
         }
         if workload.notice_url is not None:
             ours["SUBLET_NOTICE_URL"] = workload.notice_url
+        if workload.tunnel_url is not None:
+            ours["SUBLET_SOCKET"] = _socket(folder, record)
         if workload.gpu_model != "cpu" and record.slots:
             names = [gpu.uuid for gpu in self._gpus(record)] or [str(s) for s in record.slots]
             ours["CUDA_VISIBLE_DEVICES"] = ",".join(names)
@@ -135,3 +146,7 @@ class Launcher:
         if record.workload.gpu_model != "cpu" or self.cores is None:
             return None
         return [self.cores[slot] for slot in record.slots]
+
+
+def _socket(folder: Path, record: Record) -> str:
+    return SOCKET_FILE if record.confined else str(folder / "work" / "sublet.sock")

@@ -47,6 +47,7 @@ class Workload:
     memory_bytes: int | None = None  # None: no limit
     processes: int | None = None  # None: no limit
     notice_url: str | None = None  # told to the workload as SUBLET_NOTICE_URL
+    tunnel_url: str | None = None  # its node dials there, to join it to who connects
     window: UUID | None = None  # the window that it is leased from
 
 

@@ -47,7 +47,7 @@ class Record:
     archived_at: datetime | None = None
 
     def forget_secrets(self) -> "Record":
-        return replace(self, workload=replace(self.workload, environment={}))
+        return replace(self, workload=replace(self.workload, environment={}, tunnel_url=None))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

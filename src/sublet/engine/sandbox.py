@@ -24,6 +24,7 @@ from sublet.engine import seccomp
 
 PATH: Final = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 NOTICE_FILE: Final = "/run/sublet/notice.json"
+SOCKET_FILE: Final = "/tmp/sublet.sock"  # noqa: S108 -- its own
 BASE: Final = {"PATH": PATH, "HOME": "/work", "LANG": "C.UTF-8", "TMPDIR": "/tmp"}  # noqa: S108
 # A shell sets the tenant's variables, and these are not to be set in one.
 RESERVED: Final = frozenset(

@@ -221,7 +221,13 @@ def repeated(tx: Tx, lease: Lease, spec: Spec, notice: timedelta | None) -> Leas
 
 
 def advance(
-    lease: Lease, *, db: Database, engine: Engine, clock: Clock, notice_url: str | None = None
+    lease: Lease,
+    *,
+    db: Database,
+    engine: Engine,
+    clock: Clock,
+    notice_url: str | None = None,
+    tunnel_url: str | None = None,
 ) -> tuple[Lease, Observation]:
     """Take one lease as many steps as the present allows.
 
@@ -247,7 +253,10 @@ def advance(
                     # is paid for first; what comes next is decided then.
                     return lease, seen
             case Start():
-                lease, started = _start(lease, db=db, engine=engine, now=now, notice_url=notice_url)
+                lease, started = _start(
+                    lease, db=db, engine=engine, now=now, notice_url=notice_url,
+                    tunnel_url=tunnel_url,
+                )  # fmt: skip
                 if not started:
                     return lease, seen
             case Stop():
@@ -294,7 +303,13 @@ def _move(lease: Lease, move: Move, *, db: Database, now: datetime) -> Lease:
 
 
 def _start(
-    lease: Lease, *, db: Database, engine: Engine, now: datetime, notice_url: str | None
+    lease: Lease,
+    *,
+    db: Database,
+    engine: Engine,
+    now: datetime,
+    notice_url: str | None,
+    tunnel_url: str | None,
 ) -> tuple[Lease, bool]:
     with db.transaction() as tx:
         spec = store.get_spec(tx, lease.id)
@@ -311,6 +326,7 @@ def _start(
         processes=spec.processes,
         notice_url=notice_url,
         window=lease.reservation_id,
+        tunnel_url=tunnel_url if spec.interactive else None,
     )
     # Should we die before we see it run, it must not run on for longer than it is paid.
     fence = now + timedelta(seconds=blocks.block_seconds(lease, 0)) + lease.notice

@@ -29,6 +29,7 @@ class Spec:
     memory_bytes: int | None = None
     processes: int | None = None
     sandboxed: bool = True
+    interactive: bool = False
 
 
 def insert(tx: Tx, lease: Lease, spec: Spec, *, now: datetime) -> bool:
@@ -229,6 +230,7 @@ def to_json(spec: Spec) -> dict[str, Any]:
         "memory_bytes": spec.memory_bytes,
         "processes": spec.processes,
         "sandboxed": spec.sandboxed,
+        "interactive": spec.interactive,
     }
 
 
@@ -241,4 +243,5 @@ def from_json(document: Mapping[str, Any]) -> Spec:
         memory_bytes=document["memory_bytes"],
         processes=document["processes"],
         sandboxed=document["sandboxed"],
+        interactive=document.get("interactive", False),
     )

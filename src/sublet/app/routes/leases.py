@@ -168,6 +168,7 @@ def spec_of(
         environment=body.environment,
         files={path: _decode(path, text) for path, text in body.files.items()},
         network=body.network,
+        interactive=body.interactive,
         memory_bytes=_memory(ours, pool, gpus, body.memory_bytes),
         processes=body.processes or _PROCESSES,
     )

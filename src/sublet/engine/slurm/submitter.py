@@ -77,6 +77,7 @@ class Submitter:
             gpus=(),  # which ones, only the node will know
             cores=None,
             log_bytes=log_bytes,
+            tunnel=shared.tunnel_of(agent),
             parent={},
         )
 
