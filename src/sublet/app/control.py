@@ -43,6 +43,7 @@ from sublet.core.errors import Misconfigured, SubletError
 from sublet.core.migrations import migrate
 from sublet.core.net import listen
 from sublet.core.postgres import wait_until_durable
+from sublet.engine.images import Images
 from sublet.leases.waits import InternalWaits
 from sublet.models.service import Hosting, Replicas
 
@@ -172,6 +173,8 @@ def run(config: Config) -> int:
             internal_queue=built.queue,
             clock=clock,
             replicas=replicas,
+            confines=built.confines,
+            images=None if config.images is None else Images(root=config.images),
             signing_key=secrets.signing_key,
             refuses_commands=built.refuses_commands,
             wake=lambda: loop.wake(),  # noqa: PLW0108 -- it is made below

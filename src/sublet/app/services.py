@@ -10,6 +10,7 @@ from sublet.config import Config
 from sublet.core.clock import Clock
 from sublet.core.db import Database
 from sublet.core.errors import NotFound
+from sublet.engine.images import Images
 from sublet.engine.port import Engine, InternalQueue
 from sublet.leases.waits import InternalWaits
 from sublet.models.service import Replicas
@@ -26,6 +27,8 @@ class Services:
     signing_key: str
     waits: InternalWaits = field(default_factory=InternalWaits)  # of internal jobs, for leases
     refuses_commands: str | None  # why no tenant's command may run here, or None
+    images: Images | None = None  # that leases may run on
+    confines: bool = True  # tenants' commands run in the sandbox
     wake: Callable[[], None]  # do the next pass of the loop now
 
     def notice_url(self, lease_id: UUID) -> str:

@@ -150,6 +150,9 @@ def create(
         typer.Option(parser=size_bytes, metavar="SIZE", help="Limit its memory: 512M, 2G."),
     ] = None,
     network: Annotated[bool, typer.Option("--network", help="Ask for the network.")] = False,
+    image: Annotated[
+        str | None, typer.Option(metavar="NAME", help="Run it on this image of the operator's.")
+    ] = None,
     interactive: Annotated[
         bool,
         typer.Option("--interactive", help="Let you connect to it; see sublet lease connect."),
@@ -195,6 +198,8 @@ def create(
         "interactive": interactive,
         "resumable": resumable,
     }
+    if image is not None:
+        body["image"] = image
     if window is not None or tier == "reserved":
         _book(session, body, pool=pool, gpus=gpus, tier=tier, longest=longest, notice=notice_of,
               window=window, quote=quote, reservation=reservation, memory=memory,

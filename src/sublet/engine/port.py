@@ -46,6 +46,7 @@ class Workload:
     network: bool = False  # only asked of a sandboxed workload; others have it anyway
     memory_bytes: int | None = None  # None: no limit
     processes: int | None = None  # None: no limit
+    image: str | None = None  # the name of the image that it runs on; None: the node's own system
     notice_url: str | None = None  # told to the workload as SUBLET_NOTICE_URL
     tunnel_url: str | None = None  # its node dials there, to join it to who connects
     window: UUID | None = None  # the window that it is leased from

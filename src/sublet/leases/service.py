@@ -325,6 +325,7 @@ def _start(
         memory_bytes=spec.memory_bytes,
         processes=spec.processes,
         notice_url=notice_url,
+        image=spec.image,
         window=lease.reservation_id,
         tunnel_url=tunnel_url if spec.interactive else None,
     )

@@ -30,6 +30,7 @@ class Spec:
     processes: int | None = None
     sandboxed: bool = True
     interactive: bool = False
+    image: str | None = None
 
 
 def insert(tx: Tx, lease: Lease, spec: Spec, *, now: datetime) -> bool:
@@ -231,6 +232,7 @@ def to_json(spec: Spec) -> dict[str, Any]:
         "processes": spec.processes,
         "sandboxed": spec.sandboxed,
         "interactive": spec.interactive,
+        "image": spec.image,
     }
 
 
@@ -244,4 +246,5 @@ def from_json(document: Mapping[str, Any]) -> Spec:
         processes=document["processes"],
         sandboxed=document["sandboxed"],
         interactive=document.get("interactive", False),
+        image=document.get("image"),
     )

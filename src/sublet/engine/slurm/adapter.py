@@ -19,6 +19,7 @@ from sublet.core.clock import Clock
 from sublet.core.errors import Invalid, Refused, Unavailable
 from sublet.engine import records
 from sublet.engine.checks import check
+from sublet.engine.images import Images
 from sublet.engine.port import (
     InternalJob,
     Node,
@@ -59,6 +60,7 @@ class SlurmEngine:
         sandbox: Sandbox | None,
         unsafe_no_sandbox: bool = False,
         log_bytes: int = LOG_BYTES,
+        images: Images | None = None,
     ) -> None:
         """Find again whatever runs, and start nothing.
 
@@ -98,6 +100,7 @@ class SlurmEngine:
             unsafe_no_sandbox=unsafe_no_sandbox,
             grace_seconds=self._cluster.grace_seconds,
             log_bytes=log_bytes,
+            images=images,
         )
         self._leads = False
 

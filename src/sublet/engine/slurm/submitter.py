@@ -13,6 +13,7 @@ from uuid import UUID
 from sublet.core.clock import Clock
 from sublet.core.errors import Refused, Unavailable
 from sublet.engine import records
+from sublet.engine.images import Images
 from sublet.engine.launching import Launcher
 from sublet.engine.port import Notice, Workload
 from sublet.engine.records import Due, Kind, Record
@@ -60,6 +61,7 @@ class Submitter:
         unsafe_no_sandbox: bool,
         grace_seconds: float,
         log_bytes: int,
+        images: Images | None,
     ) -> None:
         self._slurm = slurm
         self._settings = slurm.settings
@@ -77,6 +79,7 @@ class Submitter:
             gpus=(),  # which ones, only the node will know
             cores=None,
             log_bytes=log_bytes,
+            images=images,
             tunnel=shared.tunnel_of(agent),
             parent={},
         )
@@ -94,6 +97,7 @@ class Submitter:
                 "there is no sandbox, so no tenant's command is run here; install bubblewrap on"
                 " the login node, or set unsafe_no_sandbox to run it unprotected"
             )
+        self._launcher.check_image(workload)
         record = Record(
             workload=replace(workload, files={}),
             kind=Kind.LEASE,
