@@ -119,7 +119,10 @@ class Looker:
 
     def _jobs(self) -> list[SlurmJob]:
         if self._rest is not None:
-            return self._rest.jobs()
+            try:
+                return self._rest.jobs()
+            except Unknown as error:
+                self._leave_rest(error)
         if self._json:
             began = time.monotonic()
             try:
@@ -148,6 +151,13 @@ class Looker:
         began = time.monotonic()
         partition = self._slurm.settings.partition
         try:
+            if self._rest is not None:
+                self._nodes = self._rest.nodes(partition)
+                self._note_nodes(began)
+                return
+        except Unknown as error:
+            self._leave_rest(error)
+        try:
             text = self._slurm.run("sinfo", "-h", "-N", "-p", partition, "-O",
                                    reading.node_format())  # fmt: skip
             self._nodes = reading.read_nodes(text)
@@ -155,8 +165,22 @@ class Looker:
             raise reading.unavailable(error) from error
         except Refused as error:
             raise Unavailable(str(error)) from error
+        self._note_nodes(began)
+
+    def _note_nodes(self, began: float) -> None:
         self._nodes_at = time.monotonic()
         self._nodes_took = self._nodes_at - began
+
+    def _leave_rest(self, error: Unknown) -> None:
+        """Go on by commands: slurmrestd is of a version that we do not know.
+
+        Raises:
+            Unavailable: JSON is insisted on.
+        """
+        if self._slurm.settings.format is Format.JSON:
+            raise Unavailable(f"slurmrestd speaks as we do not know: {error}") from error
+        log.warning("slurm.no_rest", extra={"detail": str(error)[:300]})
+        self._rest = None
 
     def cluster(self) -> Cluster:
         """Read what seldom changes, and compare the clocks.

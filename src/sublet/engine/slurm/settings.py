@@ -39,7 +39,9 @@ class SlurmSettings:
     exclusive: bool = False  # a lease gets whole nodes to itself, whatever it asks for
     windows: Windows = Windows.YIELD  # how firm windows stand in Slurm as reservations
     format: Format = Format.AUTO
-    rest: str | None = None  # slurmrestd, such as http://127.0.0.1:6820: the queue is read there
+    rest: str | None = (
+        None  # slurmrestd, such as http://127.0.0.1:6820: queue and nodes are read there
+    )
     rest_token: str | None = None  # file of its token; else SLURM_JWT
     timeout_seconds: float = 15.0  # of each command of Slurm
     longest_period_seconds: float = 10.0  # between two looks at a slow controller

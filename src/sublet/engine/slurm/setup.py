@@ -231,10 +231,15 @@ def _queue(slurm: Slurm) -> Finding:
     if slurm.settings.rest is None:
         return _json(slurm)
     try:
-        jobs = Rest(slurm.settings).jobs()
+        rest = Rest(slurm.settings)
+        jobs, nodes = rest.jobs(), rest.nodes(slurm.settings.partition)
     except SubletError as error:
         return Finding(what="slurmrestd", level="missing", said=str(error))
-    return Finding(what="slurmrestd", level="ok", said=f"it answers, and shows {len(jobs)} jobs")
+    except Unknown as error:
+        said = f"Slurm's commands are used instead: {error}"
+        return Finding(what="slurmrestd", level="advice", said=said)
+    shown = f"it answers, and shows {len(jobs)} jobs and {len(nodes)} nodes"
+    return Finding(what="slurmrestd", level="ok", said=shown)
 
 
 def _json(slurm: Slurm) -> Finding:
