@@ -29,6 +29,7 @@ from sublet.engine.slurm.settings import Format
 log = logging.getLogger(__name__)
 
 _SHORTEST_SECONDS: Final = 0.1
+_YOUNG_SECONDS: Final = 0.5  # in a long pass over many leases, the last of them are looked at anew
 _NODES_SECONDS: Final = 2.0
 _CONFIG_SECONDS: Final = 60.0
 _BACK_OFF: Final = 10.0  # times as long as a look took, until the next one
@@ -90,7 +91,11 @@ class Looker:
         """
         last = self._last
         asked = time.monotonic()
-        if last is not None and not fresh and asked < last.began + max(2.0, 3 * self._period):
+        if (
+            last is not None
+            and not fresh
+            and asked < last.began + max(_YOUNG_SECONDS, 3 * self._period)
+        ):
             return last
         with self._lock:
             last = self._last
