@@ -34,6 +34,7 @@ from sublet.app.routes import (
 from sublet.app.secrets import VAULT, load_or_make
 from sublet.app.services import Services
 from sublet.app.signals import DRAIN
+from sublet.app.tunnels import Tunnels
 from sublet.app.webhooks import Webhooks
 from sublet.config import Config, load
 from sublet.console import pages
@@ -45,6 +46,7 @@ from sublet.core.migrations import migrate
 from sublet.core.net import listen
 from sublet.core.postgres import wait_until_durable
 from sublet.core.vault import Vault
+from sublet.engine.images import Images
 from sublet.leases.waits import InternalWaits
 from sublet.models.service import Hosting, Replicas
 
@@ -109,6 +111,7 @@ def build_api(services: Services) -> FastAPI:
     app.include_router(operations.metrics_router)
     install_errors(app)
     app.add_middleware(BodyGuard)
+    app.add_middleware(Tunnels, api=app)  # outermost: what goes through them has no end to wait for
     return app
 
 
@@ -177,6 +180,8 @@ def run(config: Config) -> int:
             internal_queue=built.queue,
             clock=clock,
             replicas=replicas,
+            confines=built.confines,
+            images=None if config.images is None else Images(root=config.images),
             signing_key=secrets.signing_key,
             refuses_commands=built.refuses_commands,
             wake=lambda: loop.wake(),  # noqa: PLW0108 -- it is made below
@@ -189,10 +194,12 @@ def run(config: Config) -> int:
         control = Control(
             db=ours,
             engine=engine,
+            reserving=built.reserving,
             clock=clock,
             first_notice_seconds=config.notice_seconds,
             replicas=replicas,
             notice_url=services.notice_url,
+            tunnel_url=services.tunnel_url,
             planning=planning,
             waits=waits,
         )

@@ -74,6 +74,12 @@ class NewWorkload(Body):
     memory_bytes: Annotated[int, Field(ge=1 << 20, le=1 << 50, strict=True)] | None = None
     processes: Annotated[int, Field(ge=1, le=4096, strict=True)] | None = None
     network: bool = False
+    image: Annotated[Text, Field(max_length=128)] | None = Field(
+        None, description="Run it on this image of the operator's, and not on the node's own system"
+    )
+    interactive: bool = Field(
+        False, description="Let you connect to what listens on the socket $SUBLET_SOCKET"
+    )
 
 
 Argument = Annotated[Text, Field(max_length=131_072)]

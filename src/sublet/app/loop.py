@@ -21,7 +21,7 @@ from sublet.core.db import Database
 from sublet.core.errors import Conflict, Misconfigured, SubletError, Unavailable, Unpaid
 from sublet.core.failpoint import failpoint
 from sublet.core.seal import Sealer
-from sublet.engine.port import Engine, InternalJob, Phase
+from sublet.engine.port import Engine, InternalJob, Phase, Reserving
 from sublet.fleet import store as fleet
 from sublet.fleet.demand import Sampler
 from sublet.fleet.pool import Pool, gpus_by_pool
@@ -30,6 +30,7 @@ from sublet.leases import service as leases
 from sublet.leases import store as lease_store
 from sublet.leases.lease import HOLDING, EndReason, Lease, LeaseId, State
 from sublet.leases.reclaim import Losses
+from sublet.leases.reservation import as_window
 from sublet.leases.waits import InternalWaits
 from sublet.ledger import store as ledger
 from sublet.metering import lease_meter, resale_meter, reservation_meter
@@ -53,19 +54,23 @@ class Control:
         *,
         db: Database,
         engine: Engine,
+        reserving: Reserving | None = None,
         clock: Clock,
         first_notice_seconds: int,
         replicas: Replicas | None,
         notice_url: Callable[[UUID], str] | None = None,
+        tunnel_url: Callable[[UUID], str] | None = None,
         planning: Planning | None = None,
         waits: InternalWaits | None = None,
     ) -> None:
         self._db = db
         self._engine = engine
+        self._reserving = reserving
         self._clock = clock
         self._first_notice_seconds = first_notice_seconds
         self._replicas = replicas
         self._notice_url = notice_url
+        self._tunnel_url = tunnel_url
         self._planning = planning
         self._waits = waits or InternalWaits()
         self._sampler = Sampler()
@@ -105,6 +110,7 @@ class Control:
             unsettled = lease_store.list_unsettled(tx)
             windows = reservations.any_open(tx)
             aside = booking.aside(tx, pools, now=self._clock.now()) if windows else {}
+        self._reserve(windows=windows)
         now = self._clock.now()
         self._watch_queue(live, pools, jobs, now)
         leaving = (
@@ -185,6 +191,20 @@ class Control:
         ]
         for paid in advancing.pay_ahead(going_on, db=self._db, now=self._clock.now()):
             self._fence(paid)
+
+    def _reserve(self, *, windows: bool) -> None:
+        """Have the cluster set windows aside, where it can. What it cannot now, it is asked again."""
+        if self._reserving is None:
+            return
+        sold = []
+        if windows:
+            with self._db.transaction() as tx:
+                sold = reservations.list_open(tx)
+        now = self._clock.now()
+        try:
+            self._reserving.reserve([as_window(one) for one in sold if now < one.ends_at])
+        except Unavailable as error:
+            log.warning("windows.not_reserved", extra={"detail": str(error)})
 
     def _watch_queue(
         self,
@@ -287,10 +307,12 @@ class Control:
 
     def _take_on(self, lease: Lease) -> None:
         url = None if self._notice_url is None else self._notice_url(lease.id)
+        tunnel = None if self._tunnel_url is None else self._tunnel_url(lease.id)
         asked_at = self._clock.now()
         lease, seen = advancing.advance(
-            lease, db=self._db, engine=self._engine, clock=self._clock, notice_url=url
-        )
+            lease, db=self._db, engine=self._engine, clock=self._clock, notice_url=url,
+            tunnel_url=tunnel,
+        )  # fmt: skip
         self._fence(lease)
         seen_until = asked_at if seen.phase is Phase.RUNNING else lease.since
         if lease.state is State.ENDED:

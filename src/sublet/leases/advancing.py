@@ -27,7 +27,13 @@ _MESSAGES: Final[Mapping[EndReason, str]] = {
 
 
 def advance(
-    lease: Lease, *, db: Database, engine: Engine, clock: Clock, notice_url: str | None = None
+    lease: Lease,
+    *,
+    db: Database,
+    engine: Engine,
+    clock: Clock,
+    notice_url: str | None = None,
+    tunnel_url: str | None = None,
 ) -> tuple[Lease, Observation]:
     """Take one lease as many steps as the present allows.
 
@@ -53,7 +59,10 @@ def advance(
                     # is paid for first; what comes next is decided then.
                     return lease, seen
             case Start():
-                lease, started = _start(lease, db=db, engine=engine, now=now, notice_url=notice_url)
+                lease, started = _start(
+                    lease, db=db, engine=engine, now=now, notice_url=notice_url,
+                    tunnel_url=tunnel_url,
+                )  # fmt: skip
                 if not started:
                     return lease, seen
             case Stop():
@@ -142,7 +151,13 @@ def _move(lease: Lease, move: Move, *, db: Database, now: datetime) -> Lease:
 
 
 def _start(
-    lease: Lease, *, db: Database, engine: Engine, now: datetime, notice_url: str | None
+    lease: Lease,
+    *,
+    db: Database,
+    engine: Engine,
+    now: datetime,
+    notice_url: str | None,
+    tunnel_url: str | None,
 ) -> tuple[Lease, bool]:
     with db.transaction() as tx:
         spec = store.get_spec(tx, lease.id)
@@ -158,6 +173,9 @@ def _start(
         memory_bytes=spec.memory_bytes,
         processes=spec.processes,
         notice_url=notice_url,
+        image=spec.image,
+        window=lease.reservation_id,
+        tunnel_url=tunnel_url if spec.interactive else None,
     )
     # Should we die before we see it run, it must not run on for longer than it is paid.
     fence = now + timedelta(seconds=blocks.block_seconds(lease, 0)) + lease.notice

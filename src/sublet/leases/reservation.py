@@ -13,6 +13,7 @@ from uuid import UUID
 
 from sublet.core.errors import Invalid, Refused
 from sublet.core.money import Money, Rate
+from sublet.engine.port import Window
 from sublet.fleet.pool import Pool
 from sublet.market.price import Tier
 from sublet.planner.firm import Promised
@@ -147,6 +148,17 @@ def check_window(pool: Pool, start: datetime, end: datetime, *, gpus: int, now: 
 
 def of_reservation(found: Reservation) -> Promised:
     return Promised(gpus=found.gpus - found.lost_gpus, start=found.starts_at, end=found.ends_at)
+
+
+def as_window(found: Reservation) -> Window:
+    """Return it as an engine sees it: what is left of its promise."""
+    return Window(
+        id=found.id,
+        gpu_model=found.pool,
+        gpus=found.gpus - found.lost_gpus,
+        starts_at=found.starts_at,
+        ends_at=found.ends_at,
+    )
 
 
 def lead(pool: Pool) -> timedelta:

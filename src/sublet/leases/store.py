@@ -29,6 +29,8 @@ class Spec:
     memory_bytes: int | None = None
     processes: int | None = None
     sandboxed: bool = True
+    interactive: bool = False
+    image: str | None = None
 
 
 def insert(tx: Tx, lease: Lease, spec: Spec, *, now: datetime) -> bool:
@@ -270,6 +272,8 @@ def to_json(spec: Spec) -> dict[str, Any]:
         "memory_bytes": spec.memory_bytes,
         "processes": spec.processes,
         "sandboxed": spec.sandboxed,
+        "interactive": spec.interactive,
+        "image": spec.image,
     }
 
 
@@ -282,4 +286,6 @@ def from_json(document: Mapping[str, Any]) -> Spec:
         memory_bytes=document["memory_bytes"],
         processes=document["processes"],
         sandboxed=document["sandboxed"],
+        interactive=document.get("interactive", False),
+        image=document.get("image"),
     )

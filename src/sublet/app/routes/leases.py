@@ -27,6 +27,7 @@ from sublet.app.services import Services
 from sublet.app.webhooks import secret_of
 from sublet.core.db import Tx
 from sublet.core.errors import Invalid, NotFound, Refused
+from sublet.engine import images
 from sublet.engine.port import Phase
 from sublet.fleet import store as fleet
 from sublet.leases import advancing, booking, quoting, reservations, service, store, terms, webhooks
@@ -174,15 +175,29 @@ def spec_of(
 
     Raises:
         Invalid: a file is no base64, or more memory was asked for than its GPUs come with.
+        Refused: it wants an image that cannot be run here.
     """
+    if body.image is not None:
+        _check_image(ours, body.image)
     return Spec(
         command=command,
         environment=body.environment,
         files={path: _decode(path, text) for path, text in body.files.items()},
         network=body.network,
+        interactive=body.interactive,
+        image=body.image,
         memory_bytes=_memory(ours, pool, gpus, body.memory_bytes),
         processes=body.processes or _PROCESSES,
     )
+
+
+def _check_image(ours: Services, name: str) -> None:
+    """Raises Refused: no lease can run on it here."""
+    why = images.refusal(ours.images, sandbox=ours.confines)
+    if why is not None:
+        raise Refused(f"image: {why}")
+    assert ours.images is not None
+    ours.images.find(name)
 
 
 def _as_quoted(ours: Services, tenant: Tenant, body: NewLease, quote_id: UUID) -> NewLease:
