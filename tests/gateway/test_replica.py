@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from sublet.gateway.answers import Broken, Gone, Piece, read_events, refused
 from sublet.gateway.ask import Api, Ask
 from sublet.gateway.failures import Kind
-from sublet.gateway.replica import Broken, Gone, Piece, _read_events, _refused
 from sublet.gateway.tariff import Counts
 
 ASK = Ask(
@@ -45,7 +45,7 @@ def read(parts: list[bytes]) -> list[Piece]:
         found.extend(pieces)
 
     answer: Any = SimpleNamespace(read=come)
-    asyncio.run(_read_events(answer, ASK, take))
+    asyncio.run(read_events(answer, ASK, take))
     return found
 
 
@@ -90,10 +90,10 @@ def test_every_end_but_done_is_a_break(tail: bytes, kind: Kind) -> None:
     ],
 )
 def test_a_replicas_refusal_becomes_ours(status: int, answer: bytes, kind: Kind | None) -> None:
-    refused = _refused(status, answer, ASK)
+    told = refused(status, answer, ASK)
     if kind is None:
-        assert isinstance(refused, Gone)
+        assert isinstance(told, Gone)
         return
-    assert isinstance(refused, Broken)
-    assert refused.failure.kind is kind
-    assert "bearer" not in refused.failure.message
+    assert isinstance(told, Broken)
+    assert told.failure.kind is kind
+    assert "bearer" not in told.failure.message

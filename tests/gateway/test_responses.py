@@ -17,7 +17,8 @@ from tests.gateway.bodies import JSON, understood
 from tests.gateway.stage import CACHED, INPUT, MODEL, OUTPUT, Stage, eventually, says
 
 from sublet.gateway.failures import Failure, Kind
-from sublet.gateway.responses import RESPONSES, Body, parse, parse_prompt
+from sublet.gateway.responses import RESPONSES
+from sublet.gateway.responses_body import Body, parse, parse_prompt
 
 BODY: dict[str, Any] = {"model": "m", "input": "hello"}
 

@@ -18,6 +18,7 @@ from sublet.gateway import (
     invoke,
     openai,
     responses,
+    responses_body,
     signature,
 )
 from sublet.gateway.ask import Ask
@@ -25,9 +26,10 @@ from sublet.gateway.bedrock import Operation, Verb
 from sublet.gateway.dialect import Dialect
 from sublet.gateway.exchange import Exchange, stopping
 from sublet.gateway.failures import Failure, Kind
-from sublet.gateway.flow import Service, Serving
+from sublet.gateway.flow import Serving
 from sublet.gateway.http import Call, HungUp
 from sublet.gateway.limits import Subject
+from sublet.gateway.service import Service
 from sublet.gateway.signature import Rejected
 from sublet.gateway.signers import Signers
 from sublet.tenants.tenant import Caller, KeyId, Tenant
@@ -53,7 +55,7 @@ _GENERATE: Final[Mapping[str, Dialect]] = MappingProxyType(
 # Counting a prompt: how its body is read, and the answer written.
 _Counting = tuple[Dialect, Callable[[bytes], Ask], Callable[[int], bytes]]
 _MESSAGES: Final[_Counting] = anthropic.MESSAGES, anthropic.parse_prompt, anthropic.counted
-_RESPONSES: Final[_Counting] = responses.RESPONSES, responses.parse_prompt, responses.counted
+_RESPONSES: Final[_Counting] = responses.RESPONSES, responses_body.parse_prompt, responses.counted
 _COUNT: Final[Mapping[str, _Counting]] = MappingProxyType(
     {
         "/v1/messages/count_tokens": _MESSAGES,

@@ -10,29 +10,21 @@ closed at once, which stops the engine, whether or not a first token had come.
 """
 
 import asyncio
-import itertools
 import logging
-from collections.abc import Awaitable, Callable, Coroutine, Iterator
-from dataclasses import dataclass, field
-from enum import Enum, auto
+from collections.abc import Awaitable, Callable
 from typing import Final, TypeVar
 
-from sublet.core.errors import Unavailable
 from sublet.core.failpoint import failpoint
 from sublet.core.money import Money
+from sublet.gateway.answers import Broken, Gone, Piece, reclaimed
 from sublet.gateway.ask import Ask
-from sublet.gateway.bound import Bounds
-from sublet.gateway.budgets import Budgets
-from sublet.gateway.cashier import Cashier
 from sublet.gateway.dialect import Reply, RichReply
-from sublet.gateway.directory import Directory
 from sublet.gateway.exchange import Exchange
 from sublet.gateway.failures import Failure, Kind
 from sublet.gateway.grant import CountFirst, Grant, Need
-from sublet.gateway.limits import Limiter, Subject, budgets_of
-from sublet.gateway.metrics import Metrics
-from sublet.gateway.replica import Broken, Gone, Piece, Replicas, reclaimed
-from sublet.gateway.table import Offer, Table
+from sublet.gateway.limits import Subject, budgets_of
+from sublet.gateway.service import MAX_SECONDS, Service, Stop, Why, why_cut
+from sublet.gateway.table import Offer
 from sublet.gateway.tariff import Counts
 from sublet.metering.report import Report
 from sublet.metering.usage import Outcome, Usage
@@ -42,118 +34,9 @@ from sublet.tenants.tenant import Caller, Tenant
 log: Final = logging.getLogger(__name__)
 T = TypeVar("T")
 
-MAX_SECONDS: Final = 600.0  # of one request; its hold outlives it
 _LAST_BYTES_SECONDS: Final = 30.0  # for a client that reads too slowly
 # The replica refused before it began, so another one may be asked.
 _ELSEWHERE: Final = frozenset({Kind.MODEL_BUSY, Kind.RECLAIMED})
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Patience:
-    """How long a replica that streams may let its client wait."""
-
-    first_token_seconds: float = 120.0  # its queue and the reading of the prompt are in it
-    stall_seconds: float = 60.0  # between two tokens
-
-
-@dataclass(slots=True, kw_only=True)
-class Service:
-    """What all requests share."""
-
-    source: str  # what usages say of who counted them: the engine, as told to this gateway …
-    tokeniser: str  # … or nobody until this gateway asked for the tokens of a text
-    directory: Directory
-    cashier: Cashier
-    replicas: Replicas
-    limiter: Limiter
-    budgets: Budgets
-    patience: Patience = Patience()
-    metrics: Metrics = field(default_factory=Metrics)
-    table: Table = field(default_factory=Table)
-    bounds: Bounds = field(default_factory=Bounds)
-    sequence: Iterator[int] = field(default_factory=lambda: itertools.count(1))
-    # The same of what the gateway counted itself: a source of its own, so that it can be told apart.
-    tokenised: Iterator[int] = field(default_factory=lambda: itertools.count(1))
-    running: set["_Stop"] = field(default_factory=set)
-    _detached: set[asyncio.Task[None]] = field(default_factory=set)
-
-    async def refresh(self) -> None:
-        """Read the table anew; keep the last one when that fails."""
-        try:
-            self.table = await self.directory.read_table()
-            self.limiter.put(self.directory.book)
-        except Unavailable:
-            log.warning("gateway.table_kept")
-
-    def gauges(self) -> dict[str, tuple[str, int]]:
-        """Return what is so now, for metrics: {name: (what it is, how many)}."""
-        held, committed, reports = self.cashier.standing()
-        return {
-            "running": ("Requests that run.", len(self.running)),
-            "replica_requests": (
-                "Requests that replicas have of this gateway.", self.replicas.routing.load.total(),
-            ),
-            "held_nanos": ("Money held in the ledger for requests, in nanos.", held),
-            "committed_nanos": ("Of it, given to requests that run.", committed),
-            "reports_waiting": ("Reports that are not handed over yet.", reports),
-        }  # fmt: skip
-
-    def cut(self) -> None:
-        """End what still runs."""
-        for stop in list(self.running):
-            stop.now(_Why.CUT)
-
-    def detach(self, work: Coroutine[object, object, None]) -> None:
-        """Let `work` go on by itself; `drain` waits for it."""
-        task = asyncio.create_task(work)
-        self._detached.add(task)
-        task.add_done_callback(self._ended)
-
-    def _ended(self, task: asyncio.Task[None]) -> None:
-        self._detached.discard(task)
-        if not task.cancelled() and (error := task.exception()) is not None:
-            log.error("gateway.failed", exc_info=error)
-
-    async def drain(self, seconds: float) -> None:
-        """Wait for what goes on by itself, then hand over all money; see `Cashier.drain`."""
-        until = asyncio.get_running_loop().time() + seconds
-        if self._detached:
-            await asyncio.wait(self._detached, timeout=seconds)
-        await self.cashier.drain(max(0.1, until - asyncio.get_running_loop().time()))
-        await self.budgets.drain(max(0.1, until - asyncio.get_running_loop().time()))
-
-
-class _Why(Enum):
-    HUNG_UP = auto()
-    TIMED_OUT = auto()
-    SILENT = auto()
-    STALLED = auto()
-    CUT = auto()  # this gateway is stopping
-
-
-class _Stop:
-    """Breaks a request off, once, from outside its task."""
-
-    __slots__ = ("_task", "closed", "why")
-
-    def __init__(self) -> None:
-        self._task = asyncio.current_task()
-        self.closed = False
-        self.why: _Why | None = None
-
-    def now(self, why: _Why) -> None:
-        if not self.closed and self.why is None:
-            assert self._task is not None
-            self.why = why
-            self._task.cancel()
-
-    def was_ours(self) -> bool:
-        """Say whether the cancellation that just came was this one, and take it back."""
-        if self.why is None:
-            return False
-        assert self._task is not None
-        self._task.uncancel()
-        return True
 
 
 class Serving:
@@ -304,7 +187,7 @@ class Serving:
         created = (exchange.id.int >> 80) // 1000  # the id begins with its milliseconds
         reply = exchange.dialect.reply(self._ask, grant, exchange.id.hex, created)
         loop = asyncio.get_running_loop()
-        stop = _Stop()
+        stop = Stop()
         service.running.add(stop)
         self._began_at = loop.time()
         self._look(loop, stop)
@@ -312,7 +195,7 @@ class Serving:
         counts: Counts | None = None
         try:
             try:
-                exchange.when_gone(lambda: stop.now(_Why.HUNG_UP))
+                exchange.when_gone(lambda: stop.now(Why.HUNG_UP))
                 await self._generate(reply)
             finally:
                 stop.closed = True
@@ -323,10 +206,10 @@ class Serving:
             if not stop.was_ours():
                 self._release(grant)
                 raise
-            if stop.why is _Why.HUNG_UP:
+            if stop.why is Why.HUNG_UP:
                 service.detach(self._settle_hung_up(grant))
                 return 0 if self._seen is None else self._seen.total
-            failure = self._why_cut(stop)
+            failure = why_cut(stop, service.patience, model=self._ask.model)
         except Broken as error:
             failure, counts = error.failure, error.counts
         except Failure as error:
@@ -338,17 +221,17 @@ class Serving:
             return await self._break_off(grant, failure, counts)
         return await self._complete(reply)
 
-    def _look(self, loop: asyncio.AbstractEventLoop, stop: _Stop) -> None:
+    def _look(self, loop: asyncio.AbstractEventLoop, stop: Stop) -> None:
         """Break it off when it takes too long, or look again then. One timer at a time."""
         patience, now = self._service.patience, loop.time()
-        ends, why = self._began_at + MAX_SECONDS, _Why.TIMED_OUT
+        ends, why = self._began_at + MAX_SECONDS, Why.TIMED_OUT
         if self._ask.stream:  # what is not streamed says nothing until its end
             if self._exchange.clogged:  # it is the client who is slow
-                sooner, what = now + patience.stall_seconds, _Why.STALLED
+                sooner, what = now + patience.stall_seconds, Why.STALLED
             elif self._moved_at:
-                sooner, what = self._moved_at + patience.stall_seconds, _Why.STALLED
+                sooner, what = self._moved_at + patience.stall_seconds, Why.STALLED
             else:
-                sooner, what = self._began_at + patience.first_token_seconds, _Why.SILENT
+                sooner, what = self._began_at + patience.first_token_seconds, Why.SILENT
             if sooner < ends:
                 ends, why = sooner, what
         if ends <= now:
@@ -531,21 +414,14 @@ class Serving:
             await self._charge(grant, self._believed(counts, grant), Outcome.ABORTED)
 
     async def _tokenise(self, grant: Grant) -> Counts | None:
-        """Count what was delivered from its text, by the model's own tokenizer; None: nobody can.
-
-        For a replica that does not say what it used. The usage names another source.
-        """
-        replica, ask, replicas = self._asked, self._ask, self._service.replicas
+        """Count what was delivered from its text; None: nobody can. The usage says who counted."""
+        if self._asked is None:
+            return None
+        prompt = grant.prompt_tokens if grant.counted else None
         text = "".join(self._texts + self._said)
-        if replica is None:
-            return None
-        try:
-            prompt = grant.prompt_tokens if grant.counted else await replicas.count(replica, ask)
-            output = await replicas.tokenise(replica, ask, text) if text else 0
-        except (Gone, Broken):
-            return None
-        self._tokenised = True
-        return Counts(input_tokens=prompt, cache_read_tokens=0, output_tokens=output)
+        counts = await self._service.replicas.reconcile(self._asked, self._ask, prompt, text)
+        self._tokenised = counts is not None
+        return counts
 
     async def _charge(self, grant: Grant, counts: Counts, outcome: Outcome) -> Money:
         """Note the use for good, and return what it costs."""
@@ -597,23 +473,6 @@ class Serving:
         if offer is None or offer.ready:
             return False
         return offer.refusal().kind is Kind.RECLAIMED
-
-    def _why_cut(self, stop: _Stop) -> Failure:
-        if stop.why is _Why.CUT:
-            return Failure(Kind.STOPPING, "this gateway is stopping; retry")
-        patience, model = self._service.patience, self._ask.model
-        if stop.why is _Why.SILENT:
-            return Failure(
-                Kind.SILENT,
-                f"model {model!r} gave no first token in {patience.first_token_seconds:g} seconds",
-            )
-        if stop.why is _Why.STALLED:
-            return Failure(
-                Kind.STALLED,
-                f"model {model!r} gave no further token in {patience.stall_seconds:g} seconds;"
-                " what came is charged",
-            )
-        return Failure(Kind.TIMED_OUT, f"a request may take {MAX_SECONDS:.0f} seconds")
 
     def _facts(self, outcome: Outcome, counts: Counts | None = None) -> dict[str, object]:
         """What a log line says: never what was asked or answered."""

@@ -30,12 +30,12 @@ from sublet.gateway.app import Gateway
 from sublet.gateway.budgets import Budgets
 from sublet.gateway.cashier import Cashier
 from sublet.gateway.directory import Directory
-from sublet.gateway.flow import Patience, Service
 from sublet.gateway.http import Server
 from sublet.gateway.instance import Instance
 from sublet.gateway.limits import Limiter
 from sublet.gateway.purse import IDLE_SECONDS
 from sublet.gateway.replica import Replicas
+from sublet.gateway.service import Patience, Service
 from sublet.gateway.signers import Signers
 from sublet.gateway.spool import Spool, read
 from sublet.gateway.till import Till

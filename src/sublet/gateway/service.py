@@ -1,0 +1,150 @@
+"""What all requests of a gateway share, and how one is broken off from outside."""
+
+import asyncio
+import itertools
+import logging
+from collections.abc import Coroutine, Iterator
+from dataclasses import dataclass, field
+from enum import Enum, auto
+from typing import Final
+
+from sublet.core.errors import Unavailable
+from sublet.gateway.bound import Bounds
+from sublet.gateway.budgets import Budgets
+from sublet.gateway.cashier import Cashier
+from sublet.gateway.directory import Directory
+from sublet.gateway.failures import Failure, Kind
+from sublet.gateway.limits import Limiter
+from sublet.gateway.metrics import Metrics
+from sublet.gateway.replica import Replicas
+from sublet.gateway.table import Table
+
+log: Final = logging.getLogger(__name__)
+
+MAX_SECONDS: Final = 600.0  # of one request; its hold outlives it
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Patience:
+    """How long a replica that streams may let its client wait."""
+
+    first_token_seconds: float = 120.0  # its queue and the reading of the prompt are in it
+    stall_seconds: float = 60.0  # between two tokens
+
+
+@dataclass(slots=True, kw_only=True)
+class Service:
+    """What all requests share."""
+
+    source: str  # what usages say of who counted them: the engine, as told to this gateway …
+    tokeniser: str  # … or nobody until this gateway asked for the tokens of a text
+    directory: Directory
+    cashier: Cashier
+    replicas: Replicas
+    limiter: Limiter
+    budgets: Budgets
+    patience: Patience = Patience()
+    metrics: Metrics = field(default_factory=Metrics)
+    table: Table = field(default_factory=Table)
+    bounds: Bounds = field(default_factory=Bounds)
+    sequence: Iterator[int] = field(default_factory=lambda: itertools.count(1))
+    # The same of what the gateway counted itself: a source of its own, so that it can be told apart.
+    tokenised: Iterator[int] = field(default_factory=lambda: itertools.count(1))
+    running: set["Stop"] = field(default_factory=set)
+    _detached: set[asyncio.Task[None]] = field(default_factory=set)
+
+    async def refresh(self) -> None:
+        """Read the table anew; keep the last one when that fails."""
+        try:
+            self.table = await self.directory.read_table()
+            self.limiter.put(self.directory.book)
+        except Unavailable:
+            log.warning("gateway.table_kept")
+
+    def gauges(self) -> dict[str, tuple[str, int]]:
+        """Return what is so now, for metrics: {name: (what it is, how many)}."""
+        held, committed, reports = self.cashier.standing()
+        return {
+            "running": ("Requests that run.", len(self.running)),
+            "replica_requests": (
+                "Requests that replicas have of this gateway.", self.replicas.routing.load.total(),
+            ),
+            "held_nanos": ("Money held in the ledger for requests, in nanos.", held),
+            "committed_nanos": ("Of it, given to requests that run.", committed),
+            "reports_waiting": ("Reports that are not handed over yet.", reports),
+        }  # fmt: skip
+
+    def cut(self) -> None:
+        """End what still runs."""
+        for stop in list(self.running):
+            stop.now(Why.CUT)
+
+    def detach(self, work: Coroutine[object, object, None]) -> None:
+        """Let `work` go on by itself; `drain` waits for it."""
+        task = asyncio.create_task(work)
+        self._detached.add(task)
+        task.add_done_callback(self._ended)
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        self._detached.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            log.error("gateway.failed", exc_info=error)
+
+    async def drain(self, seconds: float) -> None:
+        """Wait for what goes on by itself, then hand over all money; see `Cashier.drain`."""
+        until = asyncio.get_running_loop().time() + seconds
+        if self._detached:
+            await asyncio.wait(self._detached, timeout=seconds)
+        await self.cashier.drain(max(0.1, until - asyncio.get_running_loop().time()))
+        await self.budgets.drain(max(0.1, until - asyncio.get_running_loop().time()))
+
+
+class Why(Enum):
+    HUNG_UP = auto()
+    TIMED_OUT = auto()
+    SILENT = auto()
+    STALLED = auto()
+    CUT = auto()  # this gateway is stopping
+
+
+class Stop:
+    """Breaks a request off, once, from outside its task."""
+
+    __slots__ = ("_task", "closed", "why")
+
+    def __init__(self) -> None:
+        self._task = asyncio.current_task()
+        self.closed = False
+        self.why: Why | None = None
+
+    def now(self, why: Why) -> None:
+        if not self.closed and self.why is None:
+            assert self._task is not None
+            self.why = why
+            self._task.cancel()
+
+    def was_ours(self) -> bool:
+        """Say whether the cancellation that just came was this one, and take it back."""
+        if self.why is None:
+            return False
+        assert self._task is not None
+        self._task.uncancel()
+        return True
+
+
+def why_cut(stop: Stop, patience: Patience, *, model: str) -> Failure:
+    """Return what to say of a request that was broken off, by us or by its time."""
+    if stop.why is Why.CUT:
+        return Failure(Kind.STOPPING, "this gateway is stopping; retry")
+    if stop.why is Why.SILENT:
+        return Failure(
+            Kind.SILENT,
+            f"model {model!r} gave no first token in {patience.first_token_seconds:g} seconds",
+        )
+    if stop.why is Why.STALLED:
+        return Failure(
+            Kind.STALLED,
+            f"model {model!r} gave no further token in {patience.stall_seconds:g} seconds;"
+            " what came is charged",
+        )
+    return Failure(Kind.TIMED_OUT, f"a request may take {MAX_SECONDS:.0f} seconds")
