@@ -56,6 +56,13 @@ NONE: dict[str, Any] = {"items": []}
             {"name": "ci"},
         ),
         ("key list", "GET /v1/keys", TENANT, None),
+        ("limit list", "GET /v1/limits", TENANT, None),
+        ("limit set day 5", "PUT /v1/limits", TENANT, {"kind": "day", "amount": "5"}),
+        (
+            f"limit set streams 2 --tenant acme --of-key {ID}", f"PUT /v1/tenants/{ID}/limits",
+            OPERATOR, {"kind": "streams", "amount": "2", "key_id": ID},
+        ),
+        ("limit remove day", "DELETE /v1/limits", TENANT, None),
         (f"key revoke {ID}", f"DELETE /v1/keys/{ID}", OPERATOR, None),
         ("wallet", "GET /v1/wallet", TENANT, None),
         (f"wallet --tenant {ID}", f"GET /v1/tenants/{ID}/wallet", OPERATOR, None),

@@ -13,6 +13,7 @@ PAGE = Path(__file__).parents[2] / "docs" / "operate" / "settings.md"
 # Where the default is found out, or is no literal.
 _WORDS = {
     "slurm": "none",
+    "gateway_settings": "none",
     "data": "~/.local/share/sublet",
     "slots": "one for each CPU core",
     "database_url": "an embedded PostgreSQL",

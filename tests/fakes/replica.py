@@ -62,6 +62,8 @@ class Script(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     cut_after: int | None = None  # close the connection, in the middle of the stream
     garbage_after: int | None = None  # send an event that is no JSON, and go on
     reclaim_after: int | None = None  # end in band, as a draining replica does
+    calls: list[dict[str, str]] = []  # of tools: name and arguments; instead of text, a token each
+    logprobs: bool = False  # with each token of a chat
     no_usage: bool = False  # a server that counts nothing: no `usage`, no `sublet`
 
 
@@ -73,6 +75,7 @@ class FakeReplica:
         self.key = key
         self.phase = "ok"  # "loading" and "draining" refuse, as they do in the real one
         self.book = Book()
+        self.tokenises = True  # does it count the tokens of an answer?
         self.bodies: list[dict[str, Any]] = []  # every completion's body, in order of arrival
         self.reclaimed = asyncio.Event()  # ends all streams in band
         self.running = 0
@@ -108,6 +111,8 @@ class FakeReplica:
                 await response.whole(200, {**state, **record.usage.as_dict()})
             case "POST", "/count":
                 body = read_object(await request.body(limit_bytes=2**24))
+                if body.get("add_special") is False and not self.tokenises:
+                    raise NotFound("it counts prompts only")
                 await response.whole(200, {"input_tokens": _words(body)})
             case "POST", "/v1/chat/completions" | "/v1/completions":
                 await self._complete(request, response)
@@ -246,6 +251,9 @@ class _Play:
         script = self._script
         if script.hang:
             await asyncio.Event().wait()
+        if script.calls:
+            await self._call()
+            return
         for sent in range(self._tokens + 1):
             if sent == script.cut_after:
                 if not self._response.began:
@@ -272,12 +280,38 @@ class _Play:
         if self._stream:
             await self._response.stream(self._event(self._choice(self._script.text, None, first)))
 
+    async def _call(self) -> None:
+        """Call tools; the arguments come in two parts, as they do from engines."""
+        self._finish = "tool_calls"
+        for index, call in enumerate(self._script.calls):
+            usage = self._record.usage
+            self._record.usage = replace(usage, output_tokens=usage.output_tokens + 1)
+            if not self._stream:
+                continue
+            named = {"id": f"call_{index}x", "type": "function"}
+            arguments = call["arguments"]
+            for more, part in (
+                (named | {"function": {"name": call["name"], "arguments": ""}}, ""),
+                ({}, arguments[:4]),
+                ({}, arguments[4:]),
+            ):
+                delta = {"index": index, "function": {"arguments": part}} | more
+                choice = {"index": 0, "finish_reason": None, "delta": {"tool_calls": [delta]}}
+                await self._response.stream(self._event(choice))
+        await self._end()
+
     def _choice(self, text: str, finish_reason: str | None, first: bool) -> dict[str, Any]:
         choice: dict[str, Any] = {"index": 0, "finish_reason": finish_reason, "logprobs": None}
+        if self._script.logprobs and text:
+            choice["logprobs"] = self._logprobs(1)
         if self._chat:
             role = {"role": "assistant"} if first else {}
             return choice | {"delta": role | ({"content": text} if text else {})}
         return choice | {"text": text}
+
+    def _logprobs(self, tokens: int) -> dict[str, Any]:
+        one = {"token": self._script.text, "logprob": -0.5, "bytes": None, "top_logprobs": []}
+        return {"content": [one] * tokens, "refusal": None}
 
     def _event(self, *choices: dict[str, Any], **more: object) -> bytes:
         kind = "chat.completion.chunk" if self._chat else "text_completion"
@@ -303,6 +337,16 @@ class _Play:
         if self._chat:
             del choice["delta"]
             choice["message"] = {"role": "assistant", "content": text}
+            if self._script.logprobs:
+                choice["logprobs"] = self._logprobs(usage.output_tokens)
+            if self._script.calls:
+                choice["message"] = {
+                    "role": "assistant", "content": None,
+                    "tool_calls": [
+                        {"id": f"call_{index}x", "type": "function", "function": call}
+                        for index, call in enumerate(self._script.calls)
+                    ],
+                }  # fmt: skip
         else:
             choice["text"] = text
         kind = "chat.completion" if self._chat else "text_completion"

@@ -32,7 +32,7 @@ from sublet.market import store as market
 from sublet.market.price import cache_read_sku, input_sku, output_sku
 from sublet.metering import audit as metering_audit
 from sublet.models import store as models
-from sublet.models.deployment import Deployment, Replica, ReplicaState
+from sublet.models.deployment import Deployment, Feature, Replica, ReplicaState
 from sublet.tenants import store as tenants
 from sublet.tenants.tenant import ApiKey, Tenant
 
@@ -48,7 +48,8 @@ _START: Final = (
     "import resource, signal\n"
     "if most is not None: signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
     "if most is not None: resource.setrlimit(resource.RLIMIT_FSIZE, (most, most))\n"
-    "given |= {k: Path(given[k]) for k in ('certificate', 'private_key', 'spool', 'vault') if k in given}\n"
+    "paths = ('certificate', 'private_key', 'spool', 'tuning', 'vault')\n"
+    "given |= {k: Path(given[k]) for k in paths if k in given}\n"
     "try: serve(Settings(**given))\n"
     "except Misconfigured as error: print(error); sys.exit(2)\n"
 )
@@ -98,8 +99,9 @@ class Stage:
     def deploy(self) -> None:
         now = datetime.now(UTC)
         deployment = Deployment(
-            name=MODEL, recipe="fake", context_tokens=CONTEXT_TOKENS, wanted=True
-        )
+            name=MODEL, recipe="fake", context_tokens=CONTEXT_TOKENS, wanted=True,
+            features=frozenset(Feature),
+        )  # fmt: skip
         with self.db.transaction() as tx:
             models.put_deployment(tx, deployment, now=now)
             for sku, nanos in (

@@ -13,7 +13,7 @@ from tests.gateway.bodies import JSON
 from tests.gateway.test_messages import GRANT
 
 from sublet.core.money import Money
-from sublet.gateway import anthropic, bedrock, eventstream, foundation, invoke, openai
+from sublet.gateway import anthropic, bedrock, converse, eventstream, foundation, invoke, openai
 from sublet.gateway.ask import Api, Ask
 from sublet.gateway.bedrock import Operation, Verb, find, name_of
 from sublet.gateway.failures import Failure, Kind
@@ -53,7 +53,7 @@ FINISHED = st.sampled_from(["stop", "length", "content_filter"])
 
 
 def read(value: object, *, stream: bool = False) -> Ask:
-    return bedrock.parse(json.dumps(value).encode(), model="m", stream=stream)
+    return converse.parse(json.dumps(value).encode(), model="m", stream=stream)
 
 
 def invoked(value: object, *, stream: bool = False) -> Ask:
@@ -100,7 +100,7 @@ def test_what_is_asked_in_converse_is_asked_of_the_replica(
 def test_what_was_answered_is_read_back_from_a_stream(
     texts: list[str], reason: str, counts: Counts, nanos: int
 ) -> None:
-    reply = bedrock.Reply(read({"messages": [LAST]}), GRANT, "0" * 32, 0)
+    reply = converse.Reply(read({"messages": [LAST]}), GRANT, "0" * 32, 0)
     stream = reply.first(counts) + b"".join(map(reply.text, texts))
     events = frames(stream + reply.last(reason, counts, Money(nanos)))
     whole = json.loads(reply.whole("".join(texts), reason, counts, Money(nanos)))
@@ -188,14 +188,14 @@ def test_a_count_reads_either_call_s_prompt() -> None:
 @pytest.mark.parametrize(
     ("more", "param"),
     [
-        ({"toolConfig": {"tools": []}}, "toolConfig"),
+        ({"toolConfig": {"tools": [{"systemTool": {}}]}}, "toolConfig.tools[0].systemTool"),
         ({"guardrailConfig": {"guardrailIdentifier": "g"}}, "guardrailConfig"),
         ({"outputConfig": {"effort": "low"}}, "outputConfig"),
         ({"promptVariables": {"a": {"text": "b"}}}, "promptVariables"),
         ({"serviceTier": {"type": "flex"}}, "serviceTier.type"),
         ({"performanceConfig": {"latency": "optimized"}}, "performanceConfig.latency"),
         ({"additionalModelRequestFields": {"thinking": {}}}, "additionalModelRequestFields.thinking"),
-        ({"messages": [{"role": "user", "content": [{"image": {}}]}]}, "messages[0].content[0].image"),
+        ({"messages": [{"role": "user", "content": [{"video": {}}]}]}, "messages[0].content[0].video"),
         ({"somethingNew": 1}, "somethingNew"),
     ],
 )  # fmt: skip
@@ -260,7 +260,7 @@ def test_a_header_that_asks_for_more_is_refused_by_name(name: bytes, value: byte
 # ── nothing crashes ──────────────────────────────────────────────────────────────────────
 
 _READERS = (
-    lambda body: bedrock.parse(body, model="m", stream=False),
+    lambda body: converse.parse(body, model="m", stream=False),
     lambda body: invoke.dialect("m", stream=True).parse(body),
     lambda body: invoke.parse_count(body, model="m"),
 )

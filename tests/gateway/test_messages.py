@@ -21,6 +21,8 @@ from sublet.gateway.grant import Grant
 from sublet.gateway.tariff import Counts, Tariff
 from sublet.market.price import Price
 
+TOOL = {"name": "f", "input_schema": {"type": "object"}}
+USE = {"type": "tool_use", "id": "c", "name": "f", "input": {}}
 TURN = {"role": "user", "content": "hello"}
 BODY: dict[str, Any] = {"model": "m", "max_tokens": 5, "messages": [TURN]}
 ONE = Price(id=1, sku="s", rate=Rate(nanos=1, per=1), happened_at=datetime(2026, 1, 1, tzinfo=UTC))
@@ -246,7 +248,10 @@ def test_turns_in_a_row_are_one_and_an_answer_is_not_continued() -> None:
 @pytest.mark.parametrize(
     ("more", "param"),
     [
-        ({"tools": [{"name": "f", "input_schema": {}}]}, "tools"),
+        ({"tools": [{"type": "bash_20250124", "name": "bash"}]}, "tools"),
+        ({"tool_choice": {"type": "any"}}, "tool_choice"),
+        ({"tool_choice": {"type": "tool"}, "tools": [TOOL]}, "tool_choice"),
+        ({"messages": [{"role": "user", "content": [USE]}]}, "messages"),
         ({"thinking": {"type": "enabled", "budget_tokens": 1024}}, "thinking"),
         ({"messages": [{"role": "user", "content": [{"type": "image"}]}]}, "messages"),
         ({"messages": [{"role": "system", "content": "x"}]}, "messages"),

@@ -15,6 +15,8 @@ from sublet.gateway.failures import TABLE, Failure, Kind
 from sublet.gateway.request import ChatBody, parse
 
 USER = {"role": "user", "content": "hello"}
+CALLED = {"id": "c", "type": "function", "function": {"name": "f", "arguments": "{}"}}
+FAR = {"type": "image_url", "image_url": {"url": "http://10.0.0.1/secret.png"}}
 CHAT: dict[str, Any] = {"model": "m", "messages": [USER]}
 
 FIELDS = st.sampled_from([*ChatBody.__struct_fields__, "prompt", "echo", "best_of", "suffix"])
@@ -66,7 +68,18 @@ def test_one_strange_field_never_breaks_the_parser(name: str, value: object) -> 
         ({"presence_penalty": 3}, "presence_penalty"),
         ({"messages": []}, "messages"),
         ({"messages": "hi"}, "messages"),
-        ({"messages": [{"role": "user"}]}, "messages[0]"),
+        ({"messages": [{"role": "user"}]}, "messages[0].content"),
+        ({"messages": [USER | {"tool_call_id": "c"}]}, "messages[0].tool_call_id"),
+        ({"messages": [{"role": "tool", "content": "x"}]}, "messages[0].tool_call_id"),
+        ({"messages": [USER | {"tool_calls": [CALLED]}]}, "messages[0].tool_calls"),
+        (
+            {"messages": [{"role": "user", "content": [FAR]}]},
+            "messages[0].content[0].image_url.url",
+        ),
+        ({"tools": [{"type": "function"}]}, "tools[0]"),
+        ({"tool_choice": "required"}, "tool_choice"),
+        ({"top_logprobs": 3}, "top_logprobs"),
+        ({"response_format": {"type": "xml"}}, "response_format.type"),
         ({"messages": [{"role": "wizard", "content": "x"}]}, "messages[0].role"),
         ({"messages": [{"role": "user", "content": None}]}, "messages[0].content"),
         ({"messages": [{"role": "user", "content": []}]}, "messages[0].content"),
@@ -92,11 +105,6 @@ def test_a_bad_value_is_refused_and_named(more: dict[str, Any], param: str) -> N
     ("more", "param"),
     [
         ({"n": 2}, "n"),
-        ({"tools": [{"type": "function"}]}, "tools[0]"),
-        ({"tool_choice": "required"}, "tool_choice"),
-        ({"response_format": {"type": "json_object"}}, "response_format.type"),
-        ({"logprobs": True}, "logprobs"),
-        ({"top_logprobs": 3}, "top_logprobs"),
         ({"store": True}, "store"),
         ({"service_tier": "flex"}, "service_tier"),
         ({"modalities": ["audio"]}, "modalities[0]"),

@@ -25,6 +25,7 @@ from sublet.app.routes import (
     internal,
     leases,
     ledger,
+    limits,
     operations,
     reservations,
     surplus,
@@ -91,6 +92,7 @@ def build_api(services: Services) -> FastAPI:
     app.state.services = services
     for routes in (
         tenants,
+        limits,
         leases,
         reservations,
         contracts,

@@ -45,6 +45,7 @@ def main() -> int:
                 private_key=certificates.server_key,
                 vault=config.data / VAULT,
                 purse_seconds=config.purse_seconds,
+                tuning=config.gateway_settings,
             )
         )
     except SubletError as error:

@@ -20,6 +20,7 @@ from sublet.cli import (
     keys,
     leases,
     ledger,
+    limits,
     models,
     money,
     prices,
@@ -53,7 +54,7 @@ def build() -> typer.Typer:
         version=__version__,
     )
     for module in (
-        processes, status, leases, keys, money, models, tenants, internal, fleet, prices, ledger,
+        processes, status, leases, keys, limits, money, models, tenants, internal, fleet, prices, ledger,
         engine, verify, backtest, audit, surplus, quotes,
         reservations, contracts, simulate, index, signals,
     ):  # fmt: skip

@@ -13,6 +13,7 @@ from sublet.core.errors import Unauthorized, Unavailable
 from sublet.gateway import (
     anthropic,
     bedrock,
+    converse,
     embeddings,
     foundation,
     invoke,
@@ -27,9 +28,10 @@ from sublet.gateway.exchange import Exchange, stopping
 from sublet.gateway.failures import Failure, Kind
 from sublet.gateway.flow import Service, Serving
 from sublet.gateway.http import Call, HungUp
+from sublet.gateway.limits import Subject
 from sublet.gateway.signature import Rejected
 from sublet.gateway.signers import Signers
-from sublet.tenants.tenant import Caller, Tenant
+from sublet.tenants.tenant import Caller, KeyId, Tenant
 
 log: Final = logging.getLogger(__name__)
 
@@ -65,6 +67,7 @@ _COUNT: Final[Mapping[str, _Counting]] = MappingProxyType(
 _BEFORE: Final = re.compile(r"^(?:/openai)?/v1/responses/([^/]+)(/cancel|/input_items)?$")
 _MODELS: Final = ("/v1/models", "/openai/v1/models", "/anthropic/v1/models")
 _HEALTH: Final = "/healthz"
+_METRICS: Final = "/metrics"
 _LONGEST_KEY: Final = 512
 _REFUSAL_SECONDS: Final = 5.0
 
@@ -84,6 +87,7 @@ class Gateway:
         try:
             failure = await self._answer(exchange)
             if failure is not None:
+                self._service.metrics.refused(failure.kind)
                 async with asyncio.timeout(_REFUSAL_SECONDS):
                     await exchange.refuse(failure)
         except (HungUp, TimeoutError):
@@ -135,6 +139,8 @@ class Gateway:
             await self._health(exchange)
         elif path in _GENERATE:
             await self._generate(exchange)
+        elif path == _METRICS:
+            await self._show_metrics(exchange)
         elif path in _COUNT:
             await self._count(exchange, *_COUNT[path][1:])
         elif operation := bedrock.find(path):
@@ -143,14 +149,14 @@ class Gateway:
             await self._admit(exchange)
             embeddings.refuse(await exchange.read_body(), self._service.table)
         elif foundation.has(path):
-            await self._identify(exchange)
+            await self._look(exchange)
             body = foundation.answer(path, exchange.query, self._service.table)
             await exchange.respond(200, body)
         elif before := _BEFORE.match(path):
-            await self._identify(exchange)
+            await self._look(exchange)
             raise responses.not_kept(before[1])
         else:
-            await self._identify(exchange)
+            await self._look(exchange)
             words = anthropic if exchange.dialect is anthropic.MESSAGES else openai
             name = _model_of(path)
             table = self._service.table
@@ -163,10 +169,18 @@ class Gateway:
         else:
             await exchange.respond(200, b'{"status":"ok"}')
 
+    async def _show_metrics(self, exchange: Exchange) -> None:
+        caller = await self._identify(exchange)
+        if caller.tenant is not None:
+            raise Unauthorized("metrics are the operator's: send an operator's key")
+        service = self._service
+        body = service.metrics.text(service.gauges())
+        await exchange.respond(200, body, kind=b"text/plain; version=0.0.4; charset=utf-8")
+
     async def _generate(self, exchange: Exchange) -> None:
-        caller, tenant = await self._admit(exchange)
+        caller, tenant, subjects = await self._admit(exchange)
         ask = exchange.dialect.parse(await exchange.read_body())
-        await Serving(self._service, exchange, ask, caller, tenant).run()
+        await Serving(self._service, exchange, ask, caller, tenant, subjects).run()
 
     async def _operate(self, exchange: Exchange, operation: Operation) -> None:
         """Serve one of Bedrock's, which name the model in the path."""
@@ -181,7 +195,7 @@ class Gateway:
                 )
                 return
             case Verb.CONVERSE | Verb.CONVERSE_STREAM:
-                exchange.dialect = bedrock.converse(model, stream=operation.streams)
+                exchange.dialect = converse.dialect(model, stream=operation.streams)
             case Verb.INVOKE | Verb.INVOKE_STREAM:
                 exchange.dialect = invoke.dialect(model, stream=operation.streams)
         invoke.check_headers(exchange.headers)
@@ -191,12 +205,13 @@ class Gateway:
         self, exchange: Exchange, read: Callable[[bytes], Ask], write: Callable[[int], bytes]
     ) -> None:
         """Say how many tokens a prompt has. It costs nothing but a place in the limit."""
-        caller, tenant = await self._admit(exchange)
+        caller, tenant, subjects = await self._admit(exchange)
         ask = read(await exchange.read_body())
-        tokens = await Serving(self._service, exchange, ask, caller, tenant).count()
+        serving = Serving(self._service, exchange, ask, caller, tenant, subjects)
+        tokens = await serving.count()
         await exchange.respond(200, write(tokens))
 
-    async def _admit(self, exchange: Exchange) -> tuple[Caller, Tenant]:
+    async def _admit(self, exchange: Exchange) -> tuple[Caller, Tenant, tuple[Subject, ...]]:
         if self._stopping:
             raise stopping()
         caller = await self._identify(exchange)
@@ -205,12 +220,28 @@ class Gateway:
                 Kind.FORBIDDEN,
                 "an operator's key spends nothing: use a key of the tenant that shall pay",
             )
+        return caller, caller.tenant, self._enter(exchange, caller.key_id, caller.tenant)
+
+    def _enter(self, exchange: Exchange, key_id: KeyId, tenant: Tenant) -> tuple[Subject, ...]:
+        """Count the call against the limits of key and tenant, and return whose they are.
+
+        Raises:
+            Failure: there were too many in the last minute.
+        """
         loop, service = asyncio.get_running_loop(), self._service
+        limiter = service.limiter
+        subjects = limiter.find(key_id, tenant.id)
         exchange.limits = lambda: exchange.dialect.limits(
-            service.limiter.standing(caller.key_id, now=loop.time()), service.directory.now()
+            limiter.standing(subjects, now=loop.time()), service.directory.now()
         )
-        service.limiter.enter(caller.key_id, now=loop.time())
-        return caller, caller.tenant
+        limiter.enter(subjects, now=loop.time())
+        return subjects
+
+    async def _look(self, exchange: Exchange) -> None:
+        """Let a caller read: it costs a place in the limit, and the operator may, too."""
+        caller = await self._identify(exchange)
+        if caller.tenant is not None:
+            self._enter(exchange, caller.key_id, caller.tenant)
 
     async def _identify(self, exchange: Exchange) -> Caller:
         """Return who calls.
@@ -276,7 +307,7 @@ def _methods(path: str) -> bytes:
         return {None: b"GET, DELETE, OPTIONS", "/cancel": b"POST, OPTIONS"}.get(
             before[2], b"GET, OPTIONS"
         )
-    if path == _HEALTH or foundation.has(path) or _model_of(path) is not None:
+    if path in (_HEALTH, _METRICS) or foundation.has(path) or _model_of(path) is not None:
         return b"GET, HEAD, OPTIONS"
     return b""
 

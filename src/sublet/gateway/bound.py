@@ -24,7 +24,7 @@ class Bounds:
     def need(self, ask: Ask, offer: Offer, tariff: Tariff) -> Need | None:
         """Return what `ask` can use at most; None when its prompt must be counted to know."""
         template = self._template.get(ask.model)
-        if template is None:
+        if template is None or ask.counted:
             return None
         prompt = ask.prompt_bytes + _EACH_MESSAGE * ask.messages + template
         left = offer.deployment.context_tokens - prompt
@@ -40,6 +40,8 @@ class Bounds:
 
     def learn(self, ask: Ask, prompt_tokens: int) -> None:
         """Note how many tokens a prompt had."""
+        if ask.counted:
+            return
         over = prompt_tokens - ask.prompt_bytes - _EACH_MESSAGE * ask.messages + _SPARE
         known = self._template.get(ask.model)
         if known is None or over > known:

@@ -7,10 +7,10 @@ A dialect translates to and from them, and decides nothing.
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from sublet.core.money import Money
-from sublet.gateway.ask import Ask
+from sublet.gateway.ask import Ask, ToolDelta
 from sublet.gateway.failures import Failure, Headers
 from sublet.gateway.grant import Grant
 from sublet.gateway.limits import Standing
@@ -36,6 +36,23 @@ class Reply(Protocol):
 
     def whole(self, text: str, finish_reason: str, counts: Counts, charge: Money) -> bytes:
         """Return the answer of a call that does not stream."""
+
+
+@runtime_checkable
+class RichReply(Reply, Protocol):
+    """An answer that may have more than text: calls of tools, and how likely its tokens were."""
+
+    def part(
+        self, text: str, calls: Sequence[ToolDelta], logprobs: bytes | None, counts: Counts | None
+    ) -> bytes:
+        """Return the next part of a stream, and note it for `whole` and `last`.
+
+        Args:
+            text: may be empty.
+            calls: parts of calls.
+            logprobs: of the text, as JSON in OpenAI's form.
+            counts: what is known to be used by now.
+        """
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -16,8 +16,11 @@ from sublet.core.clock import Clock
 from sublet.core.db import Database, Tx, one
 from sublet.core.errors import Unauthorized, Unavailable
 from sublet.gateway.instance import QUERIES, Instance
+from sublet.gateway.limits import Limiter
 from sublet.gateway.table import Table
+from sublet.tenants import limits
 from sublet.tenants import store as tenants
+from sublet.tenants.limit import LimitBook
 from sublet.tenants.tenant import Caller, KeyId, Signer, digest
 
 P = ParamSpec("P")
@@ -56,6 +59,8 @@ class Directory:
         self._away = False  # did the database fail to answer the last time?
         self._instance = instance
         self._forgot = datetime.min.replace(tzinfo=UTC)  # when signatures were last forgotten
+        self.book = LimitBook()  # the limits of everybody, read with the table
+        self._others = False  # do other gateways live?
 
     def stop(self) -> None:
         """End the threads. Sync: after the loop ran."""
@@ -88,7 +93,25 @@ class Directory:
     def _read_table(self) -> tuple[Table, set[KeyId]]:
         with self._db.transaction() as tx:
             since = self._clock.now() - _LOOK_BACK
+            self.book = limits.read_book(tx, self.book)
             return Table.read(tx), tenants.list_revoked(tx, since=since)
+
+    async def share_rates(self, limiter: Limiter) -> None:
+        """Tell other gateways what passed here, and hear what passed there, if there are others.
+
+        Raises:
+            Unavailable: the database is away.
+        """
+        told = limiter.tell(self._instance.name) if self._others else []
+        limiter.hear(await self._call(self._share_rates, told))
+
+    def _share_rates(self, told: list[limits.Use]) -> list[limits.Use]:
+        now = self._clock.now()
+        with self._db.transaction() as tx:
+            self._others = self._instance.has_company(tx, now=now)
+            if not self._others:
+                return []
+            return limits.share_rates(tx, self._instance.name, told, now=now)
 
     async def find_caller(self, key: str) -> Caller:
         """As `tenants.store.find_caller`, remembered: a key that is revoked is known for two seconds.

@@ -21,6 +21,8 @@ class Kind(Enum):
     TOO_LONG = auto()  # the input alone fills the model's context
     UNAUTHORIZED = auto()
     UNPAID = auto()  # the wallet cannot pay for this, whatever finishes meanwhile
+    OVER_BUDGET = auto()  # this one request is larger than all that the wallet or a budget has
+    BUDGET_SPENT = auto()  # a budget has not enough left until it returns
     IN_FLIGHT = auto()  # it could, but the money is held by what runs now
     FORBIDDEN = auto()  # an operator's key: it spends nothing
     NO_SUCH_PATH = auto()
@@ -39,6 +41,8 @@ class Kind(Enum):
     NOT_READY = auto()  # no replica of this model is up
     RECLAIMED = auto()  # internal jobs took the model's GPUs
     TIMED_OUT = auto()  # the request ran for longer than any may
+    SILENT = auto()  # no first token came in time
+    STALLED = auto()  # tokens came, and then for too long none
     UNAVAILABLE = auto()  # the database is away
     STOPPING = auto()  # this gateway process is going
 
@@ -59,7 +63,9 @@ TABLE: Final[Mapping[Kind, Row]] = MappingProxyType(
         Kind.UNSUPPORTED: Row(400, "invalid_request_error", "unsupported_parameter"),
         Kind.TOO_LONG: Row(400, "invalid_request_error", "context_length_exceeded"),
         Kind.UNAUTHORIZED: Row(401, "invalid_request_error", "invalid_api_key"),
-        Kind.UNPAID: Row(402, "insufficient_quota", "insufficient_credit", retry=False),
+        Kind.UNPAID: Row(402, "insufficient_quota", "payment_required", retry=False),
+        Kind.OVER_BUDGET: Row(402, "insufficient_quota", "weight_exceeds_budget", retry=False),
+        Kind.BUDGET_SPENT: Row(402, "insufficient_quota", "budget_exhausted", retry=False),
         Kind.IN_FLIGHT: Row(
             402, "insufficient_quota", "in_flight_budget_exhausted", retry=True, after_seconds=1
         ),
@@ -80,6 +86,8 @@ TABLE: Final[Mapping[Kind, Row]] = MappingProxyType(
         Kind.NOT_READY: Row(503, "model_not_ready", "model_not_ready", retry=True, after_seconds=2),
         Kind.RECLAIMED: Row(503, "model_reclaimed", "model_reclaimed", retry=True, after_seconds=2),
         Kind.TIMED_OUT: Row(504, "server_error", "request_too_long", retry=False),
+        Kind.SILENT: Row(504, "server_error", "first_token_timeout", retry=True, after_seconds=1),
+        Kind.STALLED: Row(504, "server_error", "model_stalled", retry=True),
         Kind.UNAVAILABLE: Row(503, "server_error", "unavailable", retry=True, after_seconds=2),
         Kind.STOPPING: Row(503, "server_error", "stopping", retry=True, after_seconds=1),
     }

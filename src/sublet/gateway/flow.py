@@ -22,13 +22,15 @@ from sublet.core.failpoint import failpoint
 from sublet.core.money import Money
 from sublet.gateway.ask import Ask
 from sublet.gateway.bound import Bounds
+from sublet.gateway.budgets import Budgets
 from sublet.gateway.cashier import Cashier
-from sublet.gateway.dialect import Reply
+from sublet.gateway.dialect import Reply, RichReply
 from sublet.gateway.directory import Directory
 from sublet.gateway.exchange import Exchange
 from sublet.gateway.failures import Failure, Kind
 from sublet.gateway.grant import CountFirst, Grant, Need
-from sublet.gateway.limits import Limiter
+from sublet.gateway.limits import Limiter, Subject, budgets_of
+from sublet.gateway.metrics import Metrics
 from sublet.gateway.replica import Broken, Gone, Piece, Replicas, reclaimed
 from sublet.gateway.table import Offer, Table
 from sublet.gateway.tariff import Counts
@@ -46,18 +48,32 @@ _LAST_BYTES_SECONDS: Final = 30.0  # for a client that reads too slowly
 _ELSEWHERE: Final = frozenset({Kind.MODEL_BUSY, Kind.RECLAIMED})
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Patience:
+    """How long a replica that streams may let its client wait."""
+
+    first_token_seconds: float = 120.0  # its queue and the reading of the prompt are in it
+    stall_seconds: float = 60.0  # between two tokens
+
+
 @dataclass(slots=True, kw_only=True)
 class Service:
     """What all requests share."""
 
-    source: str  # what usages say of who counted them
+    source: str  # what usages say of who counted them: the engine, as told to this gateway …
+    tokeniser: str  # … or nobody until this gateway asked for the tokens of a text
     directory: Directory
     cashier: Cashier
     replicas: Replicas
     limiter: Limiter
+    budgets: Budgets
+    patience: Patience = Patience()
+    metrics: Metrics = field(default_factory=Metrics)
     table: Table = field(default_factory=Table)
     bounds: Bounds = field(default_factory=Bounds)
     sequence: Iterator[int] = field(default_factory=lambda: itertools.count(1))
+    # The same of what the gateway counted itself: a source of its own, so that it can be told apart.
+    tokenised: Iterator[int] = field(default_factory=lambda: itertools.count(1))
     running: set["_Stop"] = field(default_factory=set)
     _detached: set[asyncio.Task[None]] = field(default_factory=set)
 
@@ -65,8 +81,22 @@ class Service:
         """Read the table anew; keep the last one when that fails."""
         try:
             self.table = await self.directory.read_table()
+            self.limiter.put(self.directory.book)
         except Unavailable:
             log.warning("gateway.table_kept")
+
+    def gauges(self) -> dict[str, tuple[str, int]]:
+        """Return what is so now, for metrics: {name: (what it is, how many)}."""
+        held, committed, reports = self.cashier.standing()
+        return {
+            "running": ("Requests that run.", len(self.running)),
+            "replica_requests": (
+                "Requests that replicas have of this gateway.", self.replicas.routing.load.total(),
+            ),
+            "held_nanos": ("Money held in the ledger for requests, in nanos.", held),
+            "committed_nanos": ("Of it, given to requests that run.", committed),
+            "reports_waiting": ("Reports that are not handed over yet.", reports),
+        }  # fmt: skip
 
     def cut(self) -> None:
         """End what still runs."""
@@ -90,11 +120,14 @@ class Service:
         if self._detached:
             await asyncio.wait(self._detached, timeout=seconds)
         await self.cashier.drain(max(0.1, until - asyncio.get_running_loop().time()))
+        await self.budgets.drain(max(0.1, until - asyncio.get_running_loop().time()))
 
 
 class _Why(Enum):
     HUNG_UP = auto()
     TIMED_OUT = auto()
+    SILENT = auto()
+    STALLED = auto()
     CUT = auto()  # this gateway is stopping
 
 
@@ -125,18 +158,31 @@ class _Stop:
 
 class Serving:
     def __init__(
-        self, service: Service, exchange: Exchange, ask: Ask, caller: Caller, tenant: Tenant
+        self,
+        service: Service,
+        exchange: Exchange,
+        ask: Ask,
+        caller: Caller,
+        tenant: Tenant,
+        subjects: tuple[Subject, ...],
     ) -> None:
         self._service = service
         self._exchange = exchange
         self._ask = ask
         self._caller = caller
         self._tenant = tenant
+        self._subjects = subjects  # whose limits it is within
+        self._budgeted = False  # is something held in a budget for it?
         self._asked: Replica | None = None  # who generates
         self._seen: Counts | None = None  # what it had used, when last it said
         self._delivered: Counts | None = None  # the same, when the client last got text
         self._finish_reason: str | None = None
-        self._texts: list[str] = []  # of an answer that is not streamed
+        self._texts: list[str] = []  # of an answer that is not streamed, or was not counted
+        self._said: list[str] = []  # beside text, of tools: only to be counted
+        self._tokenised = False  # were its tokens counted from its text?
+        self._timer: asyncio.TimerHandle | None = None
+        # When it was sent, when its first text came, and when the last.
+        self._began_at = self._first_at = self._moved_at = 0.0
 
     async def run(self) -> None:
         """Serve it to the end.
@@ -145,10 +191,22 @@ class Serving:
             Failure: what the client is to be told; nothing is held any more.
             Unavailable: the database is away, and the tenant's purse is too small.
         """
+        limiter = self._service.limiter
+        limiter.begin(self._subjects)
+        try:
+            await self._run()
+        finally:
+            limiter.end(self._subjects)
+
+    async def _run(self) -> None:
         service, ask = self._service, self._ask
         offer = service.table.find(ask.model)
         if offer.tariff is None:
             raise Failure(Kind.NOT_READY, f"model {ask.model!r} has no price yet")
+        if ask.features:
+            offer.check(ask)
+        if ask.echo:
+            self._ask = ask = offer.complete(ask)
         if not offer.ready:
             raise offer.refusal()
         need = service.bounds.need(ask, offer, offer.tariff)
@@ -196,10 +254,10 @@ class Serving:
 
     async def _reserve(self, need: Need) -> None:
         """Take what it may use at most out of the key's limit, and give back what it did not."""
-        limiter, key = self._service.limiter, self._caller.key_id
+        limiter, subjects = self._service.limiter, self._subjects
         now = asyncio.get_running_loop().time
         try:
-            limiter.reserve(key, need.most_tokens, now=now())
+            limiter.reserve(subjects, need.most_tokens, now=now())
         except Failure as failure:
             if need.counted:
                 raise
@@ -207,11 +265,39 @@ class Serving:
         used = 0
         try:
             failpoint("gateway.request.admitted")
-            grant = await self._service.cashier.hold(self._tenant.id, need)
+            if len(subjects) > 1 or subjects[0].budgets:
+                await self._hold_budgets(need)
+            try:
+                grant = await self._service.cashier.hold(self._tenant.id, need)
+            except BaseException:
+                self._release_budgets()
+                raise
             failpoint("gateway.request.held")
             used = await self._serve(grant)
         finally:
-            limiter.give_back(key, need.most_tokens - used, now=now())
+            limiter.give_back(subjects, need.most_tokens - used, now=now())
+
+    async def _hold_budgets(self, need: Need) -> None:
+        budgets = budgets_of(self._subjects)
+        if not budgets:
+            return
+        try:
+            await self._service.budgets.hold(self._exchange.id, budgets, need.most.nanos)
+        except Failure as failure:
+            if need.counted:
+                raise
+            raise CountFirst from failure
+        self._budgeted = True
+
+    def _release_budgets(self) -> None:
+        if self._budgeted:
+            self._budgeted = False
+            self._service.budgets.release(self._exchange.id)
+
+    def _release(self, grant: Grant) -> None:
+        """Take back what was granted: nothing of it was used."""
+        self._service.cashier.release(self._tenant.id, grant)
+        self._release_budgets()
 
     async def _serve(self, grant: Grant) -> int:
         """Return how many tokens it used."""
@@ -221,7 +307,8 @@ class Serving:
         loop = asyncio.get_running_loop()
         stop = _Stop()
         service.running.add(stop)
-        timer = loop.call_later(MAX_SECONDS, stop.now, _Why.TIMED_OUT)
+        self._began_at = loop.time()
+        self._look(loop, stop)
         failure: Failure | None = None
         counts: Counts | None = None
         try:
@@ -230,11 +317,12 @@ class Serving:
                 await self._generate(reply)
             finally:
                 stop.closed = True
-                timer.cancel()
+                if self._timer is not None:
+                    self._timer.cancel()
                 service.running.discard(stop)
         except asyncio.CancelledError:
             if not stop.was_ours():
-                service.cashier.release(self._tenant.id, grant)
+                self._release(grant)
                 raise
             if stop.why is _Why.HUNG_UP:
                 service.detach(self._settle_hung_up(grant))
@@ -245,11 +333,31 @@ class Serving:
         except Failure as error:
             failure = error
         except BaseException:
-            service.cashier.release(self._tenant.id, grant)
+            self._release(grant)
             raise
         if failure is not None:
             return await self._break_off(grant, failure, counts)
         return await self._complete(reply)
+
+    def _look(self, loop: asyncio.AbstractEventLoop, stop: _Stop) -> None:
+        """Break it off when it takes too long, or look again then. One timer at a time."""
+        patience, now = self._service.patience, loop.time()
+        ends, why = self._began_at + MAX_SECONDS, _Why.TIMED_OUT
+        if self._ask.stream:  # what is not streamed says nothing until its end
+            if self._exchange.clogged:  # it is the client who is slow
+                sooner, what = now + patience.stall_seconds, _Why.STALLED
+            elif self._moved_at:
+                sooner, what = self._moved_at + patience.stall_seconds, _Why.STALLED
+            else:
+                sooner, what = self._began_at + patience.first_token_seconds, _Why.SILENT
+            if sooner < ends:
+                ends, why = sooner, what
+        if ends <= now:
+            stop.now(why)
+        else:
+            # Its first token may come at once, and then it is the next that is waited for.
+            again = min(ends, now + patience.stall_seconds)
+            self._timer = loop.call_at(again, self._look, loop, stop)
 
     # ── generating ───────────────────────────────────────────────────────────────────────
 
@@ -270,23 +378,56 @@ class Serving:
 
     async def _take(self, pieces: list[Piece], reply: Reply) -> None:
         """Note what came, and hand its text on before the next is read."""
+        if self._ask.rich:
+            await self._take_rich(pieces, reply)
+            return
         texts = []
-        for text, finish_reason, counts in pieces:
+        for text, finish_reason, counts, _, _ in pieces:
             if counts is not None:
                 self._seen = counts
-            if finish_reason is not None:
-                self._finish_reason = finish_reason
+            if self._finish_reason is None:
+                self._finish_reason = finish_reason  # the first one stands
             if text:
                 texts.append(text)
         if not self._ask.stream:
             self._texts += texts
         elif texts:
+            if self._seen is None:
+                self._texts += texts
             head = b""
             if not self._exchange.begun:
                 failpoint("gateway.request.before_first_bytes")
                 await self._exchange.begin(reply.headers)
                 head = reply.first(self._seen)
             await self._exchange.write(head + b"".join(map(reply.text, texts)))
+            self._moved_at = asyncio.get_running_loop().time()
+            self._first_at = self._first_at or self._moved_at
+            self._delivered = self._seen
+
+    async def _take_rich(self, pieces: list[Piece], reply: Reply) -> None:
+        """As `_take`, of an answer that may have more than text."""
+        assert isinstance(reply, RichReply)
+        parts: list[bytes] = []
+        begins = self._ask.stream and not self._exchange.begun
+        for text, finish_reason, counts, calls, logprobs in pieces:
+            if counts is not None:
+                self._seen = counts
+            if self._finish_reason is None:
+                self._finish_reason = finish_reason
+            if text or calls:
+                if begins and not parts:
+                    parts.append(reply.first(self._seen))
+                parts.append(reply.part(text, calls, logprobs, self._seen))
+                if not self._ask.stream or self._seen is None:
+                    self._texts.append(text)
+                    self._said += [(call.name or "") + call.arguments for call in calls]
+        if parts and self._ask.stream:
+            if begins:
+                failpoint("gateway.request.before_first_bytes")
+                await self._exchange.begin(reply.headers)
+            await self._exchange.write(b"".join(parts))
+            self._moved_at = asyncio.get_running_loop().time()
+            self._first_at = self._first_at or self._moved_at
             self._delivered = self._seen
 
     async def _ask_one(self, call: Callable[[Replica], Awaitable[T]]) -> T:
@@ -300,7 +441,7 @@ class Serving:
         failure: Failure | None = None
         while True:
             offer = self._service.table.find(self._ask.model)
-            replica = self._service.replicas.pick(offer.ready, tried=tried)
+            replica = self._service.replicas.pick(offer.ready, self._ask, tried=tried)
             if replica is None:
                 raise failure or self._nobody(offer)
             tried.append(replica)
@@ -325,7 +466,9 @@ class Serving:
     async def _complete(self, reply: Reply) -> int:
         exchange, grant = self._exchange, reply.grant
         if self._seen is None:
-            # It ended well and never said what it used: what is not known is not priced.
+            self._seen = await self._tokenise(grant)
+        if self._seen is None:
+            # It ended well and nobody can say what it used: what is not known is not priced.
             log.error("gateway.uncounted", extra=self._facts(Outcome.FAILED))
             return await self._break_off(
                 grant, Failure(Kind.MODEL_FAILED, "the model did not count its tokens"), None
@@ -355,10 +498,12 @@ class Serving:
         """Charge what was delivered, nothing if nothing was, then raise `failure`."""
         if failure.kind is Kind.MODEL_FAILED and await self._was_reclaimed():
             failure = reclaimed(self._ask)
+        if self._exchange.begun and self._seen is None:
+            self._seen = self._delivered = await self._tokenise(grant)
         # A replica that is reclaimed in order says what it generated, all of it sent on.
         counts = counts or self._delivered
         if self._delivered is None or counts is None:
-            self._service.cashier.release(self._tenant.id, grant)
+            self._release(grant)
             raise failure
         reclaim = failure.kind is Kind.RECLAIMED
         outcome = Outcome.RECLAIMED if reclaim else Outcome.FAILED
@@ -379,10 +524,29 @@ class Serving:
                 counts = final or counts
             except Gone:
                 pass  # with what we saw: never more
+        if counts is None and self._exchange.begun:
+            counts = self._delivered = await self._tokenise(grant)
         if counts is None or not counts.total:
-            self._service.cashier.release(self._tenant.id, grant)
+            self._release(grant)
         else:
             await self._charge(grant, self._believed(counts, grant), Outcome.ABORTED)
+
+    async def _tokenise(self, grant: Grant) -> Counts | None:
+        """Count what was delivered from its text, by the model's own tokenizer; None: nobody can.
+
+        For a replica that does not say what it used. The usage names another source.
+        """
+        replica, ask, replicas = self._asked, self._ask, self._service.replicas
+        text = "".join(self._texts + self._said)
+        if replica is None:
+            return None
+        try:
+            prompt = grant.prompt_tokens if grant.counted else await replicas.count(replica, ask)
+            output = await replicas.tokenise(replica, ask, text) if text else 0
+        except (Gone, Broken):
+            return None
+        self._tokenised = True
+        return Counts(input_tokens=prompt, cache_read_tokens=0, output_tokens=output)
 
     async def _charge(self, grant: Grant, counts: Counts, outcome: Outcome) -> Money:
         """Note the use for good, and return what it costs."""
@@ -390,8 +554,8 @@ class Serving:
         delivered = 0 if self._delivered is None else self._delivered.completion_tokens
         usage = Usage(
             id=self._exchange.id,
-            source=service.source,
-            sequence=next(service.sequence),
+            source=service.tokeniser if self._tokenised else service.source,
+            sequence=next(service.tokenised if self._tokenised else service.sequence),
             tenant_id=self._tenant.id,
             api_key_id=self._caller.key_id,
             model=self._ask.model,
@@ -404,6 +568,13 @@ class Serving:
             delivered_tokens=min(delivered, counts.completion_tokens),
             outcome=outcome,
             happened_at=service.directory.now(),
+        )
+        service.metrics.served(
+            self._ask.model,
+            outcome,
+            counts,
+            first_seconds=self._first_at - self._began_at if self._first_at else None,
+            rest_seconds=self._moved_at - self._first_at,
         )
         report = Report.write(usage, grant.tariff.lines(counts))
         await service.cashier.settle(grant, report)
@@ -431,6 +602,18 @@ class Serving:
     def _why_cut(self, stop: _Stop) -> Failure:
         if stop.why is _Why.CUT:
             return Failure(Kind.STOPPING, "this gateway is stopping; retry")
+        patience, model = self._service.patience, self._ask.model
+        if stop.why is _Why.SILENT:
+            return Failure(
+                Kind.SILENT,
+                f"model {model!r} gave no first token in {patience.first_token_seconds:g} seconds",
+            )
+        if stop.why is _Why.STALLED:
+            return Failure(
+                Kind.STALLED,
+                f"model {model!r} gave no further token in {patience.stall_seconds:g} seconds;"
+                " what came is charged",
+            )
         return Failure(Kind.TIMED_OUT, f"a request may take {MAX_SECONDS:.0f} seconds")
 
     def _facts(self, outcome: Outcome, counts: Counts | None = None) -> dict[str, object]:

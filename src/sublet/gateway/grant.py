@@ -128,7 +128,10 @@ def _refusal(need: Need, max_tokens: int, amount: Money, wallet: Account) -> Fai
             f" runs now and {wallet.available} is available: retry when some of it has ended",
         )
     affordable = need.tariff.affordable(wallet.balance, prompt_tokens=need.prompt_tokens)
-    advice = "add credit"
     if affordable:  # at least one token could be paid for
-        advice = f"set max_tokens to {affordable} or less, or add credit"
-    return Failure(Kind.UNPAID, f"{asked}; the wallet has {wallet.available} available: {advice}")
+        return Failure(
+            Kind.OVER_BUDGET,
+            f"{asked}; the wallet has {wallet.balance} in all, {wallet.available} available:"
+            f" set max_tokens to {affordable} or less, or add credit",
+        )
+    return Failure(Kind.UNPAID, f"{asked}; the wallet has {wallet.available} available: add credit")

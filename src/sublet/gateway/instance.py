@@ -9,6 +9,7 @@ import hashlib
 import re
 import time
 from dataclasses import dataclass, field
+from datetime import datetime
 from typing import Any, Final
 from uuid import UUID
 
@@ -16,11 +17,12 @@ import psycopg
 from psycopg import Connection
 
 from sublet.core.clock import Beat, Clock, SystemClock
-from sublet.core.db import Database, load_queries
+from sublet.core.db import Database, Tx, load_queries
 from sublet.core.errors import Conflict, Misconfigured, Unavailable
 from sublet.core.ids import new_id
 from sublet.ledger import store as ledger
 from sublet.ledger.batch import void_many
+from sublet.tenants.limits import sweep_budgets
 
 QUERIES: Final = load_queries("sublet.gateway")
 
@@ -126,6 +128,12 @@ class Instance:
             if theirs is not None:
                 self.clock.set(theirs)
 
+    def has_company(self, tx: Tx, *, now: datetime) -> bool:
+        """Say whether other gateways live on this database."""
+        row = tx.execute(QUERIES["has_company"], {"instance": self.id, "now": now}).fetchone()
+        assert row is not None
+        return bool(row["there"])
+
     def sweep(self, db: Database) -> int:
         """Return what earlier runs of this name held, before this one holds anything.
 
@@ -133,6 +141,7 @@ class Instance:
             how many holds that were.
         """
         with db.transaction() as tx:
+            sweep_budgets(tx, f"gateway:{self.name}:", now=self.clock.now())
             left = [hold.id for hold in ledger.holds_of(tx, f"gateway:{self.name}:")]
         for start in range(0, len(left), _SWEEP):
             with db.transaction() as tx:

@@ -8,7 +8,7 @@ answered by those dialects, with the model from the path, and their streams cut 
 
 import base64
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Annotated, Final
 
@@ -17,9 +17,9 @@ from msgspec import Meta, Raw, Struct
 
 from sublet.core.money import Money
 from sublet.gateway import anthropic, bedrock, eventstream, openai
-from sublet.gateway.ask import Api, Ask
-from sublet.gateway.bedrock import Nothing, Share
-from sublet.gateway.dialect import Dialect, Reply, grant_headers, grant_note
+from sublet.gateway.ask import Api, Ask, ToolDelta
+from sublet.gateway.converse import Nothing, Prompt, Share, prompt_of
+from sublet.gateway.dialect import Dialect, Reply, RichReply, grant_headers, grant_note
 from sublet.gateway.failures import Failure, Headers, Kind
 from sublet.gateway.grant import Grant
 from sublet.gateway.reading import decode, plain
@@ -50,7 +50,7 @@ class _Input(Struct, forbid_unknown_fields=True):
 
 
 class _CountInput(Struct, forbid_unknown_fields=True, rename="camel"):
-    converse: bedrock.Prompt | None = None
+    converse: Prompt | None = None
     invoke_model: _Input | None = None
 
 
@@ -214,6 +214,13 @@ class Enveloped:
     def text(self, text: str) -> bytes:
         return b"".join(map(_chunk, _events(self.inner.text(text))))
 
+    def part(
+        self, text: str, calls: Sequence[ToolDelta], logprobs: bytes | None, counts: Counts | None
+    ) -> bytes:
+        assert isinstance(self.inner, RichReply)
+        events = _events(self.inner.part(text, calls, logprobs, counts))
+        return b"".join(map(_chunk, events))
+
     def last(self, finish_reason: str, counts: Counts, charge: Money) -> bytes:
         *before, end = _events(self.inner.last(finish_reason, counts, charge))
         first = time.monotonic() if self._first_text is None else self._first_text
@@ -285,7 +292,8 @@ def parse_count(body: bytes, *, model: str) -> Ask:
             Kind.INVALID, "input must have one field: converse or invokeModel", param="input"
         )
     if asked.converse is not None:
-        return Ask.chat(model, bedrock.messages_of(asked.converse))
+        messages, needs = prompt_of(asked.converse)
+        return Ask.chat(model, messages, needs=needs)
     assert asked.invoke_model is not None
     return _read(asked.invoke_model.body, model=model, stream=False)[1]
 

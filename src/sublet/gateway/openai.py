@@ -1,7 +1,7 @@
 """Our answers in OpenAI's words. A golden test holds every field against their SDK."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from functools import partial
 from typing import Final
@@ -9,7 +9,7 @@ from typing import Final
 import msgspec
 
 from sublet.core.money import Money
-from sublet.gateway.ask import Api, Ask
+from sublet.gateway.ask import Api, Ask, ToolCall, ToolDelta, gather
 from sublet.gateway.dialect import Dialect, grant_headers, grant_note
 from sublet.gateway.failures import Failure, Headers
 from sublet.gateway.grant import Grant
@@ -32,6 +32,8 @@ class Reply:
     id: str  # 32 hex digits
     created: int
     _made: bytes = b""
+    _calls: dict[int, ToolCall] = field(default_factory=dict)
+    _logprobs: list[bytes] = field(default_factory=list)
 
     @property
     def _head(self) -> bytes:
@@ -56,6 +58,32 @@ class Reply:
         encoded = _encode(text)
         return self._chunk(b'{"content":' + encoded + b"}" if self._chat else encoded)
 
+    def part(
+        self,
+        text: str,
+        calls: Sequence[ToolDelta],
+        logprobs: bytes | None,
+        counts: Counts | None,  # noqa: ARG002 -- it says that at the end
+    ) -> bytes:
+        """Return a chunk with text, calls of tools and logprobs; note them for a whole answer."""
+        delta: dict[str, object] = {}
+        if text:
+            delta["content"] = text
+        if calls:
+            delta["tool_calls"] = [self._call(call) for call in calls]
+        if logprobs is not None:
+            self._logprobs.append(logprobs)
+        return self._chunk(_encode(delta), logprobs=logprobs or b"null")
+
+    def _call(self, delta: ToolDelta) -> dict[str, object]:
+        first = delta.at not in self._calls
+        call = gather(self._calls, delta)
+        part: dict[str, object] = {"index": delta.at}
+        if first:
+            part |= {"id": call.id, "type": "function"}
+        named = {"name": call.name} if first else {}
+        return part | {"function": named | {"arguments": delta.arguments}}
+
     def last(self, finish_reason: str, counts: Counts, charge: Money) -> bytes:
         """Return all that follows the text: the reason, the usage if asked for, the end."""
         parts = [self._chunk(b"{}" if self._chat else b'""', reason=_encode(finish_reason))]
@@ -72,9 +100,21 @@ class Reply:
         """Return the answer of a call that does not stream."""
         choice: dict[str, object] = {"index": 0, "logprobs": None, "finish_reason": finish_reason}
         if self._chat:
-            choice["message"] = {
+            message: dict[str, object] = {
                 "role": "assistant", "content": text, "refusal": None, "annotations": [],
             }  # fmt: skip
+            if self._calls:
+                message["content"] = text or None
+                message["tool_calls"] = [
+                    {
+                        "id": call.id, "type": "function",
+                        "function": {"name": call.name, "arguments": call.arguments},
+                    }
+                    for call in self._calls.values()
+                ]  # fmt: skip
+            choice["message"] = message
+            if self._logprobs:
+                choice["logprobs"] = msgspec.Raw(self._logprobs[0])
         else:
             choice["text"] = text
         frame = self._frame("chat.completion" if self._chat else "text_completion")
@@ -102,14 +142,23 @@ class Reply:
             frame["service_tier"] = self.ask.service_tier
         return frame
 
-    def _chunk(self, content: bytes, *, reason: bytes = b"null", tail: bytes = b"") -> bytes:
+    def _chunk(
+        self,
+        content: bytes,
+        *,
+        reason: bytes = b"null",
+        tail: bytes = b"",
+        logprobs: bytes = b"null",
+    ) -> bytes:
         return b"".join(
             (
                 self._head,
                 b',"choices":[{"index":0,',
                 b'"delta":' if self._chat else b'"text":',
                 content,
-                b',"logprobs":null,"finish_reason":',
+                b',"logprobs":',
+                logprobs,
+                b',"finish_reason":',
                 reason,
                 b"}]",
                 b',"usage":null' if self.ask.include_usage else b"",
@@ -149,6 +198,7 @@ def _model(offer: Offer) -> dict[str, object]:
         "sublet": {
             "state": offer.state,
             "context_tokens": offer.deployment.context_tokens,
+            "features": sorted(offer.deployment.features),
             "prices": None
             if tariff is None
             else {

@@ -21,3 +21,8 @@ RETURNING used_at;
 
 -- name: forget_signatures
 DELETE FROM used_signature WHERE used_at < %(before)s;
+
+-- name: has_company
+SELECT EXISTS (SELECT FROM gateway
+                WHERE instance <> %(instance)s
+                  AND seen_at > %(now)s::timestamptz - interval '10 seconds') AS there;

@@ -18,13 +18,16 @@ _UNKNOWN: Final = re.compile(
 _PLACE: Final = re.compile(r"^(.*) - at (?:`key` in )?`\$\.?(.*)`$", re.DOTALL)
 
 
-def decode(decoder: msgspec.json.Decoder[T], body: bytes, *, only_empty: frozenset[str]) -> T:
+def decode(
+    decoder: msgspec.json.Decoder[T], body: bytes, *, only_empty: frozenset[str], at: str = ""
+) -> T:
     """Read one body.
 
     Args:
         decoder: of a struct that forbids unknown fields.
         body: as it came.
         only_empty: parameters of the dialect that the models here do not do.
+        at: the parameter that it is a part of.
 
     Raises:
         Failure: what is wrong with it, and in which parameter.
@@ -32,7 +35,7 @@ def decode(decoder: msgspec.json.Decoder[T], body: bytes, *, only_empty: frozens
     try:
         return decoder.decode(body)
     except msgspec.ValidationError as error:
-        raise _invalid(str(error), only_empty) from None
+        raise _invalid(str(error), only_empty, at) from None
     except (ValueError, RecursionError) as error:
         raise _unreadable(body, error) from None
 
@@ -44,9 +47,9 @@ def plain(text: str, *, at: str) -> str:
     return text
 
 
-def _invalid(reason: str, only_empty: frozenset[str]) -> Failure:
+def _invalid(reason: str, only_empty: frozenset[str], at: str) -> Failure:
     if match := _UNKNOWN.match(reason):
-        inside = (match[2] or "").lstrip(".")
+        inside = ".".join(part for part in (at, (match[2] or "").lstrip(".")) if part)
         param = f"{inside}.{match[1]}" if inside else match[1]
         return Failure(
             Kind.UNSUPPORTED,
@@ -55,7 +58,9 @@ def _invalid(reason: str, only_empty: frozenset[str]) -> Failure:
         )
     match = _PLACE.match(reason)
     what, param = (match[1], match[2]) if match else (reason, "")
-    if re.split(r"[.\[]", param, maxsplit=1)[0] in only_empty:
+    unsupported = re.split(r"[.\[]", param, maxsplit=1)[0] in only_empty
+    param = ".".join(part for part in (at, param) if part)
+    if unsupported:
         return Failure(
             Kind.UNSUPPORTED,
             f"Unsupported value of '{param}': the models here do not do this ({what[:_LONGEST]})",

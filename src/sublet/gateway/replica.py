@@ -10,7 +10,6 @@ replica's own words, address or secret goes on to clients.
 """
 
 import asyncio
-from collections import Counter
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Annotated, Final, NamedTuple
 from urllib.parse import urlsplit
@@ -19,23 +18,27 @@ from uuid import UUID
 import msgspec
 from msgspec import Meta, Struct
 
-from sublet.gateway.ask import Api, Ask
+from sublet.gateway.ask import Api, Ask, ToolDelta
 from sublet.gateway.failures import Failure, Kind
+from sublet.gateway.routing import Routing
 from sublet.gateway.tariff import Counts
 from sublet.gateway.wire import Answer, Lost, Wire
 from sublet.models.deployment import Replica
 
+_Count = Annotated[int, Meta(ge=0, le=2**53)]
 _PATHS: Final = {Api.CHAT: "/v1/chat/completions", Api.COMPLETION: "/v1/completions"}
 _LONGEST_EVENT: Final = 1 << 20
 _LONGEST_ANSWER: Final = 64 << 20
-_SILENCE_SECONDS: Final = 300.0  # a queue before the first token may be long
-_WHOLE_SECONDS: Final = 600.0  # an answer that is not streamed says nothing until its end
+# Of the connection. Whether tokens come in time is looked at by `flow`.
+_SILENCE_SECONDS: Final = 600.0
 _INCLUDE_USAGE: Final = {"include_usage": True}
 _MOST_DOORS: Final = 10_000
+_HEALTH_SECONDS: Final = 2.0
 _COUNT_SECONDS: Final = 15.0
 _USAGE_WAIT_MS: Final = 2000
 
-_FINISHED: Final = frozenset({"stop", "length", "content_filter"})
+_FINISHED: Final = frozenset({"stop", "length", "content_filter", "tool_calls"})
+_LONGEST_REST: Final = 60.0  # seconds that a busy replica may ask to be left alone
 
 
 class Gone(Exception):
@@ -57,10 +60,40 @@ class Piece(NamedTuple):
     text: str
     finish_reason: str | None
     counts: Counts | None
+    calls: Sequence[ToolDelta] = ()
+    logprobs: bytes | None = None  # JSON, of a chat
 
 
 class _Usage(Counts, frozen=True, kw_only=True):
     state: str | None = None
+
+
+class _InputDetails(Struct):
+    cached_tokens: _Count | None = None
+
+
+class _OutputDetails(Struct):
+    reasoning_tokens: _Count | None = None
+
+
+class _TheirUsage(Struct):
+    """What servers say that do not count as our replicas do: OpenAI's own form."""
+
+    prompt_tokens: _Count
+    completion_tokens: _Count
+    prompt_tokens_details: _InputDetails | None = None
+    completion_tokens_details: _OutputDetails | None = None
+
+    def counts(self) -> Counts:
+        details, made = self.prompt_tokens_details, self.completion_tokens_details
+        read = 0 if details is None else min(details.cached_tokens or 0, self.prompt_tokens)
+        thought = 0 if made is None else min(made.reasoning_tokens or 0, self.completion_tokens)
+        return Counts(
+            input_tokens=self.prompt_tokens - read,
+            cache_read_tokens=read,
+            output_tokens=self.completion_tokens - thought,
+            reasoning_tokens=thought,
+        )
 
 
 class _Delta(Struct):
@@ -82,6 +115,7 @@ class _Error(Struct):
 class _Chunk(Struct):
     choices: list[_Choice] = []
     sublet: Counts | None = None
+    usage: _TheirUsage | None = None
     error: _Error | None = None
 
 
@@ -102,12 +136,64 @@ class _WholeChoice(Struct):
 class _Whole(Struct):
     choices: list[_WholeChoice]
     sublet: Counts | None = None
+    usage: _TheirUsage | None = None
 
 
 class _Prompt(Struct):
     input_tokens: Annotated[int, Meta(ge=0, le=2**53)]
 
 
+# The same with all that a rich answer may have; apart, as most answers are not.
+
+
+class _Function(Struct, frozen=True):
+    name: str | None = None
+    arguments: str = ""
+
+
+class _Call(Struct):
+    index: int = 0
+    id: str | None = None
+    function: _Function = _Function()
+
+    def delta(self, index: int) -> ToolDelta:
+        return ToolDelta(index, self.id, self.function.name, self.function.arguments)
+
+
+class _RichDelta(Struct):
+    content: str | None = None
+    tool_calls: list[_Call] | None = None
+
+
+class _RichChoice(Struct):
+    delta: _RichDelta | None = None
+    text: str | None = None
+    finish_reason: str | None = None
+    logprobs: msgspec.Raw = msgspec.Raw()
+
+
+class _RichChunk(Struct):
+    choices: list[_RichChoice] = []
+    sublet: Counts | None = None
+    usage: _TheirUsage | None = None
+    error: _Error | None = None
+
+
+class _RichWholeChoice(Struct):
+    message: _RichDelta | None = None
+    text: str | None = None
+    finish_reason: str | None = None
+    logprobs: msgspec.Raw = msgspec.Raw()
+
+
+class _RichWhole(Struct):
+    choices: list[_RichWholeChoice]
+    sublet: Counts | None = None
+    usage: _TheirUsage | None = None
+
+
+_RICH_CHUNK: Final = msgspec.json.Decoder(_RichChunk)
+_RICH_WHOLE: Final = msgspec.json.Decoder(_RichWhole)
 _CHUNK: Final = msgspec.json.Decoder(_Chunk)
 _WHOLE: Final = msgspec.json.Decoder(_Whole)
 
@@ -117,19 +203,33 @@ class Replicas:
 
     def __init__(self) -> None:
         self._wire = Wire()
-        self._load = Counter[UUID]()  # requests of ours, by replica
-        self._doors: dict[UUID, _Door] = {}
+        self.routing = Routing()
+        self._doors = dict[UUID, _Door]()
 
     def close(self) -> None:
         self._wire.close()
 
-    def pick(self, ready: Sequence[Replica], *, tried: Sequence[Replica] = ()) -> Replica | None:
-        """Return the one with the fewest requests of ours that was not tried; None if none is."""
+    def pick(
+        self, ready: Sequence[Replica], ask: Ask, *, tried: Sequence[Replica] = ()
+    ) -> Replica | None:
+        """As `Routing.pick`."""
         if len(ready) == 1 and not tried:
-            return ready[0]
-        ids = {replica.id for replica in tried}
-        left = [replica for replica in ready if replica.id not in ids]
-        return min(left, key=lambda replica: self._load[replica.id], default=None)
+            return ready[0]  # and nobody asks for the time
+        now = asyncio.get_running_loop().time()
+        return self.routing.pick(ready, ask, tried=tried, now=now)
+
+    async def probe(self, ready: Sequence[Replica]) -> None:
+        """Ask who failed whether it is well again."""
+        self.routing.forget({replica.id for replica in ready})
+        for replica in self.routing.sick(ready):
+            try:
+                status, _ = await self._exchange(replica, "GET", "/health", b"", _HEALTH_SECONDS)
+            except Gone:
+                status = 503
+            if status < 500:
+                self.routing.answered(replica)
+            else:
+                self.routing.failed(replica, now=asyncio.get_running_loop().time())
 
     async def count(self, replica: Replica, ask: Ask) -> int:
         """Return how many tokens the prompt has for this model, its template included.
@@ -139,7 +239,24 @@ class Replicas:
             Broken: it could not say.
         """
         field = "messages" if ask.api is Api.CHAT else "prompt"
-        body = msgspec.json.encode({"model": ask.model, field: ask.payload[field]})
+        asked = {"model": ask.model, field: ask.payload[field]}
+        for name in ("tools", "tool_choice"):  # which the template writes into the prompt
+            if name in ask.payload:
+                asked[name] = ask.payload[name]
+        return await self._count(replica, ask, asked)
+
+    async def tokenise(self, replica: Replica, ask: Ask, text: str) -> int:
+        """Return how many tokens a text is to this model, as an answer: nothing is added to it.
+
+        Raises:
+            Gone: nobody listens there.
+            Broken: it could not say.
+        """
+        asked = {"model": ask.model, "prompt": text, "add_special": False}
+        return await self._count(replica, ask, asked)
+
+    async def _count(self, replica: Replica, ask: Ask, asked: dict[str, object]) -> int:
+        body = msgspec.json.encode(asked)
         status, answer = await self._exchange(replica, "POST", "/count", body, _COUNT_SECONDS)
         if status != 200:
             raise _refused(status, answer, ask)
@@ -160,8 +277,8 @@ class Replicas:
         """Generate, and give what came to `take`, as it comes. Cancelling it stops the engine.
 
         Raises:
-            Gone: nobody listens there.
-            Broken: it refused, or broke off before it was done.
+            Gone: nobody listens there, so it was not asked.
+            Broken: it refused, or broke off before it was done; it may have been at work.
         """
         asked = ask.payload | {"model": ask.model, "stream": ask.stream}
         if ask.stream:
@@ -172,17 +289,25 @@ class Replicas:
         request = door.request(
             "POST", _PATHS[ask.api], msgspec.json.encode(asked), request_id=request_id
         )
-        silence = _SILENCE_SECONDS if ask.stream else _WHOLE_SECONDS
-        self._load[replica.id] += 1
+        routing = self.routing
+        routing.begin(replica)
         try:
             try:
-                answer = await self._wire.send(door.address, request, silence_seconds=silence)
+                answer = await self._wire.send(
+                    door.address, request, silence_seconds=_SILENCE_SECONDS, repeatable=False
+                )
             except Lost as error:
-                raise Gone(str(error)) from error
+                routing.failed(replica, now=asyncio.get_running_loop().time())
+                if error.unsent:
+                    raise Gone(str(error)) from error
+                raise Broken(_failed(ask)) from error
             said_all = False
             try:
                 if answer.status != 200:
-                    raise await _read_refusal(answer, ask)
+                    refusal = await _read_refusal(answer, ask)
+                    self._note(replica, refusal)
+                    raise refusal
+                routing.answered(replica)
                 if ask.stream:
                     await _read_events(answer, ask, take)
                 else:
@@ -192,9 +317,14 @@ class Replicas:
                 # Read to its end, the connection is kept. Closing it is what stops the engine.
                 answer.close(said_all=said_all)
         finally:
-            self._load[replica.id] -= 1
-            if not self._load[replica.id]:
-                del self._load[replica.id]
+            routing.end(replica)
+
+    def _note(self, replica: Replica, refusal: "Gone | Broken") -> None:
+        now = asyncio.get_running_loop().time()
+        if isinstance(refusal, Gone) or refusal.failure.kind is Kind.MODEL_FAILED:
+            self.routing.failed(replica, now=now)
+        elif refusal.failure.kind is Kind.MODEL_BUSY:
+            self.routing.failed(replica, now=now, seconds=refusal.failure.after_seconds)
 
     async def usage(self, replica: Replica, request_id: str) -> Counts | None:
         """Return what a request used in the end; None when the replica never had it.
@@ -308,6 +438,8 @@ async def _read_events(
 async def _read_whole(answer: Answer, ask: Ask) -> Piece:
     try:
         body = await answer.read_all(most=_LONGEST_ANSWER)
+        if ask.rich:
+            return _rich_whole(_RICH_WHOLE.decode(body), ask)
         whole = _WHOLE.decode(body)
     except (Lost, ValueError) as error:
         raise Broken(_failed(ask)) from error
@@ -315,22 +447,60 @@ async def _read_whole(answer: Answer, ask: Ask) -> Piece:
         raise Broken(_failed(ask))
     choice = whole.choices[0]
     text = choice.text if choice.message is None else choice.message.content
-    return Piece(text or "", _reason(choice.finish_reason), whole.sublet)
+    counts = _counts(whole.sublet, whole.usage)
+    return Piece(text or "", _reason(choice.finish_reason), counts)
 
 
 def _piece(data: bytes, ask: Ask) -> Piece:
+    chunk: _Chunk | _RichChunk
     try:
-        chunk = _CHUNK.decode(data)
+        chunk = _RICH_CHUNK.decode(data) if ask.rich else _CHUNK.decode(data)
     except ValueError as error:
         raise Broken(_failed(ask)) from error
-    counts = chunk.sublet
+    counts = _counts(chunk.sublet, chunk.usage)
     if chunk.error is not None:
         raise Broken(_told(chunk.error, ask) or _failed(ask), counts=counts)
     if not chunk.choices:
         return Piece("", None, counts)
+    if isinstance(chunk, _RichChunk):
+        return _rich_piece(chunk.choices[0], counts)
     choice = chunk.choices[0]
     text = choice.text if choice.delta is None else choice.delta.content
     return Piece(text or "", _reason(choice.finish_reason), counts)
+
+
+def _rich_piece(choice: _RichChoice, counts: Counts | None) -> Piece:
+    delta = choice.delta
+    text = choice.text if delta is None else delta.content
+    calls = () if delta is None else [call.delta(call.index) for call in delta.tool_calls or ()]
+    return Piece(
+        text or "", _reason(choice.finish_reason), counts, calls, _logprobs(choice.logprobs)
+    )
+
+
+def _rich_whole(whole: _RichWhole, ask: Ask) -> Piece:
+    if not whole.choices:
+        raise Broken(_failed(ask))
+    choice = whole.choices[0]
+    message = choice.message
+    text = choice.text if message is None else message.content
+    made = [] if message is None else message.tool_calls or []
+    calls = [call.delta(index) for index, call in enumerate(made)]
+    counts = _counts(whole.sublet, whole.usage)
+    return Piece(
+        text or "", _reason(choice.finish_reason), counts, calls, _logprobs(choice.logprobs)
+    )
+
+
+def _logprobs(raw: msgspec.Raw) -> bytes | None:
+    return None if bytes(raw) in (b"", b"null") else bytes(raw)
+
+
+def _counts(ours: Counts | None, theirs: _TheirUsage | None) -> Counts | None:
+    """Return the count of our own replicas, which is the finer one, or that of any other server."""
+    if ours is not None or theirs is None:
+        return ours
+    return theirs.counts()
 
 
 def _reason(reason: str | None) -> str | None:
@@ -343,10 +513,12 @@ async def _read_refusal(answer: Answer, ask: Ask) -> Gone | Broken:
             body = await answer.read_all(most=_LONGEST_EVENT)
     except (Lost, TimeoutError):
         body = b""
-    return _refused(answer.status, body, ask)
+    return _refused(answer.status, body, ask, after_seconds=answer.retry_after())
 
 
-def _refused(status: int, answer: bytes, ask: Ask) -> Gone | Broken:
+def _refused(
+    status: int, answer: bytes, ask: Ask, *, after_seconds: float | None = None
+) -> Gone | Broken:
     """Translate an answer that is not 200. Only what is about the request is repeated."""
     try:
         error = msgspec.json.decode(answer, type=_Refusal).error
@@ -361,7 +533,8 @@ def _refused(status: int, answer: bytes, ask: Ask) -> Gone | Broken:
         return Broken(Failure(kind, error.message[:500] or "the model cannot take this request"))
     if status in (429, 503) and error.type != "engine_failed":
         busy = f"model {ask.model!r} has as many requests as it can take"
-        return Broken(Failure(Kind.MODEL_BUSY, busy))
+        rest = None if after_seconds is None else min(after_seconds, _LONGEST_REST)
+        return Broken(Failure(Kind.MODEL_BUSY, busy, after_seconds=rest))
     return Broken(_failed(ask))
 
 

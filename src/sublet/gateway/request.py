@@ -10,7 +10,7 @@ from typing import Annotated, Final, Literal
 import msgspec
 from msgspec import Meta, Struct
 
-from sublet.gateway.ask import Api, Ask
+from sublet.gateway.ask import Api, Ask, Needs
 from sublet.gateway.failures import Failure, Kind
 from sublet.gateway.reading import decode, plain
 
@@ -22,23 +22,51 @@ Stop = Annotated[str, Meta(min_length=1, max_length=500)]
 Tokens = Annotated[int, Meta(ge=1, le=2**31 - 1)]
 Penalty = Annotated[float, Meta(ge=-2, le=2)]
 Bias = Annotated[float, Meta(ge=-100, le=100)]
+DataUrl = Annotated[
+    str, Meta(pattern=r"^data:image/(?:png|jpeg|gif|webp);base64,[A-Za-z0-9+/=]+\Z")
+]
+FunctionName = Annotated[str, Meta(pattern=r"^[A-Za-z0-9_-]{1,64}\Z")]
+MOST_TOOLS: Final = 128
 TokenId = Annotated[str, Meta(pattern=r"^[0-9]{1,9}\Z")]
 
 
-class TextPart(Struct, forbid_unknown_fields=True):
-    type: Literal["text"]
+class TextPart(Struct, forbid_unknown_fields=True, tag_field="type", tag="text"):
     text: str
 
 
+class ImageUrl(Struct, forbid_unknown_fields=True):
+    # No address: a replica must not be made to fetch anything.
+    url: DataUrl
+    detail: Literal["auto", "low", "high"] | None = None
+
+
+class ImagePart(Struct, forbid_unknown_fields=True, tag_field="type", tag="image_url"):
+    image_url: ImageUrl
+
+
+class CalledFunction(Struct, forbid_unknown_fields=True):
+    name: FunctionName
+    arguments: str
+
+
+class Called(Struct, forbid_unknown_fields=True):
+    """A call of a tool, in an answer that is sent back."""
+
+    id: Label
+    function: CalledFunction
+    type: Literal["function"] = "function"
+
+
 class Message(Struct, forbid_unknown_fields=True):
-    role: Literal["system", "developer", "user", "assistant"]
-    content: str | Annotated[list[TextPart], Meta(min_length=1)]
+    role: Literal["system", "developer", "user", "assistant", "tool"]
+    content: str | Annotated[list[TextPart | ImagePart], Meta(min_length=1)] | None = None
+    tool_calls: list[Called] | None = None
+    tool_call_id: Label | None = None
     # What our own answers have when a client sends them back whole.
     refusal: None = None
     annotations: Nothing | None = None
     audio: None = None
     function_call: None = None
-    tool_calls: Nothing | None = None
 
 
 class StreamOptions(Struct, forbid_unknown_fields=True):
@@ -46,8 +74,44 @@ class StreamOptions(Struct, forbid_unknown_fields=True):
     include_obfuscation: bool | None = None  # a hint: "may be left out to save bandwidth"
 
 
-class TextFormat(Struct, forbid_unknown_fields=True):
-    type: Literal["text"]
+class TextFormat(Struct, forbid_unknown_fields=True, tag_field="type", tag="text"):
+    pass
+
+
+class JsonFormat(Struct, forbid_unknown_fields=True, tag_field="type", tag="json_object"):
+    pass
+
+
+class Schema(Struct, forbid_unknown_fields=True, omit_defaults=True):
+    name: FunctionName
+    schema: dict[str, object]
+    description: str | None = None
+    strict: bool | None = None
+
+
+class SchemaFormat(Struct, forbid_unknown_fields=True, tag_field="type", tag="json_schema"):
+    json_schema: Schema
+
+
+class Function(Struct, forbid_unknown_fields=True, omit_defaults=True):
+    name: FunctionName
+    description: str | None = None
+    parameters: dict[str, object] | None = None
+    strict: bool | None = None
+
+
+class Tool(Struct, forbid_unknown_fields=True):
+    type: Literal["function"]
+    function: Function
+
+
+class Named(Struct, forbid_unknown_fields=True):
+    name: FunctionName
+
+
+class ToolChoice(Struct, forbid_unknown_fields=True):
+    type: Literal["function"]
+    function: Named
 
 
 class Sampling(Struct, forbid_unknown_fields=True, kw_only=True):
@@ -78,12 +142,12 @@ class ChatBody(Sampling, forbid_unknown_fields=True, kw_only=True):
     max_completion_tokens: Tokens | None = None
     # Taken when they ask for nothing.
     store: Literal[False] | None = None
-    logprobs: Literal[False] | None = None
-    top_logprobs: None = None
-    tools: Nothing | None = None
-    tool_choice: Literal["none", "auto"] | None = None
+    logprobs: bool | None = None
+    top_logprobs: Annotated[int, Meta(ge=0, le=20)] | None = None
+    tools: Annotated[list[Tool], Meta(max_length=MOST_TOOLS)] | None = None
+    tool_choice: Literal["none", "auto", "required"] | ToolChoice | None = None
     parallel_tool_calls: bool | None = None
-    response_format: TextFormat | None = None
+    response_format: TextFormat | JsonFormat | SchemaFormat | None = None
     modalities: list[Literal["text"]] | None = None
 
 
@@ -100,9 +164,8 @@ _COMPLETION: Final = msgspec.json.Decoder(CompletionBody)
 # What OpenAI has and our replicas do not honour, wherever its value asks for something.
 _ONLY_EMPTY: Final = frozenset(
     {
-        "audio", "best_of", "echo", "function_call", "functions", "logprobs", "modalities", "n",
-        "parallel_tool_calls", "response_format", "service_tier", "store", "suffix",
-        "tool_choice", "tools", "top_logprobs",
+        "audio", "best_of", "echo", "function_call", "functions", "modalities", "n",
+        "service_tier", "store", "suffix",
     }
 )  # fmt: skip
 _SENT_ON: Final = (
@@ -122,64 +185,120 @@ def parse(api: Api, body: bytes) -> Ask:
 
 
 def _ask(asked: ChatBody | CompletionBody) -> Ask:
-    payload: dict[str, object] = {}
-    max_tokens = asked.max_tokens
-    prompt_bytes, number = 0, 1
-    if isinstance(asked, ChatBody):
-        api = Api.CHAT
-        messages, number = [], len(asked.messages)
-        for index, message in enumerate(asked.messages):
-            content = _content(message, index)
-            prompt_bytes += len(content.encode())
-            messages.append({"role": _role(message), "content": content})
-        payload["messages"] = messages
-        if asked.max_completion_tokens is not None:
-            if max_tokens not in (None, asked.max_completion_tokens):
-                raise Failure(
-                    Kind.INVALID,
-                    "max_tokens and max_completion_tokens say different things: send one",
-                    param="max_completion_tokens",
-                )
-            max_tokens = asked.max_completion_tokens
-    else:
-        api = Api.COMPLETION
-        prompt = asked.prompt if isinstance(asked.prompt, str) else asked.prompt[0]
-        if not prompt:
-            raise Failure(Kind.INVALID, "prompt must not be empty", param="prompt")
-        payload["prompt"] = plain(prompt, at="prompt")
-        prompt_bytes = len(prompt.encode())
     if asked.stream_options is not None and not asked.stream:
         raise Failure(
             Kind.INVALID,
             "stream_options is only allowed when stream is true",
             param="stream_options",
         )
+    sampling: dict[str, object] = {}
     for name in _SENT_ON:
         if (value := getattr(asked, name)) is not None:
-            payload[name] = value
+            sampling[name] = value
     stops = [asked.stop] if isinstance(asked.stop, str) else asked.stop or []
     for stop in stops:
         plain(stop, at="stop")
+    include_usage = asked.stream_options is not None and bool(asked.stream_options.include_usage)
+    service_tier = None if asked.service_tier is None else "default"
+    if isinstance(asked, ChatBody):
+        return Ask.chat(
+            asked.model,
+            [_message(message, index) for index, message in enumerate(asked.messages)],
+            sampling=sampling,
+            max_tokens=_max_tokens(asked),
+            stream=bool(asked.stream),
+            service_tier=service_tier,
+            needs=_needs(asked),
+            include_usage=include_usage,
+        )
+    prompt = asked.prompt if isinstance(asked.prompt, str) else asked.prompt[0]
+    if not prompt:
+        raise Failure(Kind.INVALID, "prompt must not be empty", param="prompt")
     return Ask(
-        api=api,
+        api=Api.COMPLETION,
         model=asked.model,
-        payload=payload,
-        max_tokens=max_tokens,
+        payload={"prompt": plain(prompt, at="prompt"), **sampling},
+        max_tokens=asked.max_tokens,
         stream=bool(asked.stream),
-        include_usage=asked.stream_options is not None and bool(asked.stream_options.include_usage),
-        service_tier=None if asked.service_tier is None else "default",
-        prompt_bytes=prompt_bytes,
-        messages=number,
+        include_usage=include_usage,
+        service_tier=service_tier,
+        prompt_bytes=len(prompt.encode()),
+        messages=1,
     )
 
 
-def _role(message: Message) -> str:
+def _max_tokens(asked: ChatBody) -> int | None:
+    if asked.max_completion_tokens is None:
+        return asked.max_tokens
+    if asked.max_tokens not in (None, asked.max_completion_tokens):
+        raise Failure(
+            Kind.INVALID,
+            "max_tokens and max_completion_tokens say different things: send one",
+            param="max_completion_tokens",
+        )
+    return asked.max_completion_tokens
+
+
+def _needs(asked: ChatBody) -> Needs:
+    top: int | None = None
+    if asked.logprobs:
+        top = asked.top_logprobs or 0
+    elif asked.top_logprobs is not None:
+        raise Failure(Kind.INVALID, "top_logprobs needs logprobs: true", param="top_logprobs")
+    if not asked.tools and asked.tool_choice not in (None, "none", "auto"):
+        raise Failure(Kind.INVALID, "tool_choice needs tools", param="tool_choice")
+    if asked.tools and asked.tool_choice == "none":
+        asked.tools = None
+    form = asked.response_format
+    return Needs.of(
+        tools=msgspec.to_builtins(asked.tools or []),
+        tool_choice=msgspec.to_builtins(asked.tool_choice),
+        parallel_tool_calls=asked.parallel_tool_calls,
+        response_format=None
+        if form is None or isinstance(form, TextFormat)
+        else msgspec.to_builtins(form),
+        top_logprobs=top,
+        images=any(
+            isinstance(part, ImagePart)
+            for message in asked.messages
+            if isinstance(message.content, list)
+            for part in message.content
+        ),
+    )
+
+
+def _message(message: Message, index: int) -> dict[str, object]:
+    """Return a turn in the form that replicas read."""
+    at = f"messages[{index}]"
     # "developer" is OpenAI's newer word for "system", which chat templates do not know.
-    return "system" if message.role == "developer" else message.role
-
-
-def _content(message: Message, index: int) -> str:
+    role = "system" if message.role == "developer" else message.role
+    turn: dict[str, object] = {"role": role}
+    if (role == "tool") != (message.tool_call_id is not None):
+        raise Failure(
+            Kind.INVALID,
+            f"{at}.tool_call_id belongs to messages of role tool, which need one",
+            param=f"{at}.tool_call_id",
+        )
+    if message.tool_calls and role != "assistant":
+        raise Failure(
+            Kind.INVALID,
+            f"{at}.tool_calls are an assistant's",
+            param=f"{at}.tool_calls",
+        )
     content = message.content
-    if not isinstance(content, str):
-        content = "\n".join(part.text for part in content)
-    return plain(content, at=f"messages[{index}].content") if "\0" in content else content
+    if content is None and not message.tool_calls:
+        raise Failure(
+            Kind.INVALID, f"{at}.content must be text, or parts of it", param=f"{at}.content"
+        )
+    if isinstance(content, list) and any(isinstance(part, ImagePart) for part in content):
+        turn["content"] = msgspec.to_builtins(content)
+    elif content is not None:
+        if not isinstance(content, str):
+            content = "\n".join(part.text for part in content if isinstance(part, TextPart))
+        turn["content"] = plain(content, at=f"{at}.content") if "\0" in content else content
+    if message.tool_calls:
+        turn.setdefault("content", None)
+        turn["tool_calls"] = msgspec.to_builtins(message.tool_calls)
+    if message.tool_call_id is not None:
+        turn["tool_call_id"] = message.tool_call_id
+    return turn

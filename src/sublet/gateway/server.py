@@ -27,9 +27,10 @@ from sublet.core.failpoint import failpoint
 from sublet.core.net import listen
 from sublet.core.vault import Vault
 from sublet.gateway.app import Gateway
+from sublet.gateway.budgets import Budgets
 from sublet.gateway.cashier import Cashier
 from sublet.gateway.directory import Directory
-from sublet.gateway.flow import Service
+from sublet.gateway.flow import Patience, Service
 from sublet.gateway.http import Server
 from sublet.gateway.instance import Instance
 from sublet.gateway.limits import Limiter
@@ -38,6 +39,7 @@ from sublet.gateway.replica import Replicas
 from sublet.gateway.signers import Signers
 from sublet.gateway.spool import Spool, read
 from sublet.gateway.till import Till
+from sublet.gateway.tuning import Tuning, Watched
 from sublet.gateway.workers import Workers, name_of
 from sublet.metering.report import Report
 
@@ -46,6 +48,9 @@ log: Final = logging.getLogger(__name__)
 _LOOPBACK: Final = "127.0.0.1"
 _REFRESH_SECONDS: Final = 0.25
 _BEAT_SECONDS: Final = 1.0
+_SHARE_SECONDS: Final = 1.0
+_PROBE_SECONDS: Final = 1.0
+_WATCH_SECONDS: Final = 0.5
 _NAME_WAIT_SECONDS: Final = 5.0  # an earlier process of this name may just be ending
 _DRAIN_SECONDS: Final = 10.0  # to hand everything over, after the last stream ended
 _CONNECTIONS: Final = 8
@@ -67,6 +72,9 @@ class Settings:
     private_key: Path | None = None
     requests_per_minute: int = 600  # of one key
     tokens_per_minute: int = 1_000_000  # of one key
+    first_token_seconds: float = 120.0  # how long a stream's first token may take,
+    stall_seconds: float = 60.0  # … and each further one
+    tuning: Path | None = None  # a file with other values of these four, read when it changes
     drain_seconds: float = 10.0  # how long streams may go on after SIGTERM
     vault: Path | None = None  # the key that opens access keys' secrets; without, none is taken
     purse_seconds: float = IDLE_SECONDS  # then money held ahead goes back to a tenant's wallet
@@ -82,6 +90,7 @@ def serve(settings: Settings) -> None:
         Misconfigured: a port, the name or the spool is taken, or the certificate cannot be used.
         Unavailable: the database did not answer.
     """
+    _tuning(settings)  # it shall not start as nobody wants it
     with contextlib.ExitStack() as stack:
         listeners = [
             stack.enter_context(_listening(settings)) for _ in range(_checked_workers(settings))
@@ -142,8 +151,10 @@ def _serve_alone(settings: Settings, sockets: _Listeners, *, retired: Sequence[s
         stack.callback(directory.stop)
         cashier = Cashier(till, spool, settings.purse_seconds)
         stack.callback(cashier.stop)
+        budgets = Budgets(db, holder=instance.holder, clock=clock)
+        stack.callback(budgets.stop)
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-            runner.run(_serve(settings, instance, directory, cashier, sockets))
+            runner.run(_serve(settings, instance, directory, cashier, budgets, sockets))
 
 
 def _take_over(
@@ -214,8 +225,10 @@ async def _serve(
     instance: Instance,
     directory: Directory,
     cashier: Cashier,
+    budgets: Budgets,
     sockets: _Listeners,
 ) -> None:
+    tuning = _tuning(settings)
     loop = asyncio.get_running_loop()
     asked_to_stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -223,14 +236,17 @@ async def _serve(
     with contextlib.closing(Replicas()) as replicas:
         service = Service(
             source=f"gateway:{instance.id}",
+            tokeniser=f"tokeniser:{instance.id}",
             directory=directory,
             cashier=cashier,
             replicas=replicas,
+            budgets=budgets,
             limiter=Limiter(
-                requests_per_minute=settings.requests_per_minute,
-                tokens_per_minute=settings.tokens_per_minute,
+                requests_per_minute=tuning.requests_per_minute,
+                tokens_per_minute=tuning.tokens_per_minute,
             ),
         )
+        _tune(service, tuning)
         await service.refresh()
         vault = None if settings.vault is None else Vault(settings.vault)
         app = Gateway(service, Signers(directory, vault))
@@ -239,6 +255,9 @@ async def _serve(
             await server.listen(listener, context)
         loops = [
             asyncio.create_task(_refresh(service)),
+            asyncio.create_task(_share_rates(service)),
+            asyncio.create_task(_probe(service)),
+            asyncio.create_task(_watch(service, settings, [one for _, one in sockets if one])),
             asyncio.create_task(_beat(instance, directory, asked_to_stop)),
             asyncio.create_task(cashier.watch()),
         ]
@@ -262,6 +281,60 @@ async def _refresh(service: Service) -> None:
         await asyncio.sleep(_REFRESH_SECONDS)
         await service.refresh()
         service.limiter.forget(now=loop.time())
+
+
+def _tuning(settings: Settings) -> Tuning:
+    """Raises Misconfigured: the file is wrong."""
+    own = Tuning(
+        requests_per_minute=settings.requests_per_minute,
+        tokens_per_minute=settings.tokens_per_minute,
+        first_token_seconds=settings.first_token_seconds,
+        stall_seconds=settings.stall_seconds,
+    )
+    return own if settings.tuning is None else own.read(settings.tuning)
+
+
+def _tune(service: Service, tuning: Tuning) -> None:
+    service.limiter.set_defaults(
+        requests_per_minute=tuning.requests_per_minute, tokens_per_minute=tuning.tokens_per_minute
+    )
+    service.patience = Patience(
+        first_token_seconds=tuning.first_token_seconds, stall_seconds=tuning.stall_seconds
+    )
+
+
+async def _watch(service: Service, settings: Settings, contexts: Sequence[ssl.SSLContext]) -> None:
+    """Go by the settings' file and the certificate as they are now, without a restart."""
+    tuning = None if settings.tuning is None else Watched(settings.tuning)
+    certificate = None if settings.certificate is None else Watched(settings.certificate)
+    while True:
+        await asyncio.sleep(_WATCH_SECONDS)
+        try:
+            if tuning is not None and tuning.changed():
+                _tune(service, _tuning(settings))
+                log.info("gateway.tuned", extra={"file": str(tuning.path)})
+            if certificate is not None and certificate.changed():
+                for context in contexts:  # for connections to come
+                    context.load_cert_chain(certificate.path, settings.private_key)
+                log.info("gateway.certificate_renewed")
+        except (Misconfigured, OSError, ssl.SSLError) as error:
+            log.error("gateway.not_tuned", extra={"error": str(error)})  # noqa: TRY400
+
+
+async def _probe(service: Service) -> None:
+    while True:
+        await asyncio.sleep(_PROBE_SECONDS)
+        ready = [one for offer in service.table.offers.values() for one in offer.ready]
+        await service.replicas.probe(ready)
+
+
+async def _share_rates(service: Service) -> None:
+    while True:
+        await asyncio.sleep(_SHARE_SECONDS)
+        try:
+            await service.directory.share_rates(service.limiter)
+        except Unavailable:
+            log.warning("gateway.rates_not_shared")
 
 
 async def _beat(instance: Instance, directory: Directory, asked_to_stop: asyncio.Event) -> None:

@@ -5,10 +5,11 @@ served on it without a hold, which needs Postgres.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Self
 
 from sublet.core.db import Tx
+from sublet.gateway.ask import PARAMETERS, Ask
 from sublet.gateway.failures import Failure, Kind
 from sublet.gateway.tariff import Tariff
 from sublet.market import store as market
@@ -37,6 +38,28 @@ class Offer:
         if self.ready:
             return "ready"
         return self.last.state.value if self.last is not None else "waiting"
+
+    def check(self, ask: Ask) -> None:
+        """Raises Failure: the model does not do all that is asked of it."""
+        for feature in ask.features:
+            if feature not in self.deployment.features:
+                param = PARAMETERS[feature]
+                raise Failure(
+                    Kind.UNSUPPORTED,
+                    f"Unsupported value of '{param}': model {self.deployment.name!r} does not do"
+                    f" this ({feature}); GET /v1/models says what each model does",
+                    param=param,
+                )
+
+    def complete(self, ask: Ask) -> Ask:
+        """Return it with how the model samples, where its answer says so and the caller did not."""
+        own = {"temperature": self.deployment.temperature, "top_p": self.deployment.top_p}
+        known = {
+            name: 1.0 if value is None else value  # what everybody's default is
+            for name, value in own.items()
+            if ask.echo.get(name) is None
+        }
+        return replace(ask, echo={**ask.echo, **known})
 
     def refusal(self) -> Failure:
         """Why there is nobody to send a request to."""

@@ -28,6 +28,7 @@ from sublet.ledger.batch import Settlement
 from sublet.ledger.transfer import Account, Transfer
 from sublet.metering import intake
 from sublet.metering.report import Report
+from sublet.tenants.limits import spend_budgets
 from sublet.tenants.tenant import revenue_of, wallet_of
 
 HOLD: Final = timedelta(minutes=15)
@@ -194,6 +195,7 @@ class Till:
         if reports:
             intake.stage(tx, reports)
             new = intake.add_usages(tx, reports, now=now)
+            spend_budgets(tx, {report.id: report.nanos for report in reports if report.id in new})
             failpoint("gateway.hand_over.recorded")
         totals: dict[UUID, int] = {}
         latest: dict[UUID, Report] = {}

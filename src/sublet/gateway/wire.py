@@ -7,6 +7,7 @@ under uvicorn. See docs/decisions/0010.
 """
 
 import asyncio
+import re
 from collections import deque
 from typing import Final, cast
 
@@ -17,6 +18,9 @@ _IDLE_SECONDS: Final = 2.0  # less than any server keeps a connection
 _LINGER_SECONDS: Final = 0.2
 _MOST_BUFFERED: Final = 1 << 18  # bytes of a body that nobody reads yet
 _MOST_IDLE: Final = 256  # connections to one server
+_RETRY_AFTER: Final = re.compile(
+    rb"\r\nretry-after:[ \t]*([0-9]{1,5})[ \t]*(?:\r\n|\Z)", re.IGNORECASE
+)
 
 
 class Lost(Exception):
@@ -24,11 +28,13 @@ class Lost(Exception):
 
     Args:
         unheard: it broke before a byte of the answer: the server may not even have been asked.
+        unsent: there was no connection, so it has not been.
     """
 
-    def __init__(self, what: str, *, unheard: bool = False) -> None:
+    def __init__(self, what: str, *, unheard: bool = False, unsent: bool = False) -> None:
         super().__init__(what)
         self.unheard = unheard
+        self.unsent = unsent
 
 
 class Answer(asyncio.Protocol):
@@ -45,6 +51,7 @@ class Answer(asyncio.Protocol):
         self._body: list[bytes] = []
         self._buffered = 0
         self._heard = False  # has any byte of it come?
+        self._head = b""  # the first bytes of it
         self._begun = False  # has its head come?
         self._whole = False
         self._keeps = False  # may it be asked again?
@@ -57,6 +64,15 @@ class Answer(asyncio.Protocol):
         self.idle_since = 0.0
 
     # ── reading ──────────────────────────────────────────────────────────────────────────
+
+    def retry_after(self) -> float | None:
+        """Return for how many seconds a refusal asks to be left alone, if it says so.
+
+        Looked for in the first bytes, as no other header is of interest: a call for each header of
+        each answer would cost more than all else here.
+        """
+        found = _RETRY_AFTER.search(self._head.partition(b"\r\n\r\n")[0])
+        return None if found is None else float(found[1])
 
     async def read(self) -> bytes:
         """Return what came of the body; b"" at its end.
@@ -165,7 +181,8 @@ class Answer(asyncio.Protocol):
         self._transport = cast("asyncio.Transport", transport)
 
     def data_received(self, data: bytes) -> None:
-        self._heard = True
+        if not self._heard:
+            self._heard, self._head = True, data
         self._heard_at = self._loop.time()
         try:
             self._parser.feed_data(data)
@@ -211,13 +228,18 @@ class Wire:
         self._idle: dict[tuple[str, int], deque[Answer]] = {}
 
     async def send(
-        self, address: tuple[str, int], request: bytes, *, silence_seconds: float
+        self,
+        address: tuple[str, int],
+        request: bytes,
+        *,
+        silence_seconds: float,
+        repeatable: bool = True,
     ) -> Answer:
         """Send a request; return its answer once the head is there. `close` it in the end.
 
         A connection that was kept may be dead without our knowing: one that breaks before a
-        byte of the answer is replaced, and the request sent once more. Whoever cannot bear that
-        must give it an id of its own.
+        byte of the answer is replaced, and the request sent once more, if it is `repeatable`: it
+        may have been heard the first time.
 
         Raises:
             Lost: nobody answers.
@@ -229,7 +251,7 @@ class Wire:
                 await answer.ask(request, silence_seconds=silence_seconds)
             except Lost as error:
                 answer.close()
-                if fresh or not error.unheard:
+                if fresh or not error.unheard or not repeatable:
                     raise
             except BaseException:
                 answer.close()
@@ -269,5 +291,5 @@ class Wire:
             async with asyncio.timeout(_CONNECT_SECONDS):
                 _, answer = await loop.create_connection(lambda: Answer(self, address), host, port)
         except OSError as error:  # a TimeoutError is one
-            raise Lost(type(error).__name__) from error
+            raise Lost(type(error).__name__, unsent=True) from error
         return answer

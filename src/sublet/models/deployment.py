@@ -19,12 +19,24 @@ class ReplicaState(StrEnum):
     GONE = "gone"
 
 
+class Feature(StrEnum):
+    """What a model may do beside text from text."""
+
+    TOOLS = "tools"  # calls functions that it is told of
+    JSON = "json"  # answers in JSON, of a schema if one is given
+    LOGPROBS = "logprobs"  # says how likely each token was
+    IMAGES = "images"  # reads them
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Deployment:
     name: str  # what callers put in `model`
     recipe: str
     context_tokens: int  # input and output of one request together
     wanted: bool  # should a replica run?
+    features: frozenset[Feature] = frozenset()
+    temperature: float | None = None  # where the caller does not say; None: not known
+    top_p: float | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

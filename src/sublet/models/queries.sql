@@ -1,11 +1,14 @@
 -- name: put_deployment
-INSERT INTO deployment (name, recipe, context_tokens, wanted, created_at)
-VALUES (%(name)s, %(recipe)s, %(context_tokens)s, %(wanted)s, %(now)s)
+INSERT INTO deployment (name, recipe, context_tokens, wanted, features, temperature, top_p, created_at)
+VALUES (%(name)s, %(recipe)s, %(context_tokens)s, %(wanted)s, %(features)s,
+        %(temperature)s, %(top_p)s, %(now)s)
     ON CONFLICT (name) DO UPDATE
-   SET recipe = EXCLUDED.recipe, context_tokens = EXCLUDED.context_tokens, wanted = EXCLUDED.wanted;
+   SET recipe = EXCLUDED.recipe, context_tokens = EXCLUDED.context_tokens, wanted = EXCLUDED.wanted,
+       features = EXCLUDED.features,
+       temperature = EXCLUDED.temperature, top_p = EXCLUDED.top_p;
 
 -- name: list_deployments
-SELECT name, recipe, context_tokens, wanted FROM deployment ORDER BY name;
+SELECT name, recipe, context_tokens, wanted, features, temperature, top_p FROM deployment ORDER BY name;
 
 -- name: insert_replica
 INSERT INTO replica (id, deployment, url, secret, state, detail, since)
@@ -34,4 +37,4 @@ SELECT id, deployment, url, secret, state, detail, since
 
 -- name: set_wanted
 UPDATE deployment SET wanted = %(wanted)s WHERE name = %(name)s
-RETURNING name, recipe, context_tokens, wanted;
+RETURNING name, recipe, context_tokens, wanted, features, temperature, top_p;

@@ -27,7 +27,7 @@ from sublet.leases.store import Spec
 from sublet.market import store as market
 from sublet.market.price import Tier, cache_read_sku, input_sku, output_sku
 from sublet.models import store
-from sublet.models.deployment import Deployment, Replica, ReplicaState
+from sublet.models.deployment import Deployment, Feature, Replica, ReplicaState
 from sublet.models.replica.recipe import Recipe, load
 from sublet.planner.surplus import sellable_gpus
 from sublet.tenants.tenant import Tenant
@@ -53,8 +53,10 @@ class Hosting:
 def deploy(tx: Tx, recipe: Recipe, *, now: datetime) -> None:
     """Offer a recipe's model: a deployment, and its list price where it has none yet."""
     deployment = Deployment(
-        name=recipe.name, recipe=recipe.name, context_tokens=recipe.context_tokens, wanted=True
-    )
+        name=recipe.name, recipe=recipe.name, context_tokens=recipe.context_tokens, wanted=True,
+        features=frozenset(map(Feature, recipe.features)),
+        temperature=recipe.sampling.temperature, top_p=recipe.sampling.top_p,
+    )  # fmt: skip
     store.put_deployment(tx, deployment, now=now)
     prices = {
         input_sku(recipe.name): recipe.price.input,

@@ -7,7 +7,7 @@ from uuid import UUID
 
 from sublet.core.db import Tx, load_queries, one
 from sublet.core.errors import NotFound
-from sublet.models.deployment import Deployment, Replica, ReplicaState
+from sublet.models.deployment import Deployment, Feature, Replica, ReplicaState
 
 QUERIES: Final = load_queries("sublet.models")
 
@@ -19,6 +19,8 @@ def put_deployment(tx: Tx, deployment: Deployment, *, now: datetime) -> None:
         {
             "name": deployment.name, "recipe": deployment.recipe, "wanted": deployment.wanted,
             "context_tokens": deployment.context_tokens, "now": now,
+            "features": sorted(deployment.features),
+            "temperature": deployment.temperature, "top_p": deployment.top_p,
         },
     )  # fmt: skip
 
@@ -94,4 +96,7 @@ def _deployment(row: Mapping[str, Any]) -> Deployment:
         recipe=row["recipe"],
         context_tokens=row["context_tokens"],
         wanted=row["wanted"],
+        features=frozenset(map(Feature, row["features"])),
+        temperature=row["temperature"],
+        top_p=row["top_p"],
     )

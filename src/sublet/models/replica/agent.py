@@ -233,16 +233,18 @@ class Agent:
         body = read_object(await request.body(limit_bytes=MAX_BODY_BYTES))
         chat = "messages" in body
         prompt = read_prompt(body, chat=chat)
-        await response.whole(200, {"input_tokens": await self._tokens(prompt, chat=chat)})
+        special = body.get("add_special") is not False  # of an answer, none are added
+        tokens = await self._tokens(prompt, chat=chat, special=special)
+        await response.whole(200, {"input_tokens": tokens})
 
-    async def _tokens(self, prompt: dict[str, Any], *, chat: bool) -> int:
+    async def _tokens(self, prompt: dict[str, Any], *, chat: bool, special: bool) -> int:
         if chat:
             path, body = "/v1/chat/completions/input_tokens", prompt
         elif isinstance(prompt["prompt"], list):
             return len(prompt["prompt"])
         else:
-            content = {"content": prompt["prompt"], "add_special": True, "parse_special": True}
-            path, body = "/tokenize", content
+            path = "/tokenize"
+            body = {"content": prompt["prompt"], "add_special": special, "parse_special": special}
         async with await self._engine().post(path, body) as answer:
             raw = await answer.read()
             if answer.status != 200:

@@ -15,6 +15,8 @@ import msgspec
 from sublet.core.errors import Invalid, NotFound
 from sublet.core.money import parse_amount
 
+# What the agent hands on; see `dialect.py`.
+_FEATURES: Final = frozenset({"json", "logprobs"})
 RECIPES: Final = Path(__file__).parents[1] / "recipes"
 
 
@@ -65,6 +67,7 @@ class Recipe:
     licence: Licence
     sampling: Sampling
     price: Price
+    features: tuple[str, ...] = ()  # "json", "logprobs": what callers may ask for beside text
 
     def missing(self) -> str | None:
         """Say in one sentence which wheels this recipe lacks, or None; imports nothing heavy."""
@@ -128,6 +131,8 @@ def _check_keys(table: Mapping[str, Any], kind: type, source: str) -> None:
 
 
 def _check_values(recipe: Recipe, source: str) -> None:
+    if unknown := sorted(set(recipe.features) - _FEATURES):
+        raise Invalid(f"{source}: features has {', '.join(unknown)}; there are json, logprobs")
     if recipe.engine != "llama.cpp":
         raise Invalid(f"{source}: engine must be llama.cpp, not {recipe.engine!r}")
     for name in ("gpus", "threads", "slots", "context_tokens", "batch_tokens"):

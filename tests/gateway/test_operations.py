@@ -1,0 +1,151 @@
+"""Running a gateway: its metrics, what may change while it runs, and what it cuts off."""
+
+import contextlib
+import re
+import socket
+from datetime import UTC, datetime
+from pathlib import Path
+
+import httpx
+import pytest
+from tests.gateway.stage import Stage, eventually, says
+
+from sublet.core.errors import Misconfigured
+from sublet.gateway.failures import Kind
+from sublet.gateway.metrics import Metrics
+from sublet.gateway.tariff import Counts
+from sublet.gateway.tuning import Tuning
+from sublet.metering.usage import Outcome
+from sublet.tenants import store as tenants
+
+SAMPLE = re.compile(r'^([a-z_]+)(?:\{((?:[a-z]+="(?:[^"\\]|\\.)*",?)*)\})? ([0-9.e+-]+)$')
+
+
+def samples(text: str) -> dict[str, float]:
+    """Read Prometheus' text format; every line must be of it."""
+    found = {}
+    for line in text.splitlines():
+        if line.startswith("#"):
+            continue
+        match = SAMPLE.match(line)
+        assert match is not None, line
+        found[f"{match[1]}{{{match[2] or ''}}}"] = float(match[3])
+    return found
+
+
+def test_what_was_served_is_counted() -> None:
+    metrics = Metrics()
+    counts = Counts(input_tokens=3, cache_read_tokens=4, output_tokens=5)
+    for first in (0.004, 0.3, 1000.0):
+        metrics.served('a"b', Outcome.COMPLETED, counts, first_seconds=first, rest_seconds=0.04)
+    metrics.served("c", Outcome.ABORTED, counts, first_seconds=None, rest_seconds=0.0)
+    metrics.refused(Kind.RATE_LIMITED)
+    metrics.refused(Kind.OVER_LIMIT)
+    found = samples(metrics.text({"running": ("Now.", 7)}).decode())
+    name = 'model="a\\"b"'
+    assert found[f'sublet_gateway_requests_total{{{name},outcome="completed"}}'] == 3
+    assert found['sublet_gateway_requests_total{model="c",outcome="aborted"}'] == 1
+    assert found[f'sublet_gateway_tokens_total{{{name},kind="cache_read"}}'] == 12
+    buckets = [found[f'sublet_gateway_first_token_seconds_bucket{{{name},le="{le}"}}']
+               for le in ("0.01", "0.25", "0.5", "120", "+Inf")]  # fmt: skip
+    assert buckets == [1, 1, 2, 2, 3]
+    assert found[f'sublet_gateway_token_seconds_bucket{{{name},le="0.01"}}'] == 3
+    assert found[f"sublet_gateway_token_seconds_sum{{{name}}}"] == pytest.approx(0.03)
+    assert found['sublet_gateway_refusals_total{code="rate_limit_exceeded"}'] == 2
+    assert found["sublet_gateway_running{}"] == 7
+
+
+def test_an_operator_reads_metrics_and_no_prompt_is_in_them(stage: Stage) -> None:
+    _, key = stage.tenant()
+    with stage.db.transaction() as tx:
+        _, operator = tenants.create_key(tx, None, "operator", now=datetime.now(UTC))
+    url = f"{stage.url}/metrics"
+    assert httpx.get(url).status_code == 401
+    assert httpx.get(url, headers={"x-api-key": key}).status_code == 401
+    for stream in (False, True):
+        assert stage.post(key, messages=says(tokens=3), stream=stream).status_code == 200
+    stage.post(key, model="nonsense", messages=says())
+    text = httpx.get(url, headers={"authorization": f"Bearer {operator}"}).text
+    found = samples(text)
+    assert found['sublet_gateway_requests_total{model="fake",outcome="completed"}'] >= 2
+    assert found['sublet_gateway_tokens_total{model="fake",kind="output"}'] >= 6
+    assert found['sublet_gateway_first_token_seconds_count{model="fake"}'] >= 1
+    assert found['sublet_gateway_refusals_total{code="model_not_found"}'] >= 1
+    assert "script" not in text
+    assert "nonsense" not in text
+
+
+def test_a_gateway_goes_by_its_file_as_it_is_now(own_stage: Stage, folder: Path) -> None:
+    file = folder / "gateway.toml"
+    file.write_text("requests_per_minute = 50")
+    gateway = own_stage.start(tuning=str(file))
+    _, key = own_stage.tenant()
+
+    def limit() -> str:
+        listed = httpx.get(f"{own_stage.url}/v1/models", headers={"x-api-key": key})
+        return str(listed.headers["x-ratelimit-limit-requests"])
+
+    assert limit() == "50"
+    file.write_text("requests_per_minute = 5000\n")
+    eventually(lambda: limit() == "5000")
+    file.write_text("requests = 7\n")
+    eventually(lambda: "gateway.not_tuned" in gateway.log.read_text())
+    assert limit() == "5000"
+    assert gateway.stop() == 0
+
+
+@pytest.mark.parametrize(
+    ("text", "why"),
+    [
+        ("requests = 1", "unknown setting requests; there are first_token_seconds"),
+        ("stall_seconds = 0", "stall_seconds must be more than 0"),
+        ("tokens_per_minute = 'many'", "Expected `int`"),
+        ("=", "cannot read"),
+    ],
+)
+def test_a_file_that_is_wrong_says_why(folder: Path, text: str, why: str) -> None:
+    file = folder / "gateway.toml"
+    file.write_text(text)
+    with pytest.raises(Misconfigured, match=why):
+        Tuning().read(file)
+    with pytest.raises(Misconfigured, match="cannot read"):
+        Tuning().read(folder / "missing.toml")
+
+
+def test_a_body_of_a_hundred_megabytes_is_cut_off(stage: Stage) -> None:
+    tenant, key = stage.tenant()
+    assert stage.gateway is not None
+    before = stage.gateway.memory_bytes()
+    host, port = stage.url.removeprefix("http://").split(":")
+    size, part = 100_000_000, b"x" * 1_000_000
+    with socket.create_connection((host, int(port)), timeout=30) as one:
+        one.sendall(
+            b"POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\nauthorization: Bearer "
+            + key.encode() + b"\r\ncontent-length: %d\r\n\r\n" % size
+        )  # fmt: skip
+        with contextlib.suppress(ConnectionError):
+            for _ in range(size // len(part)):
+                one.sendall(part)
+        answer = b""
+        with contextlib.suppress(ConnectionError):
+            while more := one.recv(65536):
+                answer += more
+    assert not answer or answer.startswith(b"HTTP/1.1 413 ")
+    assert stage.gateway.memory_bytes() - before < 40_000_000
+    assert stage.post(key, messages=says(tokens=1)).status_code == 200
+    assert len(stage.usages(tenant)) <= 1
+    stage.check_books()
+
+
+def test_prompts_are_in_no_log(stage: Stage) -> None:
+    _, key = stage.tenant()
+    secret = "the-launch-code-is-0000"
+    for path, body in (
+        ("/v1/chat/completions", {"messages": [{"role": "user", "content": secret}]}),
+        ("/v1/chat/completions", {"messages": [{"role": secret, "content": secret}]}),
+        ("/v1/responses", {"input": secret, "stream": True}),
+        ("/v1/messages", {"max_tokens": 5, "messages": [{"role": "user", "content": secret}]}),
+    ):
+        stage.post(key, path, **body)
+    assert stage.gateway is not None
+    assert secret not in stage.gateway.log.read_text()

@@ -1,0 +1,92 @@
+"""Whom a request goes to, with all that is known of many replicas."""
+
+from datetime import UTC, datetime
+from uuid import UUID
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from sublet.gateway.ask import Api, Ask
+from sublet.gateway.routing import Routing, beginning_of
+from sublet.models.deployment import Replica, ReplicaState
+
+MANY = [
+    Replica(
+        id=UUID(int=number), deployment="m", url=f"http://127.0.0.1:{number}", secret="s",
+        state=ReplicaState.READY, detail=None, since=datetime(2026, 1, 1, tzinfo=UTC),
+    )
+    for number in range(1, 5)
+]  # fmt: skip
+A, B, C, D = MANY
+
+
+def ask(*said: str) -> Ask:
+    return Ask.chat("m", [{"role": "user", "content": text} for text in said])
+
+
+def pick(
+    routing: Routing, what: str, *, tried: list[Replica] | None = None, now: float = 0
+) -> Replica:
+    found = routing.pick(MANY, ask(what), tried=tried or [], now=now)
+    assert found is not None
+    return found
+
+
+@given(st.lists(st.sampled_from("abcdefgh"), max_size=60))
+def test_nobody_has_much_more_to_do_than_another(said: list[str]) -> None:
+    routing = Routing()
+    for what in said:
+        routing.begin(pick(routing, what))
+    loads = [routing.load[replica.id] for replica in MANY]
+    assert max(loads) - min(loads) <= 5
+    assert sum(loads) == len(said)
+
+
+def test_a_conversation_stays_where_it_is_cached_until_that_is_too_busy() -> None:
+    routing = Routing()
+    first = pick(routing, "hello")
+    other = pick(routing, "else")
+    for _ in range(4):
+        routing.begin(first)
+    assert pick(routing, "hello") is first
+    routing.begin(first)
+    assert pick(routing, "hello") is not first
+    assert other in MANY
+    assert beginning_of(ask("a", "b", "c")) == beginning_of(ask("a", "b", "d", "e"))
+    assert beginning_of(ask("a")) != beginning_of(ask("b"))
+
+
+def test_who_failed_rests_longer_each_time_and_is_asked_when_nobody_else_is_left() -> None:
+    routing = Routing()
+    routing.failed(A, now=0)
+    assert all(pick(routing, str(n)) is not A for n in range(20))
+    assert pick(routing, "x", tried=[B, C, D]) is A
+    assert routing.pick(MANY, ask("x"), tried=MANY, now=0) is None
+    assert any(pick(routing, f"z{n}", now=0.6) is A for n in range(20))
+    routing.failed(A, now=1)
+    assert all(pick(routing, str(n), now=1.9) is not A for n in range(20))
+    assert routing.sick(MANY) == [A]
+    routing.answered(A)
+    assert routing.sick(MANY) == []
+    assert any(pick(routing, f"y{n}", now=1.9) is A for n in range(20))
+
+
+def test_who_is_busy_is_left_alone_for_as_long_as_it_asks_and_is_not_sick() -> None:
+    routing = Routing()
+    routing.failed(B, now=0, seconds=7)
+    assert all(pick(routing, str(n), now=6.9) is not B for n in range(20))
+    assert any(pick(routing, f"z{n}", now=7) is B for n in range(20))
+    assert routing.sick(MANY) == []
+    routing.forget(set())
+    assert not routing._rests
+
+
+def test_a_plain_prompt_has_a_beginning_too() -> None:
+    def plain(prompt: str) -> Ask:
+        return Ask(
+            api=Api.COMPLETION, model="m", payload={"prompt": prompt}, max_tokens=1, stream=False,
+            include_usage=False, service_tier=None, prompt_bytes=1, messages=1,
+        )  # fmt: skip
+
+    assert beginning_of(plain("x" * 2000)) == beginning_of(plain("x" * 1500 + "y"))
+    assert beginning_of(plain("a")) != beginning_of(plain("b"))
