@@ -28,6 +28,9 @@ from sublet.app.leadership import Leadership
 from sublet.core.clock import SystemClock
 from sublet.core.ids import new_id
 from sublet.core.process import wait_for
+from sublet.tenants import limits
+from sublet.tenants.limit import LimitKind, Standing
+from sublet.tenants.tenant import Role, Tenant
 
 TOKENS = 6
 EACH = INPUT + TOKENS * OUTPUT  # nanos of one whole request
@@ -83,9 +86,15 @@ class Town:
         """Serve requests of every kind, and look at the whole of it in the end."""
         plane, stage = self.plane, self.stage
         rich, key = stage.tenant(10**12)
+        with stage.db.transaction() as tx:
+            limits.set_limit(
+                tx, rich.id, None, LimitKind.MONTH, 10**12, by=Role.OPERATOR, now=datetime.now(UTC)
+            )
         customer = Customer(plane, key)
         for number in range(TIMES):
             assert customer.ask(stream=bool(number % 2)) == 200
+        while not self.budget(rich).spent_nanos:  # until the gateway goes by it
+            assert customer.ask() == 200
         customer.ask(stream=True, leave=True)
         with ThreadPoolExecutor(4) as threads:
             # Those only ask: whoever starts the gateway again is one, and it is not they.
@@ -107,11 +116,19 @@ class Town:
         assert answered <= charged
         assert len(charged - answered) <= broken + 1  # and the one that left
         assert len(stage.usages(rich)) == len(charged)
+        # What a budget holds is returned or spent, whoever died, and nothing is spent twice.
+        plane.until(lambda: not self.budget(rich).held_nanos)
+        assert 0 < self.budget(rich).spent_nanos <= stage.wallet(rich).debits_posted
         wallet = stage.wallet(poor)
         assert (wallet.balance.nanos, wallet.held.nanos) == (0, 0)
         assert len(beggar.answered) <= 2 == len(stage.usages(poor))
         if not plane.deaths:
             assert len(beggar.answered) == 2
+
+    def budget(self, tenant: Tenant) -> Standing:
+        with self.stage.db.transaction() as tx:
+            ((_, found),) = limits.list_limits(tx, tenant.id, now=datetime.now(UTC))
+        return found
 
     def leave_something_held(self) -> None:
         _, key = self.stage.tenant(10**12)
@@ -199,7 +216,7 @@ def test_requests_pass_every_step_that_has_a_name(steps: set[str]) -> None:
 
 def test_whichever_step_is_the_last_the_books_add_up(own: Town, steps: set[str]) -> None:
     own.plane.plan("* kill")
-    for _ in range(3):  # what was idle when it died is returned by the next one, in another way
+    for _ in range(6):  # what was idle when it died is returned by the next one, in another way
         own.live()
         killed = {mark.removesuffix(" kill") for mark in own.plane.fired()}
         if killed >= steps:

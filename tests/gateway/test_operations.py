@@ -5,16 +5,20 @@ import re
 import socket
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
-from tests.gateway.stage import Stage, eventually, says
+from tests.gateway.stage import INPUT, MODEL, OUTPUT, Stage, eventually, says
 
 from sublet.core.errors import Misconfigured
+from sublet.core.money import Rate
 from sublet.gateway.failures import Kind
 from sublet.gateway.metrics import Metrics
 from sublet.gateway.tariff import Counts
 from sublet.gateway.tuning import Tuning
+from sublet.market import store as market
+from sublet.market.price import input_sku, model_tier, output_sku
 from sublet.metering.usage import Outcome
 from sublet.tenants import store as tenants
 
@@ -149,3 +153,39 @@ def test_prompts_are_in_no_log(stage: Stage) -> None:
         stage.post(key, path, **body)
     assert stage.gateway is not None
     assert secret not in stage.gateway.log.read_text()
+
+
+# ── tiers ────────────────────────────────────────────────────────────────────────────────
+
+
+def test_a_tier_costs_what_it_costs_and_the_answer_says_which(stage: Stage) -> None:
+    flex = model_tier(MODEL, "flex")
+    with stage.db.transaction() as tx:
+        for sku, nanos in ((input_sku(flex), 10), (output_sku(flex), 40)):
+            market.set_price(tx, sku, Rate(nanos=nanos, per=1), now=datetime.now(UTC))
+    tenant, key = stage.tenant()
+    body: dict[str, Any] = {"messages": says(tokens=3), "service_tier": "flex"}
+    eventually(lambda: stage.post(key, **body).status_code == 200)  # once the price is known
+    stage.paid(tenant, 10 + 3 * 40)
+    assert stage.post(key, **body).json()["service_tier"] == "flex"
+    streamed = stage.post(key, stream=True, **body).text
+    assert '"service_tier":"flex"' in streamed
+    answer = stage.post(
+        key, "/v1/responses", input=says(tokens=3)[0]["content"], service_tier="flex"
+    ).json()
+    assert answer["service_tier"] == "flex"
+    stage.paid(tenant, 4 * (10 + 3 * 40))
+
+
+def test_a_tier_without_a_price_is_not_sold(stage: Stage) -> None:
+    tenant, key = stage.tenant()
+    for tier in ("priority", "batch"):
+        refused = stage.post(key, messages=says(tokens=1), service_tier=tier)
+        assert refused.status_code == 400
+        error = refused.json()["error"]
+        assert (error["code"], error["param"]) == ("unsupported_parameter", "service_tier")
+        assert "has no price for tier" in error["message"]
+    for tier in ("auto", "default"):
+        answer = stage.post(key, messages=says(tokens=1), service_tier=tier)
+        assert answer.json()["service_tier"] == "default"
+    stage.paid(tenant, 2 * (INPUT + OUTPUT))

@@ -106,7 +106,7 @@ def test_a_bad_value_is_refused_and_named(more: dict[str, Any], param: str) -> N
     [
         ({"n": 2}, "n"),
         ({"store": True}, "store"),
-        ({"service_tier": "flex"}, "service_tier"),
+        ({"service_tier": "scale"}, "service_tier"),
         ({"modalities": ["audio"]}, "modalities[0]"),
         ({"top_k": 5}, "top_k"),
         ({"messages": [USER | {"name": "joe"}]}, "messages[0].name"),

@@ -201,15 +201,14 @@ class Serving:
     async def _run(self) -> None:
         service, ask = self._service, self._ask
         offer = service.table.find(ask.model)
-        if offer.tariff is None:
-            raise Failure(Kind.NOT_READY, f"model {ask.model!r} has no price yet")
+        tariff = offer.tariff_for(ask)
         if ask.features:
             offer.check(ask)
         if ask.echo:
             self._ask = ask = offer.complete(ask)
         if not offer.ready:
             raise offer.refusal()
-        need = service.bounds.need(ask, offer, offer.tariff)
+        need = service.bounds.need(ask, offer, tariff)
         if need is not None:
             try:
                 await self._reserve(need)
@@ -233,7 +232,7 @@ class Serving:
                 counted=True,
                 max_tokens=ask.max_tokens,
                 context_left=context_tokens - prompt_tokens,
-                tariff=offer.tariff,
+                tariff=tariff,
             )
         )
 

@@ -287,8 +287,9 @@ class Replicas:
             asked["max_tokens"] = max_tokens
         door = self._door(replica)
         request = door.request(
-            "POST", _PATHS[ask.api], msgspec.json.encode(asked), request_id=request_id
-        )
+            "POST", _PATHS[ask.api], msgspec.json.encode(asked), request_id=request_id,
+            tier=ask.service_tier,
+        )  # fmt: skip
         routing = self.routing
         routing.begin(replica)
         try:
@@ -395,8 +396,18 @@ class _Door:
             "content-type: application/json\r\naccept-encoding: identity\r\ncontent-length: "
         )
 
-    def request(self, method: str, path: str, body: bytes, *, request_id: str = "") -> bytes:
+    def request(
+        self,
+        method: str,
+        path: str,
+        body: bytes,
+        *,
+        request_id: str = "",
+        tier: str | None = None,
+    ) -> bytes:
         named = f"\r\nx-request-id: {request_id}" if request_id else ""
+        if tier is not None and tier != "default":
+            named += f"\r\nx-sublet-tier: {tier}"
         return f"{method} {path}{self._head}{len(body)}{named}\r\n\r\n".encode() + body
 
 

@@ -27,6 +27,7 @@ DataUrl = Annotated[
 ]
 FunctionName = Annotated[str, Meta(pattern=r"^[A-Za-z0-9_-]{1,64}\Z")]
 MOST_TOOLS: Final = 128
+ServiceTier = Literal["auto", "default", "priority", "flex", "batch"]
 TokenId = Annotated[str, Meta(pattern=r"^[0-9]{1,9}\Z")]
 
 
@@ -128,7 +129,7 @@ class Sampling(Struct, forbid_unknown_fields=True, kw_only=True):
     stop: Stop | Annotated[list[Stop], Meta(max_length=4)] | None = None
     stream: bool | None = None
     stream_options: StreamOptions | None = None
-    service_tier: Literal["auto", "default"] | None = None
+    service_tier: ServiceTier | None = None
     n: Literal[1] | None = None
     # Labels.
     user: Label | None = None
@@ -199,7 +200,7 @@ def _ask(asked: ChatBody | CompletionBody) -> Ask:
     for stop in stops:
         plain(stop, at="stop")
     include_usage = asked.stream_options is not None and bool(asked.stream_options.include_usage)
-    service_tier = None if asked.service_tier is None else "default"
+    service_tier = tier_of(asked.service_tier)
     if isinstance(asked, ChatBody):
         return Ask.chat(
             asked.model,
@@ -225,6 +226,11 @@ def _ask(asked: ChatBody | CompletionBody) -> Ask:
         prompt_bytes=len(prompt.encode()),
         messages=1,
     )
+
+
+def tier_of(asked: ServiceTier | None) -> str | None:
+    """Return the tier that is used, which the answer states to who asked."""
+    return "default" if asked == "auto" else asked
 
 
 def _max_tokens(asked: ChatBody) -> int | None:

@@ -26,8 +26,10 @@ from sublet.gateway.request import (
     JsonFormat,
     Label,
     Nothing,
+    ServiceTier,
     TextFormat,
     Tokens,
+    tier_of,
 )
 from sublet.gateway.tariff import Counts
 
@@ -139,7 +141,7 @@ class Body(Prompt, forbid_unknown_fields=True, kw_only=True):
     top_p: Annotated[float, Meta(ge=0, le=1)] | None = None
     stream: bool | None = None
     stream_options: StreamOptions | None = None
-    service_tier: Literal["auto", "default"] | None = None
+    service_tier: ServiceTier | None = None
     store: Literal[False] | None = None
     background: Literal[False] | None = None
     include: Nothing | None = None
@@ -212,7 +214,7 @@ def parse(body: bytes) -> Ask:
         sampling=sampling,
         max_tokens=asked.max_output_tokens,
         stream=bool(asked.stream),
-        service_tier="default",
+        service_tier=tier_of(asked.service_tier) or "default",
         echo=echo,
         needs=_needs(asked, messages),
     )

@@ -6,16 +6,19 @@ served on it without a hold, which needs Postgres.
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import Self
+from typing import Final, Self
 
 from sublet.core.db import Tx
 from sublet.gateway.ask import PARAMETERS, Ask
 from sublet.gateway.failures import Failure, Kind
 from sublet.gateway.tariff import Tariff
 from sublet.market import store as market
+from sublet.market.price import model_tier
 from sublet.models import store as models
 from sublet.models.deployment import Deployment, Replica, ReplicaState
 
+TIERS: Final = ("priority", "flex", "batch")
+_DEFAULT: Final = "default"
 _RECLAIMED = "reclaimed"  # a lease's end reason, which its replica's detail repeats
 
 
@@ -27,6 +30,7 @@ class Offer:
     tariff: Tariff | None
     ready: tuple[Replica, ...]
     last: Replica | None  # of one with nobody ready: why not
+    tiers: Mapping[str, Tariff] = field(default_factory=dict)  # beside the default one
 
     @property
     def sold(self) -> bool:
@@ -38,6 +42,29 @@ class Offer:
         if self.ready:
             return "ready"
         return self.last.state.value if self.last is not None else "waiting"
+
+    def tariff_for(self, ask: Ask) -> Tariff:
+        """Return the prices of the tier that is asked for.
+
+        Raises:
+            Failure: it has none, so nothing is sold in it.
+        """
+        tier = ask.service_tier or _DEFAULT
+        if tier == _DEFAULT:
+            if self.tariff is None:
+                name = self.deployment.name
+                raise Failure(Kind.NOT_READY, f"model {name!r} has no price yet")
+            return self.tariff
+        found = self.tiers.get(tier)
+        if found is None:
+            sold = ", ".join([_DEFAULT, *sorted(self.tiers)])
+            raise Failure(
+                Kind.UNSUPPORTED,
+                f"Unsupported value of 'service_tier': model {self.deployment.name!r} has no price"
+                f" for tier {tier!r}; it is sold in: {sold}",
+                param="service_tier",
+            )
+        return found
 
     def check(self, ask: Ask) -> None:
         """Raises Failure: the model does not do all that is asked of it."""
@@ -98,6 +125,11 @@ class Table:
             offers[name] = Offer(
                 deployment=deployment,
                 tariff=Tariff.of(name, prices),
+                tiers={
+                    tier: tariff
+                    for tier in TIERS
+                    if (tariff := Tariff.of(model_tier(name, tier), prices)) is not None
+                },
                 ready=up,
                 last=None if up else models.get_last_replica(tx, name),
             )

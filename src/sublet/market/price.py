@@ -56,6 +56,11 @@ def lease_sku(pool: str, tier: Tier) -> str:
     return f"lease:{pool}:{tier}"
 
 
+def model_tier(model: str, tier: str) -> str:
+    """Return what a model's SKUs are of in a service tier: `default` has no name of its own."""
+    return model if tier == "default" else f"{model}:{tier}"
+
+
 def input_sku(model: str) -> str:
     """Metered in uncached input tokens."""
     return f"model:{model}:input"

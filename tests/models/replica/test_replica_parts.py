@@ -9,7 +9,7 @@ import pytest
 from sublet.core.errors import Conflict, Invalid, NotFound, Refused
 from sublet.models.replica.dialect import Reply, translate
 from sublet.models.replica.llama import Choice, Chunk
-from sublet.models.replica.pins import Pins
+from sublet.models.replica.pins import RANKS, Pins
 from sublet.models.replica.recipe import load
 from sublet.models.replica.usage import Book, State, Usage
 
@@ -37,6 +37,28 @@ def test_slots_are_lent_in_the_order_of_asking() -> None:
         assert not waiting[2].done()
         pins.give(0)
         assert await waiting[2] == 0
+
+    asyncio.run(scene())
+
+
+def test_a_better_tier_goes_first_and_takes_the_place_of_a_worse_one() -> None:
+    async def scene() -> None:
+        pins = Pins(1, max_waiting=3)
+        await pins.take("a")
+        waiting = {}
+        for name, tier in (("b", "batch"), ("f", "flex"), ("d", "default")):
+            waiting[name] = asyncio.create_task(pins.take(name, rank=RANKS[tier]))
+            await asyncio.sleep(0)
+        with pytest.raises(Refused):
+            await pins.take("g", rank=RANKS["batch"])
+        waiting["p"] = asyncio.create_task(pins.take("p", rank=RANKS["priority"]))
+        with pytest.raises(Refused, match="better tier"):
+            await waiting["b"]
+        assert pins.waiting == 3
+        for name in "pdf":
+            assert not waiting[name].done()
+            pins.give(0)
+            assert await waiting[name] == 0
 
     asyncio.run(scene())
 

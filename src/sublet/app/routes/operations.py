@@ -3,6 +3,7 @@
 import json
 import logging
 import queue
+import re
 import threading
 import time
 from collections.abc import Iterator
@@ -39,6 +40,7 @@ from sublet.leases import service as leases
 from sublet.market import service as pricing
 from sublet.market import store as market
 from sublet.market.floor import Cost
+from sublet.market.price import input_sku
 from sublet.metering import store as metering
 from sublet.models import service as models
 from sublet.models import store as model_store
@@ -51,6 +53,9 @@ log = logging.getLogger(__name__)
 
 router = APIRouter(prefix="/v1")
 metrics_router = APIRouter()
+_OF_TIER: Final = re.compile(
+    r"model:(.{1,100}):(?:priority|flex|batch):(?:input|cache_read|cache_write|output|reasoning)"
+)
 _ESCAPED: Final = str.maketrans({"\\": r"\\", '"': r"\"", "\n": r"\n"})
 
 # How often an audit says how far it is, and how long it is silent at most.
@@ -175,7 +180,9 @@ def set_price(ours: Ours, _: Operator, sku: str, body: NewPrice) -> dict[str, An
         raise Invalid("leases are priced per hour, tokens per million_tokens")
     rate = market.usd_per_hour(body.usd) if hourly else market.usd_per_million(body.usd)
     with ours.db.transaction() as tx:
-        if market.find_price(tx, sku) is None:
+        of_tier = _OF_TIER.fullmatch(sku)  # which need no price before their first one
+        known = sku if of_tier is None else input_sku(of_tier[1])
+        if market.find_price(tx, known) is None:
             raise NotFound(f"there is no SKU {sku[:200]!r}; see GET /v1/prices")
         if body.tenant_id is not None:
             tenants.get_tenant(tx, TenantId(body.tenant_id))

@@ -39,7 +39,7 @@ from sublet.models.replica.dialect import (
 )
 from sublet.models.replica.generation import Generation, Rejected, Stop, Stuck
 from sublet.models.replica.llama import Counted, Llama, Tokens
-from sublet.models.replica.pins import Pins
+from sublet.models.replica.pins import RANKS, Pins
 from sublet.models.replica.recipe import Recipe
 from sublet.models.replica.usage import Book, State, Usage
 
@@ -273,7 +273,8 @@ class Agent:
         self._running.add(generation)
         watch = asyncio.create_task(_watch(request, generation))
         try:
-            await self._run(llama, job, generation, response)
+            rank = RANKS.get(request.header("x-sublet-tier") or "default", RANKS["default"])
+            await self._run(llama, job, generation, response, rank=rank)
         finally:
             watch.cancel()
             self._running.discard(generation)
@@ -293,9 +294,11 @@ class Agent:
             self._leave_if_idle()
 
     async def _run(
-        self, llama: Llama, job: Job, generation: Generation, response: Response
+        self, llama: Llama, job: Job, generation: Generation, response: Response, *, rank: int
     ) -> None:
-        slot = await generation.wait_for(asyncio.create_task(self._pins.take(job.prompt)))
+        slot = await generation.wait_for(
+            asyncio.create_task(self._pins.take(job.prompt, rank=rank))
+        )
         if slot is None:
             # Told nothing if it hung up, and it has used nothing.
             if generation.stopped is Stop.RECLAIMED:
