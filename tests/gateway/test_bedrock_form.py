@@ -182,6 +182,20 @@ def test_a_count_reads_either_call_s_prompt() -> None:
         invoke.parse_count(b'{"input": {}}', model="m")
 
 
+def test_a_tier_is_asked_of_the_replica_and_said_again() -> None:
+    body = {"messages": [LAST], "serviceTier": {"type": "flex"}}
+    ask = read(body)
+    assert ask.service_tier == "flex"
+    reply = converse.Reply(ask, GRANT, "0" * 32, 0)
+    counts = Counts(input_tokens=1, cache_read_tokens=0, output_tokens=1)
+    assert json.loads(reply.whole("", "stop", counts, Money(1)))["serviceTier"] == {"type": "flex"}
+    invoked_at = invoke.dialect("m", stream=False, tier="priority")
+    asked = invoked_at.parse(b'{"prompt": "hi"}')
+    assert asked.service_tier == "priority"
+    headers = invoked_at.reply(asked, GRANT, "0" * 32, 0).headers
+    assert (invoke.TIER, b"priority") in headers
+
+
 # ── refused by name ──────────────────────────────────────────────────────────────────────
 
 
@@ -192,7 +206,7 @@ def test_a_count_reads_either_call_s_prompt() -> None:
         ({"guardrailConfig": {"guardrailIdentifier": "g"}}, "guardrailConfig"),
         ({"outputConfig": {"effort": "low"}}, "outputConfig"),
         ({"promptVariables": {"a": {"text": "b"}}}, "promptVariables"),
-        ({"serviceTier": {"type": "flex"}}, "serviceTier.type"),
+        ({"serviceTier": {"type": "reserved"}}, "serviceTier.type"),
         ({"performanceConfig": {"latency": "optimized"}}, "performanceConfig.latency"),
         ({"additionalModelRequestFields": {"thinking": {}}}, "additionalModelRequestFields.thinking"),
         ({"messages": [{"role": "user", "content": [{"video": {}}]}]}, "messages[0].content[0].video"),
@@ -246,7 +260,7 @@ def test_what_an_invocation_cannot_be_is_refused_by_name(body: dict[str, Any], p
     [
         (b"x-amzn-bedrock-guardrailidentifier", b"g"),
         (b"x-amzn-bedrock-trace", b"ENABLED"),
-        (b"x-amzn-bedrock-service-tier", b"flex"),
+        (b"x-amzn-bedrock-service-tier", b"reserved"),
         (b"x-amzn-bedrock-performanceconfig-latency", b"optimized"),
     ],
 )

@@ -197,7 +197,8 @@ class Gateway:
             case Verb.CONVERSE | Verb.CONVERSE_STREAM:
                 exchange.dialect = converse.dialect(model, stream=operation.streams)
             case Verb.INVOKE | Verb.INVOKE_STREAM:
-                exchange.dialect = invoke.dialect(model, stream=operation.streams)
+                tier = exchange.header(invoke.TIER)
+                exchange.dialect = invoke.dialect(model, stream=operation.streams, tier=tier)
         invoke.check_headers(exchange.headers)
         await self._generate(exchange)
 

@@ -149,7 +149,7 @@ class Performance(Struct, forbid_unknown_fields=True):
 
 
 class ServiceTier(Struct, forbid_unknown_fields=True):
-    type: Literal["default"]
+    type: Literal["default", "priority", "flex"]  # not "reserved": nobody reserves tokens here
 
 
 class Prompt(Struct, forbid_unknown_fields=True, kw_only=True, rename="camel"):

@@ -32,6 +32,7 @@ _FIELDS: Final = msgspec.json.Decoder(dict[str, Raw])
 _VERSION: Final = msgspec.json.Decoder(
     Annotated[str, Meta(pattern=r"^(bedrock-)?[0-9]{4}-[0-9]{2}-[0-9]{2}\Z")]
 )
+TIER: Final = b"x-amzn-bedrock-service-tier"
 _LLAMA_TOKENS: Final = 512  # AWS's own default of max_gen_len
 # Makes an answer: (ask, grant, 32 hex digits, when in seconds since 1970).
 Words = Callable[[Ask, Grant, str, int], Reply]
@@ -185,6 +186,7 @@ class Enveloped:
     """Another dialect's answer, its events each in a frame of AWS's, its counts in headers."""
 
     inner: Reply
+    tier: str | None = None  # to be said again
     _began: float = field(default_factory=time.monotonic)
     _first_text: float | None = None
     _counts: Counts | None = None
@@ -196,6 +198,8 @@ class Enveloped:
     @property
     def headers(self) -> Headers:
         headers = list(self.inner.headers)
+        if self.tier is not None:
+            headers.append((TIER, self.tier.encode()))
         if self._counts is None:  # a stream: what is in its chunks
             headers.append((b"x-amzn-bedrock-content-type", b"application/json"))
         else:
@@ -262,21 +266,23 @@ def _chunk(payload: bytes) -> bytes:
 class _Invocation:
     """One call: its answer is in the words of its body."""
 
-    def __init__(self, model: str, *, stream: bool) -> None:
+    def __init__(self, model: str, *, stream: bool, tier: str | None) -> None:
         self._model = model
+        self._tier = tier
         self._stream = stream
         self._words: Words = openai.Reply
 
     def parse(self, body: bytes) -> Ask:
         self._words, ask = _read(body, model=self._model, stream=self._stream)
-        return ask
+        return ask if self._tier is None else replace(ask, service_tier=self._tier)
 
     def reply(self, ask: Ask, grant: Grant, id_: str, created: int) -> Reply:
-        return Enveloped(self._words(ask, grant, id_, created))
+        return Enveloped(self._words(ask, grant, id_, created), self._tier)
 
 
-def dialect(model: str, *, stream: bool) -> Dialect:
-    call = _Invocation(model, stream=stream)
+def dialect(model: str, *, stream: bool, tier: str | None = None) -> Dialect:
+    """Return the dialect of one call; `tier`: what its header `TIER` says."""
+    call = _Invocation(model, stream=stream, tier=tier)
     return replace(bedrock.RUNTIME, parse=call.parse, reply=call.reply)
 
 
@@ -308,7 +314,7 @@ _REFUSED_HEADERS: Final = {
     b"x-amzn-bedrock-guardrailversion": frozenset[str](),
     b"x-amzn-bedrock-trace": frozenset({"DISABLED"}),
     b"x-amzn-bedrock-performanceconfig-latency": frozenset({"standard"}),
-    b"x-amzn-bedrock-service-tier": frozenset({"default"}),
+    TIER: frozenset({"default", "priority", "flex"}),
 }
 
 
