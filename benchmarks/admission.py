@@ -1,18 +1,24 @@
-"""How long selling takes: one admission with many live leases, and choosing who gives way.
+"""How long selling takes: one admission with many live leases, and how many a second are durable.
 
     python benchmarks/admission.py                    100,000 live leases: a table
     python benchmarks/admission.py --leases 10000     fewer
     python benchmarks/admission.py --json             one flat object
 
 It starts a PostgreSQL of its own in a temporary folder and fills it with leases that run, spread
-over pools. Then it sells interruptible and on-demand leases, each in a transaction of its own:
-`admit_ms` is that transaction, its commit to disk included, `decide_ms` the same without commit and
-rolled back, of which PostgreSQL's work is a part. Choosing is a pure function: `choose_ms` is its
-processor time for a pool that holds all of the leases.
+over 200 pools. A decision is what comes before anything is written: the pool's lock, its prices,
+what is held and promised of it, its plan, and the rules; from the transaction's first statement to
+the verdict. `decide_*` is that, with leases as autovacuum leaves them; `churned_*` the same right after every lease was paid on for a minute, so
+that no page is as it left them. `admit_*` is the whole of a sale, its commit to disk included.
+`*_cpu_ms` is processor time of the client and of its PostgreSQL process together: it does not
+depend on who else uses the machine. `durable_per_s` are sales, each with its own commit, of as many
+processes as there are processors. Choosing is a pure function: `choose_ms` is its processor time for
+a pool that holds 20,000 leases.
 """
 
 import argparse
 import json
+import multiprocessing
+import os
 import platform
 import shutil
 import statistics
@@ -20,6 +26,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from random import Random
@@ -39,91 +46,130 @@ from sublet.core.migrations import migrate  # noqa: E402
 from sublet.core.money import Money  # noqa: E402
 from sublet.core.postgres import Postgres  # noqa: E402
 from sublet.fleet import store as fleet  # noqa: E402
-from sublet.leases import reclaim, service  # noqa: E402
+from sublet.leases import reclaim, service, terms  # noqa: E402
 from sublet.leases.lease import Lease, LeaseId, State  # noqa: E402
 from sublet.leases.service import Request  # noqa: E402
 from sublet.leases.store import Spec  # noqa: E402
 from sublet.market.price import Tier  # noqa: E402
 from sublet.tenants import store as tenants  # noqa: E402
-from sublet.tenants.tenant import Tenant  # noqa: E402
+from sublet.tenants.tenant import Tenant, TenantId  # noqa: E402
 
 NOW: Final = datetime(2026, 1, 1, 12, tzinfo=UTC)
+_HOUR: Final = timedelta(hours=1)
 _POOLS: Final = 200
+_SOLD: Final = (Tier.INTERRUPTIBLE, Tier.ON_DEMAND)
 _WHAT: Final = {
     "leases": "live leases",
-    "admit_ms_p50": "admission, committed to disk, ms, middle",
-    "admit_ms_p99": "99th percentile",
-    "decide_ms_p50": "the decision alone, rolled back, ms, middle",
+    "decide_ms_p50": "a decision, ms, middle",
     "decide_ms_p99": "99th percentile",
+    "decide_cpu_ms": "processor time",
+    "churned_ms_p50": "the same after a minute of every lease was paid, ms, middle",
+    "churned_ms_p99": "99th percentile",
+    "churned_cpu_ms": "processor time",
+    "admit_ms_p50": "a sale, committed to disk, ms, middle",
+    "admit_ms_p99": "99th percentile",
+    "admit_cpu_ms": "processor time",
+    "durable_per_s": "sales a second, each committed (Kueue 42.7, KAI 10, Slurm 133)",
+    "load": "machine's load average meanwhile",
     "choose_gpus": "GPUs taken back at once",
     "choose_ms": "choosing who gives way for them, ms of processor time, middle",
 }
 
 
-class _Undone(Exception):
-    pass
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--leases", type=int, default=100_000)
-    parser.add_argument("--sales", type=int, default=500, help="admissions of each kind")
+    parser.add_argument("--sales", type=int, default=1000, help="of each kind")
+    parser.add_argument("--seconds", type=float, default=5.0, help="of sales by all processors")
     parser.add_argument("--json", action="store_true")
     given = parser.parse_args()
-    result = {"leases": given.leases, **_admissions(given.leases, given.sales), **_choosing()}
+    result = {"leases": given.leases, **_selling(given), **_choosing()}
     if given.json:
         print(json.dumps(result))
         return
-    print(f"{platform.processor() or platform.machine()}, Python {platform.python_version()},"
-          f" {datetime.now(UTC):%Y-%m-%d}")  # fmt: skip
+    print(f"{platform.processor() or platform.machine()}, {os.cpu_count()} processors, Python"
+          f" {platform.python_version()}, {datetime.now(UTC):%Y-%m-%d}")  # fmt: skip
     for name, value in result.items():
-        print(f"  {_WHAT[name]:60} {value:>12,}")
+        print(f"  {_WHAT[name]:66} {value:>12,}")
 
 
-def _admissions(count: int, sales: int) -> dict[str, float]:
+def _selling(given: argparse.Namespace) -> dict[str, float]:
     folder = Path(tempfile.mkdtemp(prefix="sublet-bench-"))
     server = Postgres(folder / "postgres")
     try:
         server.start()
-        with Database(server.url) as db:
+        with Database(server.url, connections=1) as db:
             migrate(db, clock=SystemClock())
-            tenant = _fill(db, count)
-            with psycopg.connect(server.url, autocommit=True) as connection:
-                connection.execute("VACUUM ANALYZE lease")  # as autovacuum has done by then
+            tenant = _fill(db, given.leases)
             dice = Random(1)
 
-            def ask(tx: Tx) -> None:
-                request = Request(
-                    pool=f"pool-{dice.randrange(_POOLS)}", gpus=1, tier=dice.choice(_SOLD),
-                    max_duration=timedelta(hours=1), spec=Spec(command=["x"]),
-                )  # fmt: skip
-                service.admit(tx, tenant, request, jobs=[], now=NOW)
-
-            def sell() -> None:
+            def decide(spent: Callable[[], float]) -> tuple[float, float]:
                 with db.transaction() as tx:
-                    ask(tx)
+                    start, cpu = time.perf_counter(), spent()
+                    _decide(tx, tenant, f"pool-{dice.randrange(_POOLS)}", dice.choice(_SOLD))
+                    return time.perf_counter() - start, spent() - cpu
 
-            def decide() -> None:
-                try:
-                    with db.transaction() as tx:
-                        ask(tx)
-                        raise _Undone
-                except _Undone:
-                    pass
+            def sell(spent: Callable[[], float]) -> tuple[float, float]:
+                start, cpu = time.perf_counter(), spent()
+                with db.transaction() as tx:
+                    _sell(tx, tenant, dice)
+                return time.perf_counter() - start, spent() - cpu
 
-            for _ in range(20):
-                sell()
-            decided, sold = _times(decide, sales), _times(sell, sales)
+            result = {}
+            for name, what, before in (
+                ("decide", decide, "VACUUM ANALYZE lease"),  # as autovacuum has done by then
+                ("churned", decide, "UPDATE lease SET paid_until = paid_until + interval '1 min'"),
+                ("admit", sell, "VACUUM ANALYZE lease"),
+            ):
+                with psycopg.connect(server.url, autocommit=True) as connection:
+                    connection.execute(before)
+                result |= _measure(name, what, given.sales, db)
+        result["durable_per_s"] = _together(server.url, tenant, given.seconds)
+        result["load"] = round(os.getloadavg()[0], 1)
+        return result
     finally:
         server.stop()
         shutil.rmtree(folder, ignore_errors=True)
-    return {
-        "admit_ms_p50": _quantile(sold, 0.5), "admit_ms_p99": _quantile(sold, 0.99),
-        "decide_ms_p50": _quantile(decided, 0.5), "decide_ms_p99": _quantile(decided, 0.99),
-    }  # fmt: skip
 
 
-_SOLD: Final = (Tier.INTERRUPTIBLE, Tier.ON_DEMAND)
+def _decide(tx: Tx, tenant: Tenant, name: str, tier: Tier) -> None:
+    """Do what `service.admit` does before it writes."""
+    pool = fleet.lock_pool(tx, name)
+    price = service.prices_of(tx, pool, tier, tenant=tenant, now=NOW)
+    firm = terms.firm_for(pool, tier, _HOUR)
+    room = service.room_now(tx, pool, [], firm=firm, now=NOW)
+    terms.check_room(pool, gpus=1, firm=firm, room=room, now=NOW)
+    terms.check_price(pool, price.contracted.rate, bid=None)
+
+
+def _sell(tx: Tx, tenant: Tenant, dice: Random) -> None:
+    request = Request(
+        pool=f"pool-{dice.randrange(_POOLS)}", gpus=1, tier=dice.choice(_SOLD),
+        max_duration=_HOUR, spec=Spec(command=["x"]),
+    )  # fmt: skip
+    service.admit(tx, tenant, request, jobs=[], now=NOW)
+
+
+def _together(url: str, tenant: Tenant, seconds: float) -> float:
+    workers = os.cpu_count() or 1
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(workers, mp_context=context) as pool:
+        sold = [pool.submit(_sell_for, url, tenant.id, seconds, seed) for seed in range(workers)]
+        return round(sum(one.result() for one in sold))
+
+
+def _sell_for(url: str, tenant_id: TenantId, seconds: float, seed: int) -> float:
+    dice = Random(seed)
+    with Database(url, connections=1) as db:
+        with db.transaction() as tx:
+            tenant = tenants.get_tenant(tx, tenant_id)
+        sold = 0
+        start = time.perf_counter()
+        while time.perf_counter() < start + seconds:
+            with db.transaction() as tx:
+                _sell(tx, tenant, dice)
+            sold += 1
+        return sold / (time.perf_counter() - start)
 
 
 def _fill(db: Database, count: int) -> Tenant:
@@ -158,7 +204,7 @@ def _choosing() -> dict[str, float]:
             id=LeaseId(new_id()), tenant_id=UUID(int=dice.randrange(500)), pool="h200",
             gpus=dice.choice([1, 2, 4, 8]), tier=dice.choice(_SOLD), notice=timedelta(minutes=1),
             price_id=1, max_duration=timedelta(days=1), requested_at=NOW,
-            state=State.RUNNING, since=NOW, version=4, firm=timedelta(hours=1),
+            state=State.RUNNING, since=NOW, version=4, firm=_HOUR,
             running_at=NOW - timedelta(seconds=dice.randrange(86_400)),
         )
         for _ in range(20_000)
@@ -172,13 +218,29 @@ def _choosing() -> dict[str, float]:
     return {"choose_gpus": gpus, "choose_ms": round(statistics.median(times), 1)}
 
 
-def _times(what: Callable[[], None], count: int) -> list[float]:
-    times = []
-    for _ in range(count):
-        start = time.perf_counter()
-        what()
-        times.append((time.perf_counter() - start) * 1000)
-    return sorted(times)
+def _measure(
+    name: str, what: Callable[[Callable[[], float]], tuple[float, float]], count: int, db: Database
+) -> dict[str, float]:
+    with db.transaction() as tx:
+        server = tx.info.backend_pid
+
+    def spent() -> float:
+        return time.process_time() + _cpu_of(server)
+
+    for _ in range(50):
+        what(spent)
+    times, cpu = zip(*(what(spent) for _ in range(count)), strict=True)
+    times = sorted(seconds * 1000 for seconds in times)
+    return {
+        f"{name}_ms_p50": _quantile(times, 0.5),
+        f"{name}_ms_p99": _quantile(times, 0.99),
+        f"{name}_cpu_ms": round(sum(cpu) / count * 1000, 2),
+    }
+
+
+def _cpu_of(pid: int) -> float:
+    """Return the time that a process has had a processor so far, in seconds, to the nanosecond."""
+    return int(Path(f"/proc/{pid}/schedstat").read_text(encoding="ascii").split()[0]) / 1e9
 
 
 def _quantile(times: Sequence[float], share: float) -> float:

@@ -28,6 +28,7 @@ class Config:
     confidence: float = 0.99  # SUBLET_CONFIDENCE: share of firm GPU-windows that must hold
     model: bool = True  # SUBLET_MODEL: host the demo model
     engine: str = "local"  # SUBLET_ENGINE: what runs the work, local or slurm
+    images: Path | None = None  # SUBLET_IMAGES: the folder of unpacked images for leases
     slurm: Path | None = None  # SUBLET_SLURM: the file with the settings of the Slurm cluster
     keep_logs_days: int = 30  # SUBLET_KEEP_LOGS_DAYS: of workloads that ended
     purse_seconds: float = 15.0  # SUBLET_PURSE_SECONDS: money is held ahead after the last request

@@ -208,7 +208,8 @@ def test_a_lease_is_asked_for_as_it_was_written(sublet: Sublet, api: FakeApi, fo
     assert api.seen[0].body == {
         "id": ID, "pool": "cpu", "gpus": 2, "tier": "on_demand", "max_seconds": 5400,
         "environment": {"A": "1", "B": ""}, "files": {"run.py": "cHJpbnQoMSk="},
-        "memory_bytes": 512 << 20, "network": True, "resumable": False,
+        "memory_bytes": 512 << 20, "network": True, "interactive": False,
+        "resumable": False,
         "command": ["python3", "run.py", "--json", "-f", "--", "x"],
     }  # fmt: skip
 
@@ -444,7 +445,8 @@ def test_a_window_is_reserved_with_what_starts_in_it(sublet: Sublet, api: FakeAp
     asked = ["lease", "create", "--tier", "reserved", "--gpus", "2", "--id", ID]
     assert sublet(*asked, "--window", window, "--", "x").code == 0
     assert api.seen[0].body == {
-        "id": ID, "command": ["x"], "environment": {}, "files": {}, "network": False, "gpus": 2,
+        "id": ID, "command": ["x"], "environment": {}, "files": {}, "network": False,
+        "interactive": False, "gpus": 2,
         "starts_at": "2026-02-01T08:00Z", "ends_at": "2026-02-01T20:00Z",
     }  # fmt: skip
     assert sublet("reservation", "create", window).code == 0

@@ -44,7 +44,7 @@ def test_completion_offers_the_commands() -> None:
         env=environment, capture_output=True, text=True, check=True,
     )  # fmt: skip
     assert done.stdout.split() == [
-        "create", "list", "show", "logs", "end", "checkpoint", "notice",
+        "create", "list", "show", "logs", "end", "checkpoint", "connect", "notice",
     ]  # fmt: skip
 
 

@@ -12,6 +12,7 @@ from sublet.config import Config, variable_of
 PAGE = Path(__file__).parents[2] / "docs" / "operate" / "settings.md"
 # Where the default is found out, or is no literal.
 _WORDS = {
+    "images": "none",
     "slurm": "none",
     "gateway_settings": "none",
     "data": "~/.local/share/sublet",

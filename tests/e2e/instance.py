@@ -46,15 +46,17 @@ class Instance:
         slots: int = 4,
         arguments: tuple[str, ...] = (),
         variables: Mapping[str, str] | None = None,
+        log: Path | None = None,
     ) -> None:
         self.data = data
+        self.log_path = log or data.parent / f"{data.name}.up.log"
         self.variables = {"SUBLET_PURSE_SECONDS": "1"} | dict(variables or {})
         self.arguments = ("--slots", str(slots), *arguments)
         self.process: subprocess.Popen[bytes] | None = None
         self.ready: dict[str, Any] = {}
 
     def start(self, *, seconds: float = 90) -> "Instance":
-        self.log = (self.data.parent / f"{self.data.name}.up.log").open("ab")
+        self.log = self.log_path.open("ab")
         self.process = subprocess.Popen(
             [SUBLET, "up", *self.options(), *self.arguments],
             env=self.environment(),
@@ -120,7 +122,7 @@ class Instance:
                 os.kill(pid, signal.SIGKILL)
 
     def output(self) -> str:
-        return (self.data.parent / f"{self.data.name}.up.log").read_text()
+        return self.log_path.read_text()
 
     def _dead(self) -> bool:
         assert self.process is not None

@@ -1,5 +1,8 @@
 """The disk under a whole Sublet is full, or read-only: it waits, says so, and loses nothing."""
 
+import contextlib
+import os
+import signal
 import subprocess
 import time
 from collections.abc import Iterator
@@ -10,7 +13,7 @@ import httpx
 import psycopg
 import pytest
 from tests.e2e.instance import SUBLET, Instance, until
-from tests.faults.disk import Disk, small_disk
+from tests.faults.disk import BrittleDisk, Disk, brittle_disk, small_disk
 
 pytestmark = pytest.mark.e2e
 LOOP = ["sh", "-c", "while :; do sleep 0.1; done"]
@@ -105,4 +108,52 @@ def test_a_read_only_disk_is_refused_with_a_word_and_taken_once_it_is_not(
     instance.start()
     assert Decimal(instance.wallet(key)["balance_usd"]) == 1
     assert pay_in(instance, tenant_id) == 200
+    instance.verify()
+
+
+@pytest.fixture
+def brittle(folder: Path) -> Iterator[BrittleDisk]:
+    with brittle_disk(folder, megabytes=400) as made:
+        yield made
+
+
+@pytest.fixture
+def upon_it(brittle: BrittleDisk, folder: Path) -> Iterator[Instance]:
+    made = Instance(brittle.root / "data", arguments=("--no-model",), log=folder / "up.log")
+    try:
+        yield made.start()
+    finally:
+        made.clean_up()
+
+
+def test_a_disk_that_turns_read_only_in_the_middle_is_told_and_loses_nothing(
+    brittle: BrittleDisk, upon_it: Instance
+) -> None:
+    instance = upon_it
+    tenant_id, key = instance.tenant("brittle", usd="1")
+    lease = instance.lease(key, command=LOOP, max_seconds=600)
+    instance.await_lease(lease["id"], "running")
+    paid = [pay_in(instance, tenant_id) for _ in range(5)]
+    assert paid == [200] * 5
+    brittle.break_down()
+    until(lambda: paid.append(pay_in(instance, tenant_id)) or paid.count(503) >= 3, seconds=90)
+    assert 200 not in paid[5:], "nothing can be kept any more, so nothing is said to be"
+    until(lambda: "trying again" in instance.output(), seconds=60)
+    assert "Read-only file system" in instance.output()
+    assert instance.process is not None and instance.process.poll() is None
+    refused = instance.api("POST", "/v1/leases", {"command": LOOP, "max_seconds": 60}, key=key)
+    assert (refused.status_code, refused.json()["error"]["code"]) == (503, "unavailable")
+    instance.kill()
+    for pid in instance.processes():  # the workload's, too: the machine is switched off
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+    until(lambda: not instance.processes(), what="the machine's end")
+    brittle.repair()
+    instance.start()
+    ended = instance.await_lease(lease["id"], "ended", seconds=60)
+    assert ended["end_reason"] == "node_lost"
+    until(lambda: Decimal(instance.wallet(key)["held_usd"]) == 0, what="the hold's return")
+    statement = instance.api("GET", "/v1/statement?limit=1000", key=key).json()["items"]
+    payments = [row for row in statement if Decimal(row["amount_usd"]) == CENT]
+    assert 5 <= len(payments) <= len(paid)
     instance.verify()

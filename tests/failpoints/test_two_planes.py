@@ -58,9 +58,9 @@ def test_the_second_waits_and_takes_over_when_the_first_dies(control: Plane) -> 
 def test_one_that_stands_still_in_a_transaction_is_deposed_and_undone(control: Plane) -> None:
     rich, lease, running = begin(control)
     first, second = control.pid, standby(control)
-    control.plan("leases.service.pay_ahead.before_commit pause")
+    control.plan("leases.advancing.pay_ahead.before_commit pause")
     wait_for(control, lambda: len(control.said("control.leads")) == 2)
-    assert "leases.service.pay_ahead.before_commit pause" in control.fired()
+    assert "leases.advancing.pay_ahead.before_commit pause" in control.fired()
     wait_for(control, lambda: not runs(first))
     (deposed,) = control.said("control.deposes")
     assert deposed["connections_ended"] >= 2

@@ -1,7 +1,7 @@
 """Starts control planes without loading their code again and again: it forks them, real and whole.
 
 Reads a line of JSON, starts what it asks for, and answers with the new process's number. A
-minute of a lease is three seconds here, so that its life fits into a test; and the machine's
+minute of a lease is three seconds here, and so is a day of a contract, so that its life fits into a test; and the machine's
 clock is off by as many seconds as the file TEST_CLOCK says.
 """
 
@@ -14,10 +14,11 @@ from pathlib import Path
 from types import ModuleType
 
 from sublet.core import clock
-from sublet.leases import blocks
+from sublet.leases import blocks, reservation
 
 blocks.BLOCK_SECONDS = 3  # type: ignore[misc] -- before whoever copies it is loaded
 blocks.AHEAD = timedelta(seconds=2.5)  # type: ignore[misc]
+reservation.DAY_SECONDS = 3  # type: ignore[misc] -- of contracts
 
 from sublet.app import control, gateway, leadership  # noqa: E402 -- see above
 

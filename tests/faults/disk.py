@@ -1,4 +1,4 @@
-"""A small disk of a test's own, that may be full, or read-only."""
+"""A small disk of a test's own, that may be full, or read-only, or break in use."""
 
 import contextlib
 import os
@@ -55,3 +55,51 @@ def small_disk(root: Path, *, megabytes: int) -> Iterator[Disk]:
         yield Disk(root)
     finally:
         subprocess.run(["umount", "--lazy", root], check=True)
+
+
+@dataclass(slots=True)
+class BrittleDisk:
+    """A real file system, which turns read-only when it finds an error, as servers' are set to."""
+
+    image: Path
+    root: Path
+
+    def mount(self) -> None:
+        options = "loop,errors=remount-ro"
+        subprocess.run(["mount", "-o", options, self.image, self.root], check=True)
+
+    def break_down(self) -> None:
+        """Make it find an error: whoever has a file open there can write no more from now on."""
+        device = subprocess.run(
+            ["findmnt", "--noheadings", "--output", "SOURCE", self.root],
+            check=True, capture_output=True, text=True,
+        ).stdout.strip()  # fmt: skip
+        Path(f"/sys/fs/ext4/{Path(device).name}/trigger_fs_error").write_text("1")
+
+    def repair(self) -> None:
+        """As an operator does: nobody may use it any more."""
+        subprocess.run(["umount", self.root], check=True)
+        checked = subprocess.run(
+            ["e2fsck", "-p", "-f", self.image], check=False, capture_output=True, text=True
+        )
+        assert checked.returncode in {0, 1}, checked.stdout  # 1: errors were corrected
+        self.mount()
+
+
+@contextmanager
+def brittle_disk(folder: Path, *, megabytes: int) -> Iterator[BrittleDisk]:
+    """Make a file system in a file and mount it, where we may."""
+    disk = BrittleDisk(folder / "disk.ext4", folder / "brittle")
+    disk.root.mkdir()
+    with disk.image.open("wb") as file:
+        file.truncate(megabytes << 20)
+    try:
+        made = ["mkfs.ext4", "-q", "-F", disk.image]
+        subprocess.run(made, check=True, capture_output=True, text=True)
+        disk.mount()
+    except (OSError, subprocess.CalledProcessError) as error:
+        pytest.skip(f"no disk that can break is to be had here: {error}")
+    try:
+        yield disk
+    finally:
+        subprocess.run(["umount", "--lazy", disk.root], check=True)

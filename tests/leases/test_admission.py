@@ -72,7 +72,8 @@ def buy(db: Database, shop: Shop, request: Request, *jobs: InternalJob) -> Lease
 
 
 def held(tx: Tx, shop: Shop) -> tuple[int, Money]:
-    return store.held_gpus(tx, shop.pool), ledger.get_account(tx, shop.tenant.wallet).held
+    stands = store.standing(tx, shop.pool, now=NOON, soon=NOON)
+    return stands.held, ledger.get_account(tx, shop.tenant.wallet).held
 
 
 def test_a_lease_sets_its_gpus_and_its_first_minute_aside(db: Database) -> None:

@@ -32,7 +32,7 @@ UP = {Phase.STARTING, Phase.RUNNING}
 
 
 class OneLease(RuleBasedStateMachine):
-    """What `service.advance` and `pay_ahead` do, with the engine and the wallet thrown by dice."""
+    """What `advancing.advance` and `pay_ahead` do, with the engine and the wallet thrown by dice."""
 
     def __init__(self) -> None:
         super().__init__()

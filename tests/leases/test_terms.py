@@ -86,8 +86,8 @@ def test_what_is_firm_no_longer_makes_room_for_a_new_promise(db: Database, shop:
         put_plan(tx, shop.pool, 4)
     run(db, buy(db, shop, replace(ON_DEMAND, gpus=4)))
     with db.transaction() as tx:
-        assert store.promised_gpus(tx, shop.pool, now=NOON + HOUR - SECOND) == 4
-        assert store.promised_gpus(tx, shop.pool, now=NOON + HOUR) == 0
+        assert store.standing(tx, shop.pool, now=NOON + HOUR - SECOND, soon=NOON).promised == 4
+        assert store.standing(tx, shop.pool, now=NOON + HOUR, soon=NOON).promised == 0
 
 
 def test_a_promise_is_no_longer_than_the_lease(db: Database, shop: Shop) -> None:
@@ -253,7 +253,7 @@ def test_admission_never_exceeds_the_surplus_whatever_comes_between(
                 with db.transaction() as tx:
                     pool = fleet.lock_pool(tx, shop.pool)
                     room = sellable_gpus(service.pressure_of(tx, pool, jobs, now=NOON))
-                    promised = store.promised_gpus(tx, shop.pool, now=NOON)
+                    promised = store.standing(tx, shop.pool, now=NOON, soon=NOON).promised
                 try:
                     buy(db, shop, request, *jobs)
                     sold = two

@@ -1,11 +1,16 @@
 """Bid prices: what a GPU is worth to those who would have it instead."""
 
+from datetime import UTC, datetime, timedelta
+
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from sublet.market.bid import BidPrices, Expected, bid_prices, expect
+from sublet.market.bids import Bids
+
+NOON = datetime(2026, 1, 1, 12, tzinfo=UTC)
 
 
 def expected(*kinds: tuple[bool, float, float, float], seen: int = 100) -> Expected:
@@ -84,3 +89,26 @@ def test_grouping_requests_keeps_their_gpu_hours_and_their_money(seed: int) -> N
     assert (known.gpus_per_hour * known.hours * known.offer * 10).sum() == pytest.approx(
         (gpus * hours * offers).sum()
     )
+
+
+@given(st.integers(0, 2**32))
+def test_what_is_asked_at_a_sale_is_what_bid_price_control_asks(seed: int) -> None:
+    dice = np.random.default_rng(seed)
+    slots = int(dice.integers(1, 30))
+    prices = BidPrices(
+        slot_hours=float(dice.choice([0.5, 1.0, 3.0])),
+        any=dice.uniform(0, 3e9, slots), firm=dice.uniform(0, 3e9, slots),
+        leaving=float(dice.choice([0.0, 0.1, 2.0])),
+    )  # fmt: skip
+    start, hours = float(dice.uniform(0, 60)), float(dice.uniform(0.1, 90))
+    firm = bool(dice.random() < 0.5)
+    asked = Bids(
+        made_at=NOON, slot_hours=prices.slot_hours, any=prices.any.tolist(),
+        firm=prices.firm.tolist(), leaving=prices.leaving,
+    )  # fmt: skip
+    least = asked.least(
+        start=NOON + timedelta(hours=start), length=timedelta(hours=hours), firm=firm
+    )
+    window = {"start_hours": start, "hours": hours, "firm": firm}
+    assert prices.covers(offer=least.nanos * (1 + 1e-3) + 2, **window)
+    assert not prices.covers(offer=least.nanos * (1 - 1e-3) - 2, **window)

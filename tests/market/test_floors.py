@@ -1,6 +1,6 @@
 """No price stands below its floor without a named exception, whichever of the two is set last."""
 
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 
 import psycopg
 import pytest
@@ -10,6 +10,7 @@ from sublet.core.errors import Invalid, Refused
 from sublet.market import service, store
 from sublet.market.floor import Cost
 from sublet.market.price import Tier, lease_sku
+from sublet.tenants import store as tenants
 
 NOON = datetime(2026, 1, 1, 12, tzinfo=UTC)
 SKU = lease_sku("h200", Tier.INTERRUPTIBLE)
@@ -75,3 +76,17 @@ def test_costs_and_exceptions_are_records(tx: Tx) -> None:
 def test_a_cost_that_is_no_number_is_refused(wrong: str) -> None:
     with pytest.raises(Invalid, match="wear is a number such as"):
         Cost.of_usd(watts=1, pue=1, usd_per_kwh=0, wear=wrong, support=0, capital=0)
+
+
+def test_a_tenants_own_rate_and_a_price_to_come_are_held_to_a_new_floor(tx: Tx) -> None:
+    price(tx, "2.00")
+    tenant = tenants.create_tenant(tx, "acme", now=NOON)
+    rate = store.usd_per_hour("0.10")
+    own = service.set_price(tx, SKU, rate, exception=None, now=NOON, tenant_id=tenant.id)
+    with pytest.raises(Refused, match=f"{SKU} of tenant {tenant.id} would be below"):
+        floor(tx, 1)
+    later = NOON + timedelta(days=9)
+    service.set_price(tx, SKU, rate, exception=None, now=NOON, valid_from=later)
+    made = floor(tx, 1, exception="agreed in January")
+    assert [name for _, name in service.list_exceptions(tx, made)] == ["agreed in January"] * 2
+    assert own.tenant_id == tenant.id

@@ -17,7 +17,7 @@ from sublet.core.ids import derived_id, new_id, sibling_id
 from sublet.core.money import Money, Rate
 from sublet.fleet import store as fleet
 from sublet.fleet.pool import Policy
-from sublet.leases import blocks, service
+from sublet.leases import advancing, blocks, service
 from sublet.leases import store as leases
 from sublet.leases.lease import EndReason, Move, State
 from sublet.leases.store import Spec
@@ -26,7 +26,12 @@ from sublet.ledger.transfer import Transfer
 from sublet.market import store as market
 from sublet.market.price import Tier, lease_sku
 from sublet.metering import store
-from sublet.metering.lease_meter import credit_of, credit_reclaimed, settle_blocks
+from sublet.metering.lease_meter import (
+    credit_of,
+    credit_reclaimed,
+    settle_blocks,
+    settle_together,
+)
 from sublet.metering.usage import Line, Outcome, Usage
 from sublet.tenants import store as tenants
 from sublet.tenants.tenant import Tenant
@@ -105,6 +110,55 @@ def test_a_minute_is_charged_once_it_is_known_to_be_over(db: Database) -> None:
     for seconds, charged in [(59.9, 0), (60, 1), (60, 1), (119, 1), (120, 2), (179.999, 2)]:
         shop.settle(seconds)
         assert shop.paid() == (charged * minute, (3 - charged) * minute)
+
+
+def test_many_are_charged_together_each_once(db: Database) -> None:
+    shops = [Shop(db, minutes=2) for _ in range(3)]
+    minute = 2 * 60 * 100
+    for seconds, charged in [(59, 0), (60, 1), (60, 1), (119, 1), (120, 2)]:
+        at = NOON + seconds * SECOND
+        seen = [(shop.lease, at) for shop in shops]
+        assert settle_together(seen, db=db, now=at) == []
+        for shop in shops:
+            assert shop.paid() == (charged * minute, (2 - charged) * minute)
+    with db.transaction() as tx:
+        for shop in shops:
+            assert store.charged_for_lease(tx, shop.lease.id) == Money(2 * minute)
+
+
+def test_one_whose_hold_is_gone_undoes_the_others_and_all_are_charged_apart(db: Database) -> None:
+    gone, well = Shop(db), Shop(db)
+    with db.transaction() as tx:
+        ((hold,),) = blocks.list_open(tx, [gone.lease]).values()
+        ledger.void(tx, hold.hold_id, now=NOON)
+    at = NOON + 60 * SECOND
+    apart = settle_together([(well.lease, at), (gone.lease, at)], db=db, now=at)
+    assert apart == [well.lease, gone.lease]
+    assert (well.paid(), gone.paid()) == ((0, 12_000), (0, 0))
+    for shop in (well, gone):
+        shop.settle(60)
+        assert shop.paid() == (12_000, 0)
+
+
+def test_of_many_only_those_are_paid_on_whose_wallet_can(db: Database) -> None:
+    rich, poor = Shop(db), Shop(db)
+    with db.transaction() as tx:
+        owner = f"tenant:{poor.lease.tenant_id}"
+        wallet, revenue = ledger.lock(tx, f"{owner}:wallet", f"{owner}:revenue")
+        rest = Transfer(
+            id=new_id(), debit_account=wallet.id, credit_account=revenue.id,
+            amount=Money(wallet.available.nanos - 11_999), reason="lease", happened_at=NOON,
+        )  # fmt: skip
+        ledger.post(tx, rest, now=NOON)
+    leases_ = [replace(shop.lease, paid_until=NOON + 60 * SECOND) for shop in (rich, poor)]
+    now = NOON + 45 * SECOND
+    paid = advancing.pay_ahead(leases_, db=db, now=now)
+    assert [lease.paid_until for lease in paid] == [NOON + 120 * SECOND, NOON + 60 * SECOND]
+    assert (rich.paid()[1], poor.paid()[1]) == (24_000, 12_000)
+    assert advancing.pay_ahead(paid, db=db, now=now)[0] == paid[0]
+    # Behind by minutes, all of them are paid.
+    late = advancing.pay_ahead(paid[:1], db=db, now=NOON + 125 * SECOND)
+    assert late[0].paid_until == NOON + 180 * SECOND
 
 
 @pytest.mark.parametrize("tier", NANOS_A_SECOND)

@@ -88,7 +88,10 @@ def test_leases_that_do_not_give_way_make_internal_jobs_wait() -> None:
 @st.composite
 def offers(draw: st.DrawFn) -> tuple[Curve, dict[int, Floats], Prices]:
     dice = np.random.default_rng(draw(st.integers(0, 10**6)))
-    curve = pool(dice.integers(0, 14, HOURS), 12)
+    running = dice.integers(0, 14, HOURS) * 1.0
+    if draw(st.booleans()):  # with hours in which nobody looked
+        running[dice.random(HOURS) < 0.2] = np.nan
+    curve = pool(running, 12)
     _, grids = field(curve)
     sold = {hours: dice.integers(0, 12, len(grids[hours].slots)) * 1.0 for hours in LENGTHS}
     if draw(st.booleans()):  # such as knows the future

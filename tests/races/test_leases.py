@@ -110,7 +110,8 @@ def test_a_wallet_worth_so_many_first_minutes_leases_so_many(
     with db.transaction() as tx:
         wallet = ledger.get_account(tx, tenant.wallet)
         leases = store.list_of(tx, tenant.id, limit=ASKED, before=None, live=False)
-        assert store.held_gpus(tx, POOL) == WORTH
+        when = SystemClock().now()
+        assert store.standing(tx, POOL, now=when, soon=when).held == WORTH
     assert len(leases) == WORTH
     # An id that was asked for twice and got its lease is told of it twice.
     admitted = Counter(id_ for id_ in ids if id_ in {lease.id for lease in leases})

@@ -9,6 +9,7 @@ from tests.core.databases import fresh
 from tests.simulation.shop import HOUR, MINUTE, NOON, POOL, SECOND, WALLET, World
 
 from sublet.app import bootstrap
+from sublet.app.audit import audit
 from sublet.core.errors import NotFound, Refused, Unconfirmed
 from sublet.core.ids import new_id
 from sublet.core.money import Money, Rate
@@ -16,7 +17,10 @@ from sublet.fleet import store as fleet
 from sublet.leases import contracts, policy
 from sublet.leases.contract import Contract, Step, bill, total
 from sublet.leases.lease import EndReason, State
-from sublet.market.price import Tier
+from sublet.market import service as pricing
+from sublet.market import store as market
+from sublet.market.floor import Cost
+from sublet.market.price import Tier, lease_sku
 from sublet.metering.credits import list_credits
 
 DAY = 24 * HOUR
@@ -29,7 +33,7 @@ def world(postgres_url: str, template: str) -> Iterator[World]:
         yield World(db)
 
 
-def sign(world: World, **changes: Any) -> Contract:
+def sign(world: World, *, exception: str | None = None, **changes: Any) -> Contract:
     wanted = Contract(
         id=new_id(), tenant_id=world.acme.id, pool=POOL, name="bulk",
         steps=(
@@ -40,7 +44,9 @@ def sign(world: World, **changes: Any) -> Contract:
         shortfall_percent=50, notice_days=1, recall_days=1, renewal_days=0,
     )  # fmt: skip
     with world.db.transaction() as tx:
-        return contracts.sign(tx, replace(wanted, **changes), now=world.clock.now())
+        return contracts.sign(
+            tx, replace(wanted, **changes), now=world.clock.now(), exception=exception
+        )
 
 
 def show(world: World, contract: Contract) -> Contract:
@@ -161,3 +167,25 @@ def test_another_tenants_contract_does_not_exist(world: World) -> None:
     contract = sign(world)
     with pytest.raises(NotFound), world.db.transaction() as tx:
         contracts.get_contract(tx, contract.id, tenant_id=world.other.id)
+
+
+def test_no_sale_is_below_its_floor_without_a_named_exception(world: World) -> None:
+    cost = Cost.of_usd(
+        watts=1000, pue=1.0, usd_per_kwh="0.1", wear="0", support="0", capital="1000"
+    )
+    with world.db.transaction() as tx:
+        pricing.set_floor(tx, POOL, cost, capital_share=0, exception=None, now=NOON)
+        pricing.set_floor(tx, POOL, cost, capital_share=1, exception="launch", now=NOON)
+    with pytest.raises(Refused, match="its floor is"):
+        sign(world)
+    with world.db.transaction() as tx:
+        assert contracts.list_of(tx, world.acme.id) == []
+    sign(world, exception="first customer")
+    world.lease(1)
+    assert audit(world.db, clock=world.clock).differences == []
+    with world.db.transaction() as tx:  # what nobody can do by the API: a cheap price slips in
+        sku = lease_sku(POOL, Tier.INTERRUPTIBLE)
+        market.set_price(tx, sku, market.usd_per_hour("0.01"), now=world.clock.now())
+    sold = world.lease(1)
+    (found,) = audit(world.db, clock=world.clock).differences
+    assert f"{sold} the first, were below floor" in found.what

@@ -28,6 +28,7 @@ class Control:
         (self.port,) = script.free_ports(1)
         self.url = f"http://127.0.0.1:{self.port}"
         self.process: subprocess.Popen[bytes] | None = None
+        self.images: Path | None = None
         self.model = False  # whether it hosts the demo model
         self.notice_seconds = cluster.inner.notice_seconds
         self.settings = folder / "slurm.toml"
@@ -37,6 +38,8 @@ class Control:
 
     def environment(self) -> dict[str, str]:
         kept = {name: value for name, value in os.environ.items() if not name.startswith("SUBLET_")}
+        if self.images is not None:
+            kept["SUBLET_IMAGES"] = str(self.images)
         return kept | {
             "DATABASE_URL": self.database_url,
             "SUBLET_DATA": str(self.data),

@@ -8,7 +8,13 @@ import pytest
 
 from sublet.engine.slurm.accounts import read_accounted
 from sublet.engine.slurm.pieces import Unknown, expand, gpus_of
-from sublet.engine.slurm.reading import SlurmJob, read_jobs, read_jobs_json, read_nodes
+from sublet.engine.slurm.reading import (
+    SlurmJob,
+    read_jobs,
+    read_jobs_json,
+    read_nodes,
+    read_nodes_json,
+)
 
 COLUMNS = (
     "17|RUNNING|None|internal|2026-01-01T12:00:00|2026-01-01T12:00:00|2026-01-01T12:00:05"
@@ -114,6 +120,32 @@ def test_gpus_are_counted_however_they_were_asked_for(
 def test_a_list_of_nodes_is_spelt_out() -> None:
     assert list(expand("n[1-3,07],m2,x[1-2]y")) == ["n1", "n2", "n3", "n07", "m2", "x1y", "x2y"]
     assert list(expand("None")) == []
+
+
+@pytest.mark.parametrize(
+    ("state", "flags", "word"),
+    [
+        ("idle", [], "idle"),
+        ("mixed", ["DRAIN"], "draining"),
+        ("idle", ["DRAIN"], "drained"),
+        ("down", ["DRAIN"], "down"),
+        ("idle", ["RESERVED"], "reserved"),
+        ("idle", ["NOT_RESPONDING", "MAINTENANCE"], "maint"),
+    ],
+)
+def test_nodes_from_slurmrestd_are_those_of_sinfo(state: str, flags: list[str], word: str) -> None:
+    row = {
+        "name": "n1", "state": state, "state_flags": flags, "gres": "gpu:h200:8(S:0-1)",
+        "cpus": 64, "real_memory": 1024, "address": "10.0.0.1", "reason": "",
+        "partitions": ["internal", "sublet"],
+    }  # fmt: skip
+    # As of 23.02 states and flags are in one list, in capitals.
+    later = row | {"state": [state.upper(), *flags], "real_memory": wrapped(1024)}
+    for each in (row, later):
+        (node,) = read_nodes_json(json.dumps({"nodes": [each]}), partition="sublet")
+        (same,) = read_nodes(f"n1|{word}|gpu:h200:8(S:0-1)|1/63/0/64|1024|10.0.0.1|none\n")
+        assert node == same
+    assert read_nodes_json(json.dumps({"nodes": [row]}), partition="other") == []
 
 
 def test_a_node_of_two_models_is_two_and_one_without_gpus_is_its_cores() -> None:

@@ -1,6 +1,8 @@
 """The queue read from slurmrestd with a token, instead of by a command."""
 
 import contextlib
+import http.server
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,8 +15,9 @@ from sublet.core.clock import SystemClock
 from sublet.core.errors import Unavailable
 from sublet.engine.port import Phase
 from sublet.engine.slurm import reading, setup
+from sublet.engine.slurm.reading import SlurmNode
 from sublet.engine.slurm.rest import Rest
-from sublet.engine.slurm.settings import SlurmSettings
+from sublet.engine.slurm.settings import Format, SlurmSettings
 
 
 @pytest.fixture(scope="module")
@@ -49,6 +52,58 @@ def test_it_shows_what_the_command_shows(world: SlurmHarness, settings: SlurmSet
         return Rest(settings).jobs() == shown
 
     until(both, what="the same from both")
+
+
+def test_nodes_are_those_that_sinfo_shows(with_rest: Cluster, settings: SlurmSettings) -> None:
+    rest = Rest(settings)
+
+    def sinfo() -> list[SlurmNode]:
+        columns = reading.node_format()
+        return reading.read_nodes(with_rest.run("sinfo", "-h", "-N", "-p", "sublet", "-O", columns))
+
+    until(lambda: rest.nodes("sublet") == sinfo(), what="the same from both")
+    with_rest.run("scontrol", "update", "node=n1", "state=drain", "reason=test")
+    until(lambda: sinfo()[0].state == "drained")
+    assert [(node.state, node.reason) for node in rest.nodes("sublet")] == [("drained", "test")]
+    with_rest.run("scontrol", "update", "node=n1", "state=resume")
+    until(lambda: rest.nodes("sublet") == sinfo(), what="the same from both")
+    assert rest.nodes("other") == []
+
+
+class Later(http.server.BaseHTTPRequestHandler):
+    """A slurmrestd of years from now."""
+
+    offers = True
+
+    def do_GET(self) -> None:
+        self.send_response(200 if self.offers and "v0.0.42" in self.path else 404)
+        self.end_headers()
+        if self.offers:
+            self.wfile.write(b'{"jobs": [{"id": {"job": 7}}], "nodes": {"n1": {}}, "errors": []}')
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+@pytest.mark.parametrize("offers", [True, False], ids=["another shape", "another version"])
+def test_one_of_another_version_is_left_for_commands_or_refused(
+    with_rest: Cluster, folder: Path, offers: bool
+) -> None:
+    handler = type("Handler", (Later,), {"offers": offers})
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        rest = f"http://127.0.0.1:{server.server_port}"
+        with slurm(with_rest, folder / "auto", sandboxed=False, rest=rest) as world:
+            id_ = world.start("sleep", "60")
+            world.wait_for(id_, Phase.RUNNING)
+            assert [node.gpus for node in world.engine.nodes()] == [4]
+        options = {"rest": rest, "format": Format.JSON}
+        with (
+            slurm(with_rest, folder / "json", sandboxed=False, **options) as world,
+            pytest.raises(Unavailable, match="slurmrestd"),
+        ):
+            world.engine.refresh()
+        server.shutdown()
 
 
 def test_a_lease_gives_way_to_a_job_that_was_seen_there(world: SlurmHarness) -> None:

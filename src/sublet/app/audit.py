@@ -142,8 +142,10 @@ class _Both:
                 raise _Stopped
             with self._lock:
                 self._done[which], self._what[which] = done, what
+                # Either may be the first of the two to say anything.
+                records = self._what[0] if self._done[0] < _RECORDS_WEIGHT else ""
                 self._tell(
-                    self._what[0] if self._done[0] < _RECORDS_WEIGHT else self._what[1],
+                    records or self._what[1],
                     sum(self._done) / (_RECORDS_WEIGHT + _SEALS_WEIGHT),
                 )
 

@@ -1,16 +1,18 @@
 """What a new instance has from the start: keys, a house, a demo tenant, prices, a model."""
 
 from collections.abc import Sequence
+from contextlib import suppress
 from datetime import datetime
 from typing import Final
 
 from sublet.app.secrets import Secrets
 from sublet.core.db import Tx
-from sublet.core.errors import NotFound
+from sublet.core.errors import NotFound, Refused
 from sublet.core.ids import derived_id
 from sublet.core.money import Money, parse_amount
 from sublet.ledger import store as ledger
 from sublet.ledger.transfer import Transfer
+from sublet.market import service as pricing
 from sublet.market import store as market
 from sublet.market.price import Tier, lease_sku
 from sublet.models import service as models
@@ -60,7 +62,9 @@ def first_prices(tx: Tx, pools: Sequence[str], *, now: datetime) -> None:
         for tier, usd in _FIRST_PRICES.get(pool, _FIRST_PRICES[""]).items():
             sku = lease_sku(pool, tier)
             if market.find_price(tx, sku) is None:
-                market.set_price(tx, sku, market.usd_per_hour(usd), now=now)
+                with suppress(Refused):  # below its floor: not sold until the operator prices it
+                    rate = market.usd_per_hour(usd)
+                    pricing.set_price(tx, sku, rate, exception=None, now=now)
 
 
 def bootstrap(tx: Tx, secrets: Secrets, *, model: bool, now: datetime) -> Tenant:

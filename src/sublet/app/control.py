@@ -34,6 +34,8 @@ from sublet.app.routes import (
 from sublet.app.secrets import VAULT, load_or_make
 from sublet.app.services import Services
 from sublet.app.signals import DRAIN
+from sublet.app.tunnels import Tunnels
+from sublet.app.webhooks import Webhooks
 from sublet.config import Config, load
 from sublet.console import pages
 from sublet.core import failpoint
@@ -44,10 +46,13 @@ from sublet.core.migrations import migrate
 from sublet.core.net import listen
 from sublet.core.postgres import wait_until_durable
 from sublet.core.vault import Vault
+from sublet.engine.images import Images
 from sublet.leases.waits import InternalWaits
 from sublet.models.service import Hosting, Replicas
 
 if TYPE_CHECKING:
+    from datetime import datetime
+
     from sublet.planner.service import Planner
 
 log = logging.getLogger(__name__)
@@ -106,6 +111,7 @@ def build_api(services: Services) -> FastAPI:
     app.include_router(operations.metrics_router)
     install_errors(app)
     app.add_middleware(BodyGuard)
+    app.add_middleware(Tunnels, api=app)  # outermost: what goes through them has no end to wait for
     return app
 
 
@@ -174,18 +180,26 @@ def run(config: Config) -> int:
             internal_queue=built.queue,
             clock=clock,
             replicas=replicas,
+            confines=built.confines,
+            images=None if config.images is None else Images(root=config.images),
             signing_key=secrets.signing_key,
             refuses_commands=built.refuses_commands,
             wake=lambda: loop.wake(),  # noqa: PLW0108 -- it is made below
         )
-        planning = Planning(lambda: _planner(db, config.confidence), clock=clock)
+        planning = Planning(
+            lambda: _planner(db, config.confidence),
+            clock=clock,
+            then=lambda now: _renew_bids(db, now),
+        )
         control = Control(
             db=ours,
             engine=engine,
+            reserving=built.reserving,
             clock=clock,
             first_notice_seconds=config.notice_seconds,
             replicas=replicas,
             notice_url=services.notice_url,
+            tunnel_url=services.tunnel_url,
             planning=planning,
             waits=waits,
         )
@@ -221,8 +235,12 @@ def run(config: Config) -> int:
             signal.signal(sign, lambda *_: loop.stop())
         signal.signal(DRAIN, drain)
         loop.start()
+        webhooks = Webhooks(db, clock=clock, signing_key=secrets.signing_key)
+        webhooks.start()
         server.run(sockets=[listener])
         loop.join(timeout=5)
+        webhooks.stop()
+        webhooks.join(timeout=5)
         planning.join(timeout=5)
         if lock is not None:
             lock.close()
@@ -233,6 +251,12 @@ def _planner(db: Database, confidence: float) -> "Planner":
     from sublet.planner.service import Planner  # noqa: PLC0415 -- numpy is slow to load
 
     return Planner(db, confidence=confidence)
+
+
+def _renew_bids(db: Database, now: "datetime") -> None:
+    from sublet.leases.bidding import renew  # noqa: PLC0415 -- the same, and a solver
+
+    renew(db, now=now)
 
 
 class _Server(uvicorn.Server):

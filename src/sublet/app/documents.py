@@ -12,6 +12,7 @@ from sublet.core.money import Money
 from sublet.fleet.pool import Policy, parse_quiet
 from sublet.leases.contract import Contract, Line, bill, total
 from sublet.leases.lease import Lease
+from sublet.leases.resale import Resale
 from sublet.leases.reservation import Reservation
 from sublet.ledger.transfer import Account
 from sublet.market.price import Price, Tier
@@ -73,6 +74,12 @@ class NewWorkload(Body):
     memory_bytes: Annotated[int, Field(ge=1 << 20, le=1 << 50, strict=True)] | None = None
     processes: Annotated[int, Field(ge=1, le=4096, strict=True)] | None = None
     network: bool = False
+    image: Annotated[Text, Field(max_length=128)] | None = Field(
+        None, description="Run it on this image of the operator's, and not on the node's own system"
+    )
+    interactive: bool = Field(
+        False, description="Let you connect to what listens on the socket $SUBLET_SOCKET"
+    )
 
 
 Argument = Annotated[Text, Field(max_length=131_072)]
@@ -93,6 +100,14 @@ class NewReservation(NewWorkload):
     )
 
 
+class NewResale(Body):
+    id: UUID | None = Field(None, description="Yours, so that sending it twice offers once")
+    gpus: Count
+    limit_usd_per_gpu_hour: Usd | None = Field(
+        None, description="Sold for no less; left out, they are paused: let go for any price"
+    )
+
+
 class NewLease(NewWorkload):
     id: UUID | None = Field(None, description="Yours, so that sending it twice starts one lease")
     reservation: UUID | None = Field(None, description="Lease from this window of yours")
@@ -107,6 +122,9 @@ class NewLease(NewWorkload):
     notice_seconds: Annotated[int, Field(ge=0, le=86_400, strict=True)] | None = Field(
         None,
         description="Between being told to go and being killed; the pool's longest, if left out",
+    )
+    webhook: Annotated[Text, Field(max_length=2000)] | None = Field(
+        None, description="An https address of yours that is told of the notice, signed"
     )
     resumable: bool = Field(
         False, description="Reclaimed, it comes back by itself with the time that is left"
@@ -140,6 +158,9 @@ class NewContract(Body):
     steps: Annotated[list[NewStep], Field(min_length=1, max_length=100)]
     ends_at: datetime
     minimum_usd: Usd | None = Field(None, description="Paid at least, over all of its time")
+    exception: Annotated[Text, Field(max_length=1000)] | None = Field(
+        None, description="Why a step's price may be below the pool's floor, where one is"
+    )
     shortfall_percent: Annotated[int, Field(ge=0, le=100, strict=True)] = 100
     notice_days: Annotated[int, Field(ge=0, le=3660, strict=True)] = 90
     recall_days: Annotated[int, Field(ge=0, le=3660, strict=True)] | None = None
@@ -296,6 +317,19 @@ def reservation_document(
         "list_usd_per_gpu_hour": usd(listed.rate.charge(3600)),
         "cost_usd": usd(sold.cost(price.rate)),
         "booked_at": sold.booked_at,
+    }
+
+
+def resale_document(resale: Resale) -> dict[str, Any]:
+    return {
+        "id": resale.id,
+        "reservation_id": resale.reservation_id,
+        "state": "on_sale" if resale.ended_at is None else "taken_back",
+        "gpus": resale.gpus,
+        "limit_usd_per_gpu_hour": None if resale.limit is None else usd(resale.limit.charge(3600)),
+        "share_percent": resale.share_percent,
+        "listed_at": resale.listed_at,
+        "ended_at": resale.ended_at,
     }
 
 

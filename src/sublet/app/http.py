@@ -166,13 +166,13 @@ class BodyGuard:
             async with asyncio.timeout(BODY_SECONDS):
                 body = await self._read(receive)
         except TimeoutError:
-            await _answer(send, 408, envelope("invalid", "the body did not arrive in time"))
+            await answer(send, 408, envelope("invalid", "the body did not arrive in time"))
             return
         if body is None:
             return  # the client is gone
         if len(body) > MAX_BODY_BYTES:
             message = f"the body is larger than {MAX_BODY_BYTES >> 20} MiB"
-            await _answer(send, 413, envelope("invalid", message))
+            await answer(send, 413, envelope("invalid", message))
             return
         handed = False
 
@@ -205,7 +205,7 @@ class BodyGuard:
                 return bytes(body)
 
 
-async def _answer(send: Send, status: int, document: dict[str, Any]) -> None:
+async def answer(send: Send, status: int, document: dict[str, Any]) -> None:
     body = json.dumps(document).encode()
     headers = [
         (b"content-type", b"application/json"),

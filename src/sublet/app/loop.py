@@ -21,18 +21,19 @@ from sublet.core.db import Database
 from sublet.core.errors import Conflict, Misconfigured, SubletError, Unavailable, Unpaid
 from sublet.core.failpoint import failpoint
 from sublet.core.seal import Sealer
-from sublet.engine.port import Engine, InternalJob, Phase
+from sublet.engine.port import Engine, InternalJob, Phase, Reserving
 from sublet.fleet import store as fleet
 from sublet.fleet.demand import Sampler
 from sublet.fleet.pool import Pool, gpus_by_pool
-from sublet.leases import booking, contracts, reservations, resume
+from sublet.leases import advancing, blocks, booking, contracts, reservations, resume
 from sublet.leases import service as leases
 from sublet.leases import store as lease_store
-from sublet.leases.lease import HOLDING, EndReason, Lease, State
+from sublet.leases.lease import HOLDING, EndReason, Lease, LeaseId, State
 from sublet.leases.reclaim import Losses
+from sublet.leases.reservation import as_window
 from sublet.leases.waits import InternalWaits
 from sublet.ledger import store as ledger
-from sublet.metering import lease_meter, reservation_meter
+from sublet.metering import lease_meter, resale_meter, reservation_meter
 from sublet.models.service import Replicas
 
 log = logging.getLogger(__name__)
@@ -53,24 +54,31 @@ class Control:
         *,
         db: Database,
         engine: Engine,
+        reserving: Reserving | None = None,
         clock: Clock,
         first_notice_seconds: int,
         replicas: Replicas | None,
         notice_url: Callable[[UUID], str] | None = None,
+        tunnel_url: Callable[[UUID], str] | None = None,
         planning: Planning | None = None,
         waits: InternalWaits | None = None,
     ) -> None:
         self._db = db
         self._engine = engine
+        self._reserving = reserving
         self._clock = clock
         self._first_notice_seconds = first_notice_seconds
         self._replicas = replicas
         self._notice_url = notice_url
+        self._tunnel_url = tunnel_url
         self._planning = planning
         self._waits = waits or InternalWaits()
         self._sampler = Sampler()
         self._recorded: dict[UUID, InternalJob] = {}
         self._fences: dict[UUID, datetime] = {}
+        self._seen_until: list[tuple[Lease, datetime]] = []  # in this pass, each until when
+        # In which state each lease was charged last, and for how many whole blocks.
+        self._charged: dict[LeaseId, tuple[State, int]] = {}
         self._node_gpus: dict[str, int] = {}  # of each pool's largest node
         self._unpaid: dict[UUID, datetime] = {}  # not asked for again before then
         self._swept_at: datetime | None = None
@@ -95,50 +103,43 @@ class Control:
         except Unavailable:
             self._carry_on()
             raise
-        self._observe_fleet(jobs)
+        news = self._observe_fleet(jobs)
         with self._db.transaction() as tx:
             live = lease_store.list_live(tx)
             pools = fleet.list_pools(tx)
             unsettled = lease_store.list_unsettled(tx)
             windows = reservations.any_open(tx)
             aside = booking.aside(tx, pools, now=self._clock.now()) if windows else {}
+        self._reserve(windows=windows)
         now = self._clock.now()
         self._watch_queue(live, pools, jobs, now)
         leaving = (
-            {lease.id: EndReason.SHUTDOWN for lease in live}
+            [lease.id for lease in live]
             if self.stopping
-            else dict.fromkeys(
-                leases.reclaim_all(
-                    self._seen(live),
-                    pools=pools,
-                    jobs=jobs,
-                    aside=aside,
-                    losses=lambda: self._losses(live, now),
-                    now=now,
-                ),
-                EndReason.RECLAIMED,
+            else leases.reclaim_all(
+                self._seen(live),
+                pools=pools,
+                jobs=jobs,
+                aside=aside,
+                losses=lambda: self._losses(live, now),
+                now=now,
             )
         )
-        for lease_id, reason in leaving.items():
-            with self._db.transaction("control.reclaim") as tx:
-                asked = lease_store.ask_release(tx, lease_id, reason)
-            if asked:
-                log.info("lease.release_asked", extra={"lease": lease_id, "reason": reason})
         if leaving:
-            with self._db.transaction() as tx:
-                live = lease_store.list_live(tx)
-        self._each(live, self._take_on)
+            live = self._ask_to_leave(leaving)
+        self._take_all_on(self._paid(live))
         self._each(unsettled, lambda lease: self._settle(lease, seen_until=now))
         if windows:
             contracts.renew_due(self._db, now=self._clock.now())
             reservation_meter.settle_windows(self._db, now=self._clock.now())
             reservation_meter.close_contracts(self._db, now=self._clock.now())
+            resale_meter.pay_shares(self._db, now=self._clock.now())
         if not self.stopping:
             back = resume.resume(self._db, jobs=jobs, now=self._clock.now())
             if windows:
                 back += booking.start_due(self._db, jobs=jobs, now=self._clock.now())
-            self._each(back, self._take_on)
-        self._record_starts(jobs)
+            self._take_all_on(back)
+        self._record_starts(jobs, news)
         if self._replicas is not None and not self.stopping:
             with self._db.transaction() as tx:
                 by_id: Mapping[UUID, Lease] = {
@@ -149,6 +150,35 @@ class Control:
         self._seal(now)
         self._sample(pools, jobs, now)
 
+    def _ask_to_leave(self, leaving: Sequence[LeaseId]) -> list[Lease]:
+        """Note who must leave, and return every lease: those that are leaving first."""
+        reason = EndReason.SHUTDOWN if self.stopping else EndReason.RECLAIMED
+        with self._db.transaction("control.reclaim") as tx:
+            asked = lease_store.ask_all(tx, leaving, reason)
+            live = lease_store.list_live(tx)
+        for lease_id in asked:
+            log.info("lease.release_asked", extra={"lease": lease_id, "reason": reason})
+        return sorted(live, key=lambda lease: lease.release_asked is None)
+
+    def _paid(self, live: Sequence[Lease]) -> list[Lease]:
+        """Return the leases, with the next minute held of those that run and that it is time for.
+
+        Before anything is decided: when we were away at the end of the paid time, a wallet that
+        can pay must not lose its lease for it.
+        """
+        now = self._clock.now()
+        due = [lease for lease in live if advancing.runs_out(lease, now) and self._runs(lease)]
+        if not due:
+            return list(live)
+        paid = {lease.id: lease for lease in advancing.pay_ahead(due, db=self._db, now=now)}
+        return [paid.get(lease.id, lease) for lease in live]
+
+    def _runs(self, lease: Lease) -> bool:
+        try:
+            return self._engine.observe(lease.id).phase is Phase.RUNNING
+        except Unavailable:  # told when its own turn comes
+            return False
+
     def _carry_on(self) -> None:
         """Keep paid leases going while the cluster does not answer: it runs them all the same.
 
@@ -156,10 +186,25 @@ class Control:
         """
         with self._db.transaction() as tx:
             live = lease_store.list_live(tx)
-        for lease in live:
-            if lease.state is State.RUNNING and lease.release_asked is None:
-                paid = leases.pay_ahead(lease, db=self._db, now=self._clock.now())
-                self._fence(paid)
+        going_on = [
+            lease for lease in live if lease.state is State.RUNNING and lease.release_asked is None
+        ]
+        for paid in advancing.pay_ahead(going_on, db=self._db, now=self._clock.now()):
+            self._fence(paid)
+
+    def _reserve(self, *, windows: bool) -> None:
+        """Have the cluster set windows aside, where it can. What it cannot now, it is asked again."""
+        if self._reserving is None:
+            return
+        sold = []
+        if windows:
+            with self._db.transaction() as tx:
+                sold = reservations.list_open(tx)
+        now = self._clock.now()
+        try:
+            self._reserving.reserve([as_window(one) for one in sold if now < one.ends_at])
+        except Unavailable as error:
+            log.warning("windows.not_reserved", extra={"detail": str(error)})
 
     def _watch_queue(
         self,
@@ -202,7 +247,8 @@ class Control:
             found.append(replace(lease, release_asked=EndReason.RECLAIMED) if told else lease)
         return found
 
-    def _observe_fleet(self, jobs: list[InternalJob]) -> None:
+    def _observe_fleet(self, jobs: list[InternalJob]) -> list[InternalJob]:
+        """Note nodes, and what is new of internal jobs but their starts; return what is new."""
         now = self._clock.now()
         if self._looked_at is None or now >= self._looked_at + _LOOK_AT_NODES_EVERY:
             nodes = self._engine.nodes()
@@ -216,13 +262,16 @@ class Control:
             self._looked_at = now
         # What ends is recorded before what may start in its place, and starts come last of
         # all: so the record never shows a GPU twice, not even in the middle of a pass.
-        news = [replace(job, started_at=None) for job in jobs if self._recorded.get(job.id) != job]
+        recorded = self._recorded
+        # Most of a long queue is what it was, often the very same objects.
+        news = [job for job in jobs if (one := recorded.get(job.id)) is not job and one != job]
         if news:
+            unstarted = [replace(job, started_at=None) for job in news]
             with self._db.transaction() as tx:
-                fleet.record_internal_jobs(tx, news, now=now)
+                fleet.record_internal_jobs(tx, unstarted, now=now)
+        return news
 
-    def _record_starts(self, jobs: list[InternalJob]) -> None:
-        news = [job for job in jobs if self._recorded.get(job.id) != job]
+    def _record_starts(self, jobs: list[InternalJob], news: list[InternalJob]) -> None:
         if news:
             with self._db.transaction() as tx:
                 fleet.record_internal_jobs(tx, news, now=self._clock.now())
@@ -249,24 +298,53 @@ class Control:
             except SubletError:
                 log.exception("lease.failed", extra={"lease": lease.id})
 
+    def _take_all_on(self, those: Sequence[Lease]) -> None:
+        """Take each one step on, then charge what they used: notices do not wait for money."""
+        self._seen_until.clear()
+        those = advancing.move_together(those, db=self._db, engine=self._engine, clock=self._clock)
+        self._each(those, self._take_on)
+        self._settle_seen()
+
     def _take_on(self, lease: Lease) -> None:
         url = None if self._notice_url is None else self._notice_url(lease.id)
-        if self._engine.observe(lease.id).phase is Phase.RUNNING:
-            # Before anything is decided: when we were away at the end of the paid time,
-            # a wallet that can pay must not lose its lease for it.
-            lease = leases.pay_ahead(lease, db=self._db, now=self._clock.now())
+        tunnel = None if self._tunnel_url is None else self._tunnel_url(lease.id)
         asked_at = self._clock.now()
-        lease, seen = leases.advance(
-            lease, db=self._db, engine=self._engine, clock=self._clock, notice_url=url
-        )
+        lease, seen = advancing.advance(
+            lease, db=self._db, engine=self._engine, clock=self._clock, notice_url=url,
+            tunnel_url=tunnel,
+        )  # fmt: skip
         self._fence(lease)
+        seen_until = asked_at if seen.phase is Phase.RUNNING else lease.since
         if lease.state is State.ENDED:
             self._fences.pop(lease.id, None)
-        running = seen.phase is Phase.RUNNING
-        self._settle(lease, seen_until=asked_at if running else lease.since)
+        self._seen_until.append((lease, seen_until))
+
+    def _settle_seen(self) -> None:
+        """Charge the minutes that went by since the last pass, of all leases, together."""
+        due = []
+        for lease, seen_until in self._seen_until:
+            running = lease.state is State.RUNNING
+            over = blocks.over(lease, seen_until=seen_until) if running else -1
+            known = self._charged.get(lease.id, (lease.state, 0))
+            if (lease.state, over) != known and not self._is_unpaid(lease):
+                due.append((lease, seen_until))
+                self._charged[lease.id] = lease.state, over
+        try:
+            apart = lease_meter.settle_together(due, db=self._db, now=self._clock.now())
+        except Unavailable:
+            for lease, _ in due:
+                self._charged.pop(lease.id, None)
+            raise
+        until = {lease.id: seen_until for lease, seen_until in due}
+        for lease in apart:
+            del self._charged[lease.id]
+        self._each(apart, lambda lease: self._settle(lease, seen_until=until[lease.id]))
+        for lease, _ in due:
+            if lease.state is State.ENDED:
+                self._charged.pop(lease.id, None)
 
     def _fence(self, lease: Lease) -> None:
-        fence = leases.fence_of(lease)
+        fence = advancing.fence_of(lease)
         if fence is not None and self._fences.get(lease.id) != fence:
             failpoint("lease.fence.before_engine")
             self._engine.extend(lease.id, deadline=fence)
@@ -275,7 +353,7 @@ class Control:
 
     def _settle(self, lease: Lease, *, seen_until: datetime) -> None:
         now = self._clock.now()
-        if now < self._unpaid.get(lease.id, now):
+        if self._is_unpaid(lease):
             return
         try:
             lease_meter.settle_blocks(lease, db=self._db, seen_until=seen_until, now=now)
@@ -284,6 +362,10 @@ class Control:
             # Only where somebody resolved its hold by hand. It stays owed, and is asked for again.
             self._unpaid[lease.id] = now + _ASK_AGAIN
             log.warning("lease.owes", extra={"lease": lease.id, "detail": str(error)})
+
+    def _is_unpaid(self, lease: Lease) -> bool:
+        now = self._clock.now()
+        return now < self._unpaid.get(lease.id, now)
 
     def _sweep_holds(self, now: datetime) -> None:
         if self._swept_at is not None and now < self._swept_at + _SWEEP_EVERY:
@@ -308,6 +390,7 @@ class Control:
         """Take nothing for known: somebody else led meanwhile."""
         self._recorded.clear()
         self._fences.clear()
+        self._charged.clear()
         self._looked_at = None
 
     def _sample(self, pools: list[Pool], jobs: list[InternalJob], now: datetime) -> None:

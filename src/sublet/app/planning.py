@@ -25,8 +25,16 @@ class Planning:
     A plan that takes longer than a slot delays the next one; it is never made twice at once.
     """
 
-    def __init__(self, make: Callable[[], Planner], *, clock: Clock) -> None:
+    def __init__(
+        self,
+        make: Callable[[], Planner],
+        *,
+        clock: Clock,
+        then: Callable[[datetime], None] = lambda _: None,
+    ) -> None:
+        """`then` is done after each plan, in the same thread."""
         self._make = make
+        self._then = then
         self._clock = clock
         self._planner: Planner | None = None
         self._planned: datetime | None = None  # the slot of the newest plan that was begun
@@ -51,6 +59,7 @@ class Planning:
             if self._planner is None:
                 self._planner = self._make()  # here, since its libraries are slow to load
             self._planner.plan(now=self._clock.now())
+            self._then(self._clock.now())
         except Unavailable as error:
             log.warning("surplus.not_planned", extra={"detail": str(error)})
         except Exception:

@@ -12,6 +12,7 @@ from sublet.core.clock import Clock
 from sublet.core.db import Database
 from sublet.core.errors import NotFound
 from sublet.core.vault import Vault
+from sublet.engine.images import Images
 from sublet.engine.port import Engine, InternalQueue
 from sublet.leases.waits import InternalWaits
 from sublet.models.service import Replicas
@@ -28,6 +29,8 @@ class Services:
     signing_key: str
     waits: InternalWaits = field(default_factory=InternalWaits)  # of internal jobs, for leases
     refuses_commands: str | None  # why no tenant's command may run here, or None
+    images: Images | None = None  # that leases may run on
+    confines: bool = True  # tenants' commands run in the sandbox
     wake: Callable[[], None]  # do the next pass of the loop now
 
     @property
@@ -41,16 +44,28 @@ class Services:
 
     def lease_of_notice(self, token: str) -> UUID:
         """Raises NotFound: the address was not made by us."""
+        return self._signed(token, "notice", b"")
+
+    def tunnel_url(self, lease_id: UUID) -> str:
+        """Return where the node of an interactive lease dials."""
+        signature = self._signature(lease_id, b"tunnel")
+        return f"{self.config.api_url}/v1/tunnels/{lease_id}.{signature}"
+
+    def lease_of_tunnel(self, token: str) -> UUID:
+        """Raises NotFound: the address was not made by us."""
+        return self._signed(token, "tunnel", b"tunnel")
+
+    def _signed(self, token: str, what: str, purpose: bytes) -> UUID:
         text, _, signature = token.partition(".")
         try:
             lease_id = UUID(text)
         except ValueError:
-            raise NotFound("there is no such notice") from None
-        if not hmac.compare_digest(
-            signature.encode("utf-8", "replace"), self._signature(lease_id).encode()
-        ):
-            raise NotFound("there is no such notice")
+            raise NotFound(f"there is no such {what}") from None
+        expected = self._signature(lease_id, purpose)
+        if not hmac.compare_digest(signature.encode("utf-8", "replace"), expected.encode()):
+            raise NotFound(f"there is no such {what}")
         return lease_id
 
-    def _signature(self, lease_id: UUID) -> str:
-        return hmac.new(self.signing_key.encode(), lease_id.bytes, hashlib.sha256).hexdigest()[:32]
+    def _signature(self, lease_id: UUID, purpose: bytes = b"") -> str:
+        message = lease_id.bytes + purpose
+        return hmac.new(self.signing_key.encode(), message, hashlib.sha256).hexdigest()[:32]

@@ -18,12 +18,13 @@ from urllib.parse import urlsplit
 
 from sublet.app.bootstrap import DEMO, DEMO_MODEL
 from sublet.app.greeting import greeting
-from sublet.app.secrets import Secrets, load_or_make, write_private
+from sublet.app.secrets import Secrets, load_or_make
 from sublet.app.signals import DRAIN
 from sublet.config import Config
 from sublet.core.certificates import ensure
 from sublet.core.clock import SystemClock
 from sublet.core.errors import Misconfigured, SubletError, Unavailable
+from sublet.core.files import write_whole
 from sublet.core.net import free_port, listen
 from sublet.core.postgres import Postgres, check_durability
 from sublet.core.process import die_with_parent, stop
@@ -189,17 +190,25 @@ class Supervisor:
             "unsafe_no_sandbox": config.unsafe_no_sandbox,
         }
         _say(greeting(config, document, note=note))
-        write_private(self._ready, json.dumps(document, indent=2) + "\n")
+        write_whole(self._ready, f"{json.dumps(document, indent=2)}\n".encode())
 
     def _revive(self) -> None:
         self._revive_postgres()
         for name, child in list(self._children.items()):
             code = child.process.poll()
             # One that dies at once is not started again and again without a breath.
-            if code is not None and time.monotonic() > child.started + 1.0:
-                _say(f"the {name} process ended ({code}); starting it again …")
-                child.log.close()
+            if code is None or time.monotonic() < child.started + 1.0:
+                continue
+            _say(f"the {name} process ended ({code}); starting it again …")
+            try:
                 self._spawn(name)
+            except OSError as error:  # such as a disk that turned read-only
+                _say(
+                    f"{name} did not start: {error}; trying again in {_BREATH_SECONDS:.0f} seconds"
+                )
+                child.started = time.monotonic() + _BREATH_SECONDS
+            else:
+                child.log.close()
 
     def _revive_postgres(self) -> None:
         if self._postgres is None or self._postgres.runs or time.monotonic() < self._not_before:
@@ -213,7 +222,8 @@ class Supervisor:
             self._not_before = time.monotonic() + _BREATH_SECONDS
 
     def _stop_all(self) -> None:
-        self._ready.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # of a disk that is read-only by now
+            self._ready.unlink(missing_ok=True)
         if self._children:
             _say("stopping: leases are told to go …")
         for name in ("control", "gateway"):
@@ -262,7 +272,8 @@ def _locked(data: Path) -> Iterator[None]:
                 f"the data folder {data} has layout {found[:20]}, this Sublet knows up to {FORMAT}:"
                 " it was used by a newer Sublet; install that version or newer"
             )
-        version.write_text(f"{FORMAT}\n", encoding="ascii")
+        if found != str(FORMAT) or not version.exists():
+            write_whole(version, f"{FORMAT}\n".encode(), mode=0o644)
         yield
 
 

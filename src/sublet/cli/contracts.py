@@ -99,6 +99,10 @@ def sign(
     renewal_days: Annotated[
         int | None, typer.Option(min=0, metavar="DAYS", help="It goes on by so many.")
     ] = None,
+    exception: Annotated[
+        str | None,
+        typer.Option(metavar="WHY", help="A price may be below the pool's floor; is kept."),
+    ] = None,
 ) -> None:
     """Sign a contract. Its GPUs are set aside before anything else is sold of them.
 
@@ -110,6 +114,7 @@ def sign(
     given: dict[str, Any] = {
         "pool": pool, "minimum_usd": minimum, "shortfall_percent": shortfall,
         "notice_days": notice_days, "recall_days": recall_days, "renewal_days": renewal_days,
+        "exception": exception,
     }  # fmt: skip
     body |= {key: value for key, value in given.items() if value is not None}
     with session.operator() as api:

@@ -118,6 +118,13 @@ def add_to(root: typer.Typer) -> None:
     )(logs)  # fmt: skip
     command(group, "end", examples=("sublet lease end 3fa8",))(end)
     command(group, "checkpoint", examples=("sublet lease checkpoint 3fa8",))(checkpoint)
+    command(
+        group, "connect",
+        examples=(
+            "ssh -o ProxyCommand='sublet lease connect 3fa8' tenant@lease",
+            "sublet lease connect 3fa8 --listen 8888",
+        ),
+    )(connect)  # fmt: skip
     command(group, "notice", examples=("sublet lease notice 3fa8",))(notice)
 
 
@@ -143,10 +150,21 @@ def create(
         typer.Option(parser=size_bytes, metavar="SIZE", help="Limit its memory: 512M, 2G."),
     ] = None,
     network: Annotated[bool, typer.Option("--network", help="Ask for the network.")] = False,
+    image: Annotated[
+        str | None, typer.Option(metavar="NAME", help="Run it on this image of the operator's.")
+    ] = None,
+    interactive: Annotated[
+        bool,
+        typer.Option("--interactive", help="Let you connect to it; see sublet lease connect."),
+    ] = False,
     notice_of: NoticeOf = None,
     resumable: Annotated[
         bool, typer.Option("--resumable", help="Reclaimed, come back with the time that is left.")
     ] = False,
+    webhook: Annotated[
+        str | None,
+        typer.Option(metavar="URL", help="An https address of yours that is told of its notice."),
+    ] = None,
     window: Window = None,
     reservation: Annotated[
         UUID | None,
@@ -181,8 +199,13 @@ def create(
         "environment": environment(env or []),
         "files": files(file or []),
         "network": network,
+        "interactive": interactive,
         "resumable": resumable,
     }
+    if webhook is not None:
+        body["webhook"] = webhook
+    if image is not None:
+        body["image"] = image
     if window is not None or tier == "reserved":
         _book(session, body, pool=pool, gpus=gpus, tier=tier, longest=longest, notice=notice_of,
               window=window, quote=quote, reservation=reservation, memory=memory,
@@ -252,6 +275,7 @@ def _book(
 
     wrong = {
         "--max": longest, "--reservation": reservation, "--resumable": resumable or None,
+        "--webhook": body.get("webhook"),
         "--follow and --wait": watch or None,
     }  # fmt: skip
     for option, value in wrong.items():
@@ -261,7 +285,7 @@ def _book(
         raise Failure("a window is reserved: --tier reserved", ExitCode.USAGE)
     if (window is None) == (quote is None):
         raise Failure("give --window START/END, or the --quote of one", ExitCode.USAGE)
-    body = {name: value for name, value in body.items() if name != "resumable"}
+    body = {name: value for name, value in body.items() if name not in {"resumable", "webhook"}}
     body |= asked(pool=pool, gpus=gpus, tier=None, longest=None, notice=notice)
     if window is not None:
         body |= ends_of(window)
@@ -340,6 +364,29 @@ def checkpoint(session: Session, lease: Id) -> None:
     with session.tenant() as api:
         document = api.put(f"/v1/leases/{lease_id(api, lease)}/checkpoint", {})
     session.show(document, WHOLE_LEASE)
+
+
+def connect(
+    session: Session,
+    lease: Id,
+    *,
+    listen: Annotated[
+        int | None,
+        typer.Option(min=0, max=65535, metavar="PORT", help="Listen there instead; 0: any port."),
+    ] = None,
+) -> None:
+    """Connect to what listens in an interactive lease, on the socket $SUBLET_SOCKET.
+
+    Without --listen its bytes are this command's input and output, as ssh's ProxyCommand wants it.
+    """
+    from sublet.cli import connecting  # noqa: PLC0415 -- slow to load
+
+    with session.tenant() as api:
+        id_ = lease_id(api, lease)
+        if listen is None:
+            connecting.pipe(connecting.dial(api, id_))
+        else:
+            connecting.forward(listen, lambda: connecting.dial(api, id_), json_line=session.json)
 
 
 def notice(session: Session, lease: Id) -> None:

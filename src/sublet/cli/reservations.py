@@ -24,6 +24,16 @@ RESERVATION = (
     Column("cost", "cost_usd", usd, right=True),
     Column("notice", "notice_seconds", span),
 )
+RESALE = (
+    Column("id", "id", id=True),
+    Column("state", "state"),
+    Column("reservation", "reservation_id", id=True),
+    Column("GPUs", "gpus", right=True),
+    Column("limit per GPU-hour", "limit_usd_per_gpu_hour", usd, right=True),
+    Column("your share, %", "share_percent", right=True),
+    Column("since", "listed_at", instant),
+    Column("until", "ended_at", instant),
+)
 CREDIT = (
     Column("broken", "broken_at", instant),
     Column("promised until", "promised_until", instant),
@@ -50,6 +60,13 @@ def add_to(root: typer.Typer) -> None:
     )(create)  # fmt: skip
     command(group, "list", examples=("sublet reservation list --json",))(list_all)
     command(group, "show", examples=("sublet reservation show 3fa8",))(show)
+    command(
+        group, "sell",
+        examples=("sublet reservation sell 3fa8 --gpus 16 --limit 1.50",),
+    )(sell)  # fmt: skip
+    command(group, "pause", examples=("sublet reservation pause 3fa8 --gpus 16",))(pause)
+    command(group, "resales", examples=("sublet reservation resales --json",))(list_resales)
+    command(group, "take-back", examples=("sublet reservation take-back 71c0",))(take_back)
     command(root, "credits", examples=("sublet credits", "sublet credits --json"))(credited)
 
 
@@ -95,6 +112,61 @@ def show(
         )
         document = api.get(f"/v1/reservations/{UUID(id_)}")
     session.show(document, RESERVATION)
+
+
+_Reservation = Annotated[str, typer.Argument(metavar="ID", help="Or the beginning of it.")]
+_Offered = Annotated[int, typer.Option("--gpus", metavar="N", help="How many of its GPUs.")]
+
+
+def sell(
+    session: Session,
+    reservation: _Reservation,
+    *,
+    gpus: _Offered,
+    limit: Annotated[str, typer.Option(metavar="USD", help="The least price of a GPU-hour.")],
+) -> None:
+    """Sell GPUs of a running window that you do not use, for no less than a limit price.
+
+    They are lent interruptibly; a stated part of what is paid for them is yours.
+    """
+    _offer(session, reservation, {"gpus": gpus, "limit_usd_per_gpu_hour": limit})
+
+
+def pause(session: Session, reservation: _Reservation, *, gpus: _Offered) -> None:
+    """Let GPUs of a running window go for any price, for a part of it, while you do not use them."""
+    _offer(session, reservation, {"gpus": gpus})
+
+
+def _offer(session: Session, reservation: str, body: Document) -> None:
+    with session.tenant() as api:
+        id_ = whole_id(
+            reservation,
+            lambda: [str(item["id"]) for item in api.items("/v1/reservations", limit=1000)],
+            noun="reservation",
+        )
+        document = api.post(f"/v1/reservations/{UUID(id_)}/resales", {"id": str(uuid4()), **body})
+    how = f"\nhave them back:  sublet reservation take-back {document.get('id')}"
+    session.show(document, RESALE, more=lambda: print(how))
+
+
+def list_resales(session: Session, *, as_operator: AsOperator = False) -> None:
+    """List what was put back on sale, newest first."""
+    with session.tenant(as_operator=as_operator) as api:
+        document = api.get("/v1/resales")
+    session.show_items(document, RESALE)
+
+
+def take_back(
+    session: Session,
+    resale: Annotated[str, typer.Argument(metavar="ID", help="Or the beginning of it.")],
+) -> None:
+    """Take GPUs back that were on sale. Whoever uses them has its notice first."""
+    with session.tenant() as api:
+        id_ = whole_id(
+            resale, lambda: [str(item["id"]) for item in api.items("/v1/resales")], noun="resale"
+        )
+        document = api.delete(f"/v1/resales/{UUID(id_)}")
+    session.show(document, RESALE)
 
 
 def credited(session: Session, *, as_operator: AsOperator = False) -> None:

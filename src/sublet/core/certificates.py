@@ -18,6 +18,8 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
+from sublet.core.files import write_whole
+
 _CA_LIFE: Final = timedelta(days=3650)
 _SERVER_LIFE: Final = timedelta(days=397)  # the most that clients accept
 _RENEW_BEFORE: Final = timedelta(days=30)
@@ -67,8 +69,8 @@ def _make_ca(path: Path, key_path: Path, *, now: datetime) -> None:
         .add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False)
         .sign(key, hashes.SHA256())
     )
-    _write(key_path, _pem(key), mode=0o600)
-    _write(path, certificate.public_bytes(serialization.Encoding.PEM), mode=0o644)
+    write_whole(key_path, _pem(key), mode=0o600)
+    write_whole(path, certificate.public_bytes(serialization.Encoding.PEM), mode=0o644)
 
 
 def _make_server(
@@ -91,8 +93,8 @@ def _make_server(
         )
         .sign(ca_key, hashes.SHA256())
     )
-    _write(paths.server_key, _pem(key), mode=0o600)
-    _write(paths.server, certificate.public_bytes(serialization.Encoding.PEM), mode=0o644)
+    write_whole(paths.server_key, _pem(key), mode=0o600)
+    write_whole(paths.server, certificate.public_bytes(serialization.Encoding.PEM), mode=0o644)
 
 
 def _builder(
@@ -144,11 +146,3 @@ def _pem(key: ec.EllipticCurvePrivateKey) -> bytes:
         serialization.PrivateFormat.PKCS8,
         serialization.NoEncryption(),
     )
-
-
-def _write(path: Path, content: bytes, *, mode: int) -> None:
-    unfinished = path.with_suffix(path.suffix + ".new")
-    unfinished.touch(mode=mode)
-    unfinished.chmod(mode)
-    unfinished.write_bytes(content)
-    unfinished.rename(path)

@@ -5,6 +5,7 @@ only; and it is refused when it would lose committed money in a power cut. A ser
 did not start (`DATABASE_URL`) is held to the same three settings.
 """
 
+import contextlib
 import grp
 import hashlib
 import importlib.util
@@ -18,7 +19,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import IO, Final, LiteralString
 from urllib.parse import quote
@@ -26,6 +27,7 @@ from urllib.parse import quote
 import psycopg
 
 from sublet.core.errors import Misconfigured, Unavailable
+from sublet.core.files import write_whole
 from sublet.core.process import die_with_parent, stop, wait_for
 
 # Who the server runs as when we are root: it refuses to be root itself.
@@ -159,14 +161,15 @@ class Postgres:
             Misconfigured: the cluster cannot be made or started here; says why.
         """
         self.prepare()
-        if not (self._cluster / "PG_VERSION").exists():
-            self._make_cluster()
-        self._check_version()
-        self.stop()  # what is left of one that died
-        until = time.monotonic() + wait_seconds
-        while not self._start_once(until):
-            # The server before us is still leaving: its processes hold the folder until then.
-            time.sleep(0.1)
+        with self._usable_disk():
+            if not (self._cluster / "PG_VERSION").exists():
+                self._make_cluster()
+            self._check_version()
+            self.stop()  # what is left of one that died
+            until = time.monotonic() + wait_seconds
+            while not self._start_once(until):
+                # The server before us is still leaving: its processes hold the folder until then.
+                time.sleep(0.1)
         self._make_database()
         check_durability(self.url)
 
@@ -222,7 +225,25 @@ class Postgres:
             self._log = None
 
     def prepare(self) -> None:
-        """Make the folder and the password, after which `url` is what it will stay."""
+        """Make the folder and the password, after which `url` is what it will stay.
+
+        Raises:
+            Misconfigured: that cannot be done here; says why.
+        """
+        with self._usable_disk():
+            self._prepare()
+
+    @contextlib.contextmanager
+    def _usable_disk(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:  # full, read-only, or not ours
+            raise Misconfigured(
+                f"PostgreSQL did not start: its folder {self._folder} cannot be used:"
+                f" {error.strerror or error}"
+            ) from error
+
+    def _prepare(self) -> None:
         self._folder.mkdir(parents=True, exist_ok=True)
         self._socket.mkdir(mode=0o700, parents=True, exist_ok=True)
         self._folder.chmod(0o700)
@@ -234,8 +255,7 @@ class Postgres:
             _let_through(user.pw_uid, self._folder.resolve().parent)
             _let_through(user.pw_uid, self._binaries.resolve())
         if not self._password_file.exists():
-            self._password_file.touch(mode=0o600)
-            self._password_file.write_text(secrets.token_hex(24), encoding="ascii")
+            write_whole(self._password_file, secrets.token_hex(24).encode())
             if self._user is not None:
                 os.chown(self._password_file, user.pw_uid, user.pw_gid)
 

@@ -8,11 +8,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from sublet.core.errors import Refused
 from sublet.engine import shim
+from sublet.engine import tunnel as tunnel_program
 from sublet.engine.cgroups import Cgroups
 from sublet.engine.hardware import Gpu
+from sublet.engine.images import Images, refusal
+from sublet.engine.port import Workload
 from sublet.engine.records import Kind, Record
-from sublet.engine.sandbox import NOTICE_FILE, PATH, Confinement, Sandbox
+from sublet.engine.sandbox import NOTICE_FILE, PATH, SOCKET_FILE, Confinement, Sandbox
 from sublet.engine.shim import write_durably
 
 _SECRET: Final = ("SUBLET_", "DATABASE_URL")  # how the names of our own secrets begin
@@ -28,6 +32,8 @@ class Launcher:
     gpus: Sequence[Gpu]
     cores: Sequence[int] | None  # those that slots stand for; None: slots are no cores
     log_bytes: int
+    images: Images | None = None
+    tunnel: Path = Path(tunnel_program.__file__)  # where nodes see that program
     parent: Mapping[str, str]  # the environment that the operator's own workloads build on
 
     def launch(self, folder: Path, record: Record, *, clock_offset: float) -> int:
@@ -56,6 +62,15 @@ class Launcher:
             setsid=True,  # a Ctrl-C in our terminal is not for it
         )
 
+    def check_image(self, workload: Workload) -> None:
+        """Raises Refused: it wants an image, and cannot be run on it here."""
+        if workload.image is None:
+            return
+        confined = workload.sandboxed and self.sandbox is not None
+        if (why := refusal(self.images, sandbox=confined)) is not None:
+            raise Refused(f"image {workload.image}: {why}")
+        self._image(workload.image)
+
     def _groups(self, record: Record) -> dict[Path, dict[str, str]]:
         if self.cgroups is None:
             return {}
@@ -81,6 +96,7 @@ class Launcher:
                 network=workload.network,
                 memory_bytes=workload.memory_bytes,
                 processes=workload.processes,
+                image=self._image(workload.image),
                 devices=[gpu.device for gpu in self._gpus(record)],
             )
             self.sandbox.furnish(room, environment)
@@ -102,6 +118,13 @@ class Launcher:
             "address_space_bytes": workload.memory_bytes if stand_in else None,
             "cores": self._cores(record),
             "log_bytes": self.log_bytes,
+            "tunnel": None
+            if workload.tunnel_url is None
+            else {
+                "program": str(self.tunnel),
+                "url": workload.tunnel_url,
+                "socket": _socket(folder, record),
+            },
         }
 
     def _inherited(self, record: Record) -> dict[str, str]:
@@ -122,10 +145,15 @@ class Launcher:
         }
         if workload.notice_url is not None:
             ours["SUBLET_NOTICE_URL"] = workload.notice_url
+        if workload.tunnel_url is not None:
+            ours["SUBLET_SOCKET"] = _socket(folder, record)
         if workload.gpu_model != "cpu" and record.slots:
             names = [gpu.uuid for gpu in self._gpus(record)] or [str(s) for s in record.slots]
             ours["CUDA_VISIBLE_DEVICES"] = ",".join(names)
         return {**workload.environment, **ours}
+
+    def _image(self, name: str | None) -> Path | None:
+        return None if name is None or self.images is None else self.images.find(name)
 
     def _gpus(self, record: Record) -> list[Gpu]:
         alike = [gpu for gpu in self.gpus if gpu.model == record.workload.gpu_model]
@@ -135,3 +163,7 @@ class Launcher:
         if record.workload.gpu_model != "cpu" or self.cores is None:
             return None
         return [self.cores[slot] for slot in record.slots]
+
+
+def _socket(folder: Path, record: Record) -> str:
+    return SOCKET_FILE if record.confined else str(folder / "work" / "sublet.sock")

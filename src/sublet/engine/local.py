@@ -20,6 +20,7 @@ from sublet.core.errors import Invalid, Refused, Unavailable
 from sublet.engine import cgroups, processes, records
 from sublet.engine.checks import check, slots_of
 from sublet.engine.hardware import Gpu, usable_cores
+from sublet.engine.images import Images
 from sublet.engine.launching import Launcher
 from sublet.engine.port import InternalJob, Node, Notice, Observation, Phase, Workload
 from sublet.engine.records import Due, Kind, Record, Status
@@ -66,6 +67,7 @@ class LocalEngine:
         unsafe_no_sandbox: bool,
         gpus: Sequence[Gpu] = (),
         log_bytes: int = LOG_BYTES,
+        images: Images | None = None,
         kept: timedelta = KEPT,
         parent_environment: Mapping[str, str] | None = None,
     ) -> None:
@@ -76,6 +78,7 @@ class LocalEngine:
             nodes: what this machine lends, as `find_nodes` found it.
             clock: the shims are told what it says.
             sandbox: what `find_sandbox` found.
+            images: what workloads may run on, besides this machine's own system.
             unsafe_no_sandbox: run a tenant's command unprotected where there is no sandbox.
             gpus: the devices behind `nodes`, as `find_gpus` found them.
             log_bytes: how much of one workload's output is kept.
@@ -97,6 +100,7 @@ class LocalEngine:
             gpus=tuple(gpus),
             cores=cores if 0 < slots_of(nodes, "cpu") <= len(cores) else None,
             log_bytes=log_bytes,
+            images=images,
             parent=dict(os.environ if parent_environment is None else parent_environment),
         )
         self._kept = max(kept, LISTED)
@@ -434,8 +438,9 @@ class LocalEngine:
 
         Raises:
             Invalid: its command is not there.
-            Refused: there is no sandbox to put it in.
+            Refused: there is no sandbox to put it in, or not its image.
         """
+        self._launcher.check_image(workload)
         if workload.sandboxed and self._launcher.sandbox is not None:
             return True
         if workload.sandboxed and not self._unsafe_no_sandbox:

@@ -46,7 +46,10 @@ class Workload:
     network: bool = False  # only asked of a sandboxed workload; others have it anyway
     memory_bytes: int | None = None  # None: no limit
     processes: int | None = None  # None: no limit
+    image: str | None = None  # the name of the image that it runs on; None: the node's own system
     notice_url: str | None = None  # told to the workload as SUBLET_NOTICE_URL
+    tunnel_url: str | None = None  # its node dials there, to join it to who connects
+    window: UUID | None = None  # the window that it is leased from
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -144,6 +147,29 @@ class Engine(Protocol):
 
     def tick(self) -> None:
         """Let the engine do what it does by itself: start internal jobs, notice ends."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Window:
+    """GPUs that were sold from one instant to another, whether leases run on them or not."""
+
+    id: UUID
+    gpu_model: str
+    gpus: int
+    starts_at: datetime
+    ends_at: datetime  # half-open
+
+
+class Reserving(Protocol):
+    """An engine whose cluster can set the GPUs of windows aside by itself: Slurm."""
+
+    def reserve(self, windows: Sequence[Window]) -> None:
+        """Make the cluster's reservations agree with the windows that stand. Safe to repeat.
+
+        Raises:
+            Unavailable: the cluster did not answer; ask again.
+        """
         ...
 
 

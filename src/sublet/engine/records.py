@@ -47,7 +47,7 @@ class Record:
     archived_at: datetime | None = None
 
     def forget_secrets(self) -> "Record":
-        return replace(self, workload=replace(self.workload, environment={}))
+        return replace(self, workload=replace(self.workload, environment={}, tunnel_url=None))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -104,7 +104,13 @@ def read(folder: Path) -> Record:
     row = json.loads((folder / "spec.json").read_bytes())
     workload = row["workload"]
     return Record(
-        workload=Workload(**{**workload, "id": UUID(workload["id"])}),
+        workload=Workload(
+            **{
+                **workload,
+                "id": UUID(workload["id"]),
+                "window": None if workload.get("window") is None else UUID(workload["window"]),
+            }
+        ),
         kind=Kind(row["kind"]),
         confined=row["confined"],
         name=row["name"],

@@ -20,10 +20,11 @@ from pathlib import Path
 from typing import Final
 from uuid import UUID
 
-from sublet.engine import seccomp
+from sublet.engine import images, seccomp
 
 PATH: Final = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 NOTICE_FILE: Final = "/run/sublet/notice.json"
+SOCKET_FILE: Final = "/tmp/sublet.sock"  # noqa: S108 -- its own
 BASE: Final = {"PATH": PATH, "HOME": "/work", "LANG": "C.UTF-8", "TMPDIR": "/tmp"}  # noqa: S108
 # A shell sets the tenant's variables, and these are not to be set in one.
 RESERVED: Final = frozenset(
@@ -74,6 +75,7 @@ class Confinement:
     network: bool
     memory_bytes: int | None
     processes: int | None
+    image: Path | None = None  # the unpacked image that is its system; None: the machine's own
     devices: Sequence[str] = ()  # the GPUs' own, such as /dev/nvidia3
 
     @property
@@ -183,6 +185,8 @@ def _bind(path: str, *, at: str | None = None) -> list[str]:
 
 
 def _system(room: Confinement) -> list[str]:
+    if room.image is not None:
+        return _system_of_image(room, room.image)
     options = [*_folders(_PARENTS), "--ro-bind", "/usr", "/usr"]
     for name in ("bin", "sbin", "lib", "lib32", "lib64", "libx32"):
         path = Path("/", name)
@@ -199,6 +203,14 @@ def _system(room: Confinement) -> list[str]:
     for path_ in _ETC_NETWORK if room.network else ():
         options += _bind(path_)
     return options
+
+
+def _system_of_image(room: Confinement, image: Path) -> list[str]:
+    options = [*_folders(("/etc", "/run", "/sys", "/sys/bus")), "--proc", "/proc", "--dev", "/dev"]
+    options += images.binds(image, network=room.network)
+    for name in ("passwd", "group", "hosts", "nsswitch.conf"):
+        options += ["--ro-bind", str(room.folder / "etc" / name), f"/etc/{name}"]
+    return [*options, *(_bind("/etc/resolv.conf") if room.network else [])]
 
 
 def _private(room: Confinement) -> list[str]:

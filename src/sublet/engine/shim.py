@@ -185,6 +185,7 @@ class Shim:
         self.kill_at: float | None = None  # in steady seconds, as is the deadline
         self.deadline: float | None = None
         self.detail: str | None = None
+        self.tunnelled = launch.get("tunnel") is None  # or there is nothing to do
         self.alarms: Sequence[int] = ()  # readable when there is something to look at, now
         self._deadline_file = _Watched(folder / "deadline")
         self._stop_file = _Watched(folder / "stop.json")
@@ -359,6 +360,7 @@ class Shim:
                 if not more(descriptor):  # it closed its output, yet may run on
                     poll.unregister(descriptor)
             self.read_info(info)
+            self.open_tunnel()
             self.read_orders()
             if (why := self.overdue()) is not None:
                 self.detail = why
@@ -389,6 +391,21 @@ class Shim:
             self.info += os.read(info, 1 << 12)
         with contextlib.suppress(ValueError):  # not all of it yet
             self.inner = json.loads(self.info)["child-pid"]
+
+    def open_tunnel(self) -> None:
+        """Start the node's end of its tunnel, once the workload is up. It dies with us."""
+        if self.tunnelled or (self.launch["sandbox"] is not None and not self.inner):
+            return
+        self.tunnelled, tunnel = True, self.launch["tunnel"]
+        room = "" if self.launch["sandbox"] is None else f"/proc/{self.inner}/root"
+        command = [sys.executable, "-I", "-S", tunnel["program"], room + tunnel["socket"]]
+        if os.fork() == 0:
+            try:
+                _prctl(_DEATH_SIGNAL, signal.SIGKILL)
+                signal.signal(signal.SIGTERM, signal.SIG_IGN)  # it is for the workload
+                os.execve(command[0], command, {"SUBLET_TUNNEL_URL": tunnel["url"]})  # noqa: S606
+            finally:
+                os._exit(127)
 
     def tell(self) -> bool:
         """Send SIGTERM to the command and its group; False while it is not up yet.

@@ -295,10 +295,10 @@ class Reply:
     def first(self, counts: Counts | None) -> bytes:
         counts = counts or Counts(input_tokens=0, cache_read_tokens=0, output_tokens=0)
         message = self._message([], None, counts) | {"sublet": grant_note(self.grant)}
-        block = {"type": "text", "text": ""}
         begun = _event("message_start", message=message)
         if self.ask.rich:
             return begun  # it is not known yet whether there is any text
+        block = {"type": "text", "text": ""}
         return begun + _event("content_block_start", index=0, content_block=block)
 
     def text(self, text: str) -> bytes:

@@ -58,9 +58,9 @@ class Directory:
         self._checked = float("-inf")  # when revocations were last read
         self._away = False  # did the database fail to answer the last time?
         self._instance = instance
-        self._forgot = datetime.min.replace(tzinfo=UTC)  # when signatures were last forgotten
         self.book = LimitBook()  # the limits of everybody, read with the table
         self._others = False  # do other gateways live?
+        self._forgot = datetime.min.replace(tzinfo=UTC)  # when signatures were last forgotten
 
     def stop(self) -> None:
         """End the threads. Sync: after the loop ran."""

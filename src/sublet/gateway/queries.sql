@@ -12,6 +12,11 @@ SELECT pg_try_advisory_lock(%(key)s) AS mine;
 -- What the control plane's clock said at its last beat.
 SELECT seen_at, boot, steady_seconds FROM leadership;
 
+-- name: has_company
+SELECT EXISTS (SELECT FROM gateway
+                WHERE instance <> %(instance)s
+                  AND seen_at > %(now)s::timestamptz - interval '10 seconds') AS there;
+
 -- name: use_signature
 -- Whoever is second, on whichever gateway, gets no row.
 INSERT INTO used_signature (signature, used_at)
@@ -21,8 +26,3 @@ RETURNING used_at;
 
 -- name: forget_signatures
 DELETE FROM used_signature WHERE used_at < %(before)s;
-
--- name: has_company
-SELECT EXISTS (SELECT FROM gateway
-                WHERE instance <> %(instance)s
-                  AND seen_at > %(now)s::timestamptz - interval '10 seconds') AS there;

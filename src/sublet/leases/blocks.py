@@ -6,17 +6,20 @@ paid, the lease ends where the money does. The engine's own fence (its deadline)
 notice later, so that even with Sublet dead nothing runs on unpaid for long.
 """
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Final
 from uuid import UUID
 
-from sublet.core.db import Tx, one
+from sublet.core.db import Tx
+from sublet.core.errors import Refused, SubletError
 from sublet.core.failpoint import failpoint
 from sublet.core.ids import derived_id
 from sublet.core.money import Rate
-from sublet.leases.lease import Lease
+from sublet.leases.lease import Lease, LeaseId
 from sublet.leases.store import QUERIES
+from sublet.ledger import batch
 from sublet.ledger import store as ledger
 from sublet.ledger.transfer import Transfer
 
@@ -26,6 +29,7 @@ AHEAD: Final = timedelta(seconds=20)
 # Never, in effect: the row of the block leads us back to its hold, however long we were away. An
 # earlier end would let a wallet be emptied of money that was set aside for minutes already served.
 _HOLD_FOR: Final = timedelta(days=36_525)
+_SIDES: Final = ("wallet", "revenue")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,49 +50,103 @@ def paid_until(lease: Lease, *, blocks: int, running_at: datetime) -> datetime:
     return running_at + timedelta(seconds=covered)
 
 
+def _transfer(
+    lease: Lease, block: int, rate: Rate, *, debit: int, credit: int, now: datetime
+) -> Transfer:
+    amount = rate.charge_most(lease.gpus * block_seconds(lease, block))
+    assert amount.nanos > 0, "the price book refuses free leases"
+    return Transfer(
+        id=derived_id(lease.id, "block", block),
+        debit_account=debit,
+        credit_account=credit,
+        amount=amount,
+        reason="lease",
+        happened_at=now,
+    )
+
+
 def hold_block(tx: Tx, lease: Lease, block: int, *, rate: Rate, now: datetime) -> None:
     """Hold the money for one block; doing it again changes nothing.
 
     Raises:
         Unpaid: the wallet cannot pay for it.
     """
-    amount = rate.charge_most(lease.gpus * block_seconds(lease, block))
-    assert amount.nanos > 0, "the price book refuses free leases"
-    wallet = ledger.get_account(tx, f"tenant:{lease.tenant_id}:wallet")
-    revenue = ledger.get_account(tx, f"tenant:{lease.tenant_id}:revenue")
-    transfer = Transfer(
-        id=derived_id(lease.id, "block", block),
-        debit_account=wallet.id,
-        credit_account=revenue.id,
-        amount=amount,
-        reason="lease",
-        happened_at=now,
-    )
-    ledger.hold(tx, transfer, holder=f"lease:{lease.id}", expires_at=now + _HOLD_FOR, now=now)
+    wallet, revenue = ledger.lock(tx, *(f"tenant:{lease.tenant_id}:{kind}" for kind in _SIDES))
+    transfer = _transfer(lease, block, rate, debit=wallet.id, credit=revenue.id, now=now)
+    ledger.hold(
+        tx, transfer, holder=f"lease:{lease.id}", expires_at=now + _HOLD_FOR, now=now,
+        locked=(wallet, revenue),
+    )  # fmt: skip
     failpoint("lease.block.held")
     row = {"lease_id": lease.id, "block": block, "hold_id": transfer.id}
     tx.execute(QUERIES["insert_block"], row)
 
 
-def next_block(tx: Tx, lease: Lease) -> int:
-    """Return the number of the first block that is not held yet."""
-    row = one(tx, QUERIES["count_blocks"], {"lease_id": lease.id})
-    assert row is not None
-    return int(row["blocks"])
+def hold_next(tx: Tx, leases: Sequence[Lease], *, now: datetime) -> dict[LeaseId, datetime]:
+    """Hold the next block of each running lease that its wallet can pay for.
+
+    Returns:
+        until when each of those is paid then. Where the money suffices for some of a tenant's,
+        they are the first.
+    """
+    given = {"ids": [lease.id for lease in leases]}
+    rows = {row["id"]: row for row in tx.execute(QUERIES["list_next_blocks"], given)}
+    codes = {f"tenant:{lease.tenant_id}:{kind}" for lease in leases for kind in _SIDES}
+    accounts = batch.find_accounts(tx, sorted(codes))
+    holds = []
+    for lease in leases:
+        assert lease.running_at is not None
+        row = rows[lease.id]
+        rate = Rate(nanos=int(row["nanos"]), per=row["per"], currency=row["currency"])
+        debit, credit = (accounts[f"tenant:{lease.tenant_id}:{kind}"] for kind in _SIDES)
+        transfer = _transfer(lease, row["block"], rate, debit=debit, credit=credit, now=now)
+        holder = f"lease:{lease.id}"
+        holds.append(batch.Hold(transfer=transfer, holder=holder, expires_at=now + _HOLD_FOR))
+    blocks, until = [], {}
+    for lease, hold, outcome in zip(
+        leases, holds, batch.hold_many(tx, holds, now=now), strict=True
+    ):
+        if isinstance(outcome, Refused):
+            continue
+        if isinstance(outcome, SubletError):
+            raise outcome
+        assert lease.running_at is not None
+        block = rows[lease.id]["block"]
+        blocks.append((lease.id, block, hold.transfer.id))
+        until[lease.id] = paid_until(lease, blocks=block + 1, running_at=lease.running_at)
+    failpoint("lease.block.held_next")
+    ids, numbers, hold_ids = zip(*blocks, strict=True) if blocks else ((), (), ())
+    tx.execute(
+        QUERIES["insert_blocks"],
+        {"leases": list(ids), "blocks": list(numbers), "holds": list(hold_ids)},
+    )
+    return until
 
 
-def extend_paid(tx: Tx, lease: Lease, until: datetime) -> None:
-    tx.execute(QUERIES["extend_paid"], {"id": lease.id, "paid_until": until})
+def extend_paid(tx: Tx, until: Mapping[LeaseId, datetime]) -> None:
+    tx.execute(QUERIES["extend_paid"], {"ids": list(until), "until": list(until.values())})
 
 
-def list_open(tx: Tx, lease: Lease) -> list[Block]:
-    """Return the held blocks that are not settled, in order."""
-    rows = tx.execute(QUERIES["list_open_blocks"], {"lease_id": lease.id}).fetchall()
-    return [Block(number=row["block"], hold_id=row["hold_id"]) for row in rows]
+def list_open(tx: Tx, leases: Sequence[Lease]) -> dict[LeaseId, list[Block]]:
+    """Return the held blocks that are not settled, in order, of the leases that have any."""
+    found: dict[LeaseId, list[Block]] = {}
+    given = {"ids": [lease.id for lease in leases]}
+    for row in tx.execute(QUERIES["list_open_blocks"], given):
+        block = Block(number=row["block"], hold_id=row["hold_id"])
+        found.setdefault(LeaseId(row["lease_id"]), []).append(block)
+    return found
 
 
-def close(tx: Tx, lease: Lease, block: Block) -> None:
-    tx.execute(QUERIES["close_block"], {"lease_id": lease.id, "block": block.number})
+def close(tx: Tx, blocks: Sequence[tuple[LeaseId, int]]) -> None:
+    """Note that blocks, by lease and number, are settled."""
+    leases, numbers = zip(*blocks, strict=True)
+    tx.execute(QUERIES["close_blocks"], {"leases": list(leases), "blocks": list(numbers)})
+
+
+def over(lease: Lease, *, seen_until: datetime) -> int:
+    """Return how many blocks of a running lease are over, as far as it is known to have run."""
+    assert lease.running_at is not None
+    return (seen_until - lease.running_at) // timedelta(seconds=BLOCK_SECONDS)
 
 
 def used_seconds(lease: Lease, block: int, *, until: datetime) -> int:

@@ -13,8 +13,8 @@ from sublet.core.money import Rate
 from sublet.engine.port import InternalJob
 from sublet.fleet import store as fleet
 from sublet.fleet.pool import Pool
+from sublet.leases import resales, reservations, service, store, terms, webhooks
 from sublet.leases import reservation as rules
-from sublet.leases import reservations, service, store, terms
 from sublet.leases.lease import Lease, LeaseId, Move, State
 from sublet.leases.reservation import Reservation, check_window, of_reservation
 from sublet.leases.service import Request
@@ -87,9 +87,7 @@ def check_room(
         )
 
 
-def book(
-    tx: Tx, tenant: Tenant, booking: Booking, *, now: datetime, bid: Rate | None = None
-) -> Reservation:
+def book(tx: Tx, tenant: Tenant, booking: Booking, *, now: datetime) -> Reservation:
     """Sell a window: set its GPUs aside from its start to its end, and hold all of its price.
 
     Asking twice with one id and the same contents gives the same reservation.
@@ -129,7 +127,11 @@ def book(
         return before
     check_room(tx, pool, sold.starts_at, sold.ends_at, gpus=sold.gpus, now=now)
     if quoted is None:
-        terms.check_price(pool, price.contracted.rate, bid=bid)
+        length = sold.ends_at - sold.starts_at
+        service.check_price(
+            tx, pool, price.contracted.rate, start=sold.starts_at, length=length, firm=length,
+            now=now,
+        )  # fmt: skip
     else:
         quotes.accept(tx, quoted, sold=sold.id, now=now)
     reservations.insert(tx, sold, booking.spec)
@@ -200,6 +202,19 @@ def draw(
     found = reservations.get_reservation(tx, request.reservation, tenant_id=tenant.id)
     pool = fleet.lock_pool(tx, found.pool)
     found = reservations.lock(tx, found.id, tenant_id=tenant.id)
+    if request.id is not None and (before := store.find(tx, request.id)) is not None:
+        asked = replace(request, pool=found.pool, tier=found.tier)
+        return service.repeated(tx, before, tenant, asked)
+    drawn, listed = reservations.drawn_gpus(tx, found.id), resales.listed_gpus(tx, found.id)
+    found.check_draw(request.gpus, drawn=drawn, listed=listed, now=now)
+    pressure = service.pressure_of(tx, pool, jobs, now=now)
+    used = pressure.internal_running + pressure.internal_pending + pressure.leased
+    if request.gpus > pool.gpus - used:
+        raise NotFree(
+            f"{max(pool.gpus - used, 0)} of {request.gpus} GPUs are free yet; those in the way"
+            " were told to go. Ask again in a moment: what is not free when their notice is over is"
+            " credited"
+        )
     lease = Lease(
         id=request.id or LeaseId(new_id()),
         tenant_id=tenant.id,
@@ -217,22 +232,10 @@ def draw(
         credit_percent=found.credit_percent,
         reservation_id=found.id,
         until=found.ends_at,
-    )
-    # Before the insert, so that it is not in them.
-    drawn = reservations.drawn_gpus(tx, found.id)
-    pressure = service.pressure_of(tx, pool, jobs, now=now)
-    if not store.insert(tx, lease, request.spec, now=now):
-        return service.repeated(tx, lease, request.spec, None)
-    found.check_draw(request.gpus, drawn=drawn, now=now)
-    used = pressure.internal_running + pressure.internal_pending + pressure.leased
-    if request.gpus > pool.gpus - used:
-        raise NotFree(
-            f"{max(pool.gpus - used, 0)} of {request.gpus} GPUs are free yet; those in the way"
-            " were told to go. Ask again in a moment: what is not free when their notice is over is"
-            " credited"
-        )
-    lease = lease.move(Move(to=State.ADMITTED, at=now))
-    store.save(tx, lease, now=now)
+    ).move(Move(to=State.ADMITTED, at=now))
+    service.insert_new(tx, lease, request.spec, now=now)
+    if request.webhook is not None:
+        webhooks.add(tx, lease.id, request.webhook)
     if found.asked_at is not None:
         reservations.set_asked(tx, found.id, None)
     log.info("lease.drawn", extra={"lease": lease.id, "reservation": found.id})
@@ -290,6 +293,6 @@ def start_due(db: Database, *, jobs: Sequence[InternalJob], now: datetime) -> li
 def aside(tx: Tx, pools: Sequence[Pool], *, now: datetime) -> Mapping[str, int]:
     """Return how many GPUs of each pool windows need, now or soon, that they do not use."""
     return {
-        pool.name: reservations.aside_gpus(tx, pool.name, now=now, soon=now + rules.lead(pool))
+        pool.name: store.standing(tx, pool.name, now=now, soon=now + rules.lead(pool)).aside
         for pool in pools
     }

@@ -16,7 +16,9 @@ from sublet.leases import reservations, store, terms
 from sublet.leases.contract import Contract, Step
 from sublet.leases.reservation import DAY_SECONDS, Reservation, of_reservation
 from sublet.leases.store import QUERIES
+from sublet.market import service as pricing
 from sublet.market import store as market
+from sublet.market.floor import below
 from sublet.market.price import Tier, lease_sku
 from sublet.planner.firm import most_promised
 
@@ -25,7 +27,7 @@ log = logging.getLogger(__name__)
 _DAY: Final = timedelta(seconds=DAY_SECONDS)
 
 
-def sign(tx: Tx, contract: Contract, *, now: datetime) -> Contract:
+def sign(tx: Tx, contract: Contract, *, now: datetime, exception: str | None = None) -> Contract:
     """Set a contract's GPUs aside for all of its time, before anything else is sold of them.
 
     It may take more than the plan holds: that is between the operator and its planner. It never
@@ -34,7 +36,8 @@ def sign(tx: Tx, contract: Contract, *, now: datetime) -> Contract:
     Raises:
         NotFound: there is no such pool.
         Invalid: it can never be signed as written.
-        Refused: some of its GPUs are promised to others by then.
+        Refused: some of its GPUs are promised to others by then; or a step's price is below the
+            pool's floor, and no `exception` is named.
     """
     pool = fleet.lock_pool(tx, contract.pool)
     if (before := find(tx, contract.id)) is not None:
@@ -57,7 +60,7 @@ def sign(tx: Tx, contract: Contract, *, now: datetime) -> Contract:
     }  # fmt: skip
     tx.execute(QUERIES["insert_contract"], row)
     for place, step in enumerate(contract.steps):
-        _add_step(tx, contract, place, step, now=now)
+        _add_step(tx, contract, place, step, exception=exception, now=now)
     log.info("contract.signed", extra={"contract": contract.id, "gpus": contract.most_gpus})
     return contract
 
@@ -75,11 +78,15 @@ def _check_free(
         )
 
 
-def _add_step(tx: Tx, contract: Contract, place: int, step: Step, *, now: datetime) -> None:
+def _add_step(
+    tx: Tx, contract: Contract, place: int, step: Step, *, exception: str | None, now: datetime
+) -> None:
     sku = lease_sku(contract.pool, Tier.CONTRACT)
-    price = market.set_price(
-        tx, sku, step.rate, now=now, valid_from=max(step.starts_at, now),
-        tenant_id=contract.tenant_id,
+    floor = pricing.find_floor(tx, contract.pool)
+    low = floor is not None and below(step.rate, floor.rate)
+    price = pricing.set_price(
+        tx, sku, step.rate, exception=exception if low else None, now=now,
+        valid_from=max(step.starts_at, now), tenant_id=contract.tenant_id,
     )  # fmt: skip
     reserved = lease_sku(contract.pool, Tier.RESERVED)
     listed = market.find_terms(tx, reserved, tenant_id=contract.tenant_id, at=now)

@@ -1,14 +1,23 @@
--- name: insert_lease
--- The caller chose the id. A repeat inserts nothing and returns no row.
-INSERT INTO lease (id, tenant_id, pool, gpus, tier, notice_seconds, price_id, workload, max_seconds,
-                   requested_at, state, since, version, resumable, resumes, firm_seconds,
-                   credit_percent, list_price_id, reservation_id, until)
-VALUES (%(id)s, %(tenant_id)s, %(pool)s, %(gpus)s, %(tier)s, %(notice_seconds)s, %(price_id)s,
-        %(workload)s, %(max_seconds)s, %(requested_at)s, %(state)s, %(since)s, %(version)s, %(resumable)s,
-        %(resumes)s, %(firm_seconds)s, %(credit_percent)s, %(list_price_id)s,
-        %(reservation_id)s, %(until)s)
-    ON CONFLICT (id) DO NOTHING
-RETURNING id;
+-- name: insert_admitted
+-- An admitted lease, and on record that it was asked for and admitted. The caller chose the id. A
+-- repeat inserts nothing and returns no row.
+WITH new AS (
+    INSERT INTO lease (id, tenant_id, pool, gpus, tier, notice_seconds, price_id, workload,
+                       max_seconds, requested_at, state, since, version, resumable, resumes,
+                       firm_seconds, credit_percent, list_price_id, reservation_id, until)
+    VALUES (%(id)s, %(tenant_id)s, %(pool)s, %(gpus)s, %(tier)s, %(notice_seconds)s, %(price_id)s,
+            %(workload)s, %(max_seconds)s, %(requested_at)s, 'admitted', %(since)s, 2,
+            %(resumable)s, %(resumes)s, %(firm_seconds)s, %(credit_percent)s, %(list_price_id)s,
+            %(reservation_id)s, %(until)s)
+        ON CONFLICT (id) DO NOTHING
+    RETURNING id, requested_at, since
+), asked AS (
+    INSERT INTO lease_event (lease_id, version, state, happened_at, recorded_at)
+    SELECT id, 1, 'requested', requested_at, %(now)s::timestamptz FROM new
+    UNION ALL
+    SELECT id, 2, 'admitted', since, %(now)s FROM new
+)
+SELECT id FROM new;
 
 -- name: save_move
 -- Guarded by the version: of two who move one lease, the second finds nothing to update.
@@ -20,6 +29,27 @@ UPDATE lease
  WHERE id = %(id)s AND version = %(version)s - 1
 RETURNING id;
 
+-- name: save_moves
+-- As save_move and insert_event do, of many that do not begin to run.
+WITH moved AS (
+    UPDATE lease
+       SET state = new.state, since = new.since, version = new.version,
+           end_reason = new.reason, stopped_at = new.stopped_at, stops_at = new.stops_at,
+           noticed_at = new.noticed_at, exit_code = new.exit_code, detail = new.detail
+      FROM unnest(%(ids)s::uuid[], %(versions)s::integer[], %(states)s::text[],
+                  %(since)s::timestamptz[], %(reasons)s::text[], %(stopped)s::timestamptz[],
+                  %(stops)s::timestamptz[], %(noticed)s::timestamptz[], %(codes)s::integer[],
+                  %(details)s::text[])
+           AS new(id, version, state, since, reason, stopped_at, stops_at, noticed_at, exit_code,
+                  detail)
+     WHERE lease.id = new.id AND lease.version = new.version - 1
+    RETURNING lease.id, lease.version, lease.state, lease.end_reason, lease.since
+), noted AS (
+    INSERT INTO lease_event (lease_id, version, state, reason, happened_at, recorded_at)
+    SELECT id, version, state, end_reason, since, %(now)s::timestamptz FROM moved
+)
+SELECT id FROM moved;
+
 -- name: insert_event
 INSERT INTO lease_event (lease_id, version, state, reason, happened_at, recorded_at)
 VALUES (%(lease_id)s, %(version)s, %(state)s, %(reason)s, %(happened_at)s, %(recorded_at)s);
@@ -28,7 +58,14 @@ VALUES (%(lease_id)s, %(version)s, %(state)s, %(reason)s, %(happened_at)s, %(rec
 SELECT * FROM lease WHERE id = %(id)s;
 
 -- name: list_live
-SELECT * FROM lease WHERE state <> 'ended' ORDER BY requested_at, id;
+-- All of a lease but its workload, which may be large and is needed once, at its start.
+SELECT id, tenant_id, pool, gpus, tier, notice_seconds, price_id, max_seconds, requested_at, state,
+       since, version, end_reason, release_asked, running_at, stopped_at, ends_at, stops_at,
+       paid_until, exit_code, detail, firm_seconds, credit_percent, list_price_id, reservation_id,
+       until, noticed_at, checkpoint_at, resumable, resumes
+  FROM lease
+ WHERE state <> 'ended'
+ ORDER BY requested_at, id;
 
 -- name: list_of_tenant
 SELECT *
@@ -52,6 +89,13 @@ UPDATE lease
  WHERE id = %(id)s AND release_asked IS NULL AND state IN ('admitted', 'provisioning', 'running')
 RETURNING id;
 
+-- name: ask_all
+UPDATE lease
+   SET release_asked = %(reason)s
+ WHERE id = ANY(%(ids)s::uuid[]) AND release_asked IS NULL
+   AND state IN ('admitted', 'provisioning', 'running')
+RETURNING id;
+
 -- name: list_paused
 SELECT * FROM lease
  WHERE resumable AND state = 'ended' AND end_reason = 'reclaimed'
@@ -63,19 +107,49 @@ UPDATE lease
  WHERE id = %(id)s AND resumable AND state = 'ended' AND end_reason = 'reclaimed'
 RETURNING id;
 
--- name: sum_held_gpus
-SELECT coalesce(sum(gpus), 0) AS gpus
+-- name: get_standing
+-- What leases and windows hold of a pool: all of it from indexes. Nothing is promised any more to
+-- those that are leaving. Aside is what windows that run or are about to have and do not use.
+SELECT coalesce(sum(gpus), 0) AS held,
+       coalesce(sum(gpus) FILTER (
+           WHERE state <> 'draining'
+             AND (firm_seconds IS NULL
+                  OR firm_seconds > 0
+                     AND (running_at IS NULL
+                          OR running_at + firm_seconds * interval '1 second' > %(now)s))
+       ), 0) AS promised,
+       (SELECT coalesce(sum(greatest(r.gpus - r.lost_gpus - coalesce(drawn.gpus, 0)
+                                     - coalesce(listed.gpus, 0), 0)), 0)
+          FROM reservation r
+          LEFT JOIN LATERAL (
+               SELECT sum(l.gpus) AS gpus
+                 FROM lease l
+                WHERE l.reservation_id = r.id
+                  AND l.state IN ('admitted', 'provisioning', 'running', 'draining')
+               ) AS drawn ON true
+          LEFT JOIN LATERAL (
+               SELECT sum(s.gpus) AS gpus
+                 FROM resale s
+                WHERE s.reservation_id = r.id AND s.ended_at IS NULL AND r.starts_at <= %(now)s
+               ) AS listed ON true
+         WHERE r.pool = %(pool)s AND NOT r.ended AND NOT r.unpaid
+           AND r.starts_at <= %(soon)s AND r.ends_at > %(now)s) AS aside,
+       (SELECT coalesce(sum(greatest(s.gpus - coalesce(used.gpus, 0), 0)), 0)
+          FROM reservation r
+          JOIN resale s ON s.reservation_id = r.id AND s.ended_at IS NULL
+          LEFT JOIN LATERAL (
+               SELECT sum(u.gpus) AS gpus
+                 FROM resale_use u
+                 JOIN lease l ON l.id = u.lease_id
+                WHERE u.resale_id = s.id
+                  AND l.state IN ('admitted', 'provisioning', 'running', 'draining')
+               ) AS used ON true
+         WHERE r.pool = %(pool)s AND NOT r.ended AND NOT r.unpaid
+           AND r.starts_at <= %(now)s AND r.ends_at > %(now)s) AS returned,
+       EXISTS (SELECT FROM reservation r
+                WHERE r.pool = %(pool)s AND NOT r.ended AND r.ends_at > %(now)s) AS windows
   FROM lease
  WHERE pool = %(pool)s AND state IN ('admitted', 'provisioning', 'running', 'draining');
-
--- name: sum_firm_gpus
--- Without those that are leaving: nothing is promised to them any more.
-SELECT coalesce(sum(gpus), 0) AS gpus
-  FROM lease
- WHERE pool = %(pool)s AND state IN ('admitted', 'provisioning', 'running')
-   AND (firm_seconds IS NULL
-        OR firm_seconds > 0
-           AND (running_at IS NULL OR running_at + make_interval(secs => firm_seconds) > %(now)s));
 
 -- name: insert_block
 INSERT INTO lease_block (lease_id, block, hold_id)
@@ -84,19 +158,35 @@ VALUES (%(lease_id)s, %(block)s, %(hold_id)s)
 RETURNING block;
 
 -- name: list_open_blocks
-SELECT block, hold_id
+SELECT lease_id, block, hold_id
   FROM lease_block
- WHERE lease_id = %(lease_id)s AND NOT settled
- ORDER BY block;
+ WHERE lease_id = ANY(%(ids)s::uuid[]) AND NOT settled
+ ORDER BY lease_id, block;
 
--- name: count_blocks
-SELECT count(*) AS blocks FROM lease_block WHERE lease_id = %(lease_id)s;
+-- name: list_next_blocks
+-- The first block of each lease that is not held yet, and the price of its GPU-seconds.
+SELECT l.id, p.nanos, p.per, p.currency,
+       coalesce((SELECT max(block) + 1 FROM lease_block WHERE lease_id = l.id), 0) AS block
+  FROM lease l
+  JOIN price p ON p.id = l.price_id
+ WHERE l.id = ANY(%(ids)s::uuid[]);
 
--- name: close_block
-UPDATE lease_block SET settled = true WHERE lease_id = %(lease_id)s AND block = %(block)s;
+-- name: insert_blocks
+INSERT INTO lease_block (lease_id, block, hold_id)
+SELECT * FROM unnest(%(leases)s::uuid[], %(blocks)s::integer[], %(holds)s::uuid[])
+    ON CONFLICT DO NOTHING;
+
+-- name: close_blocks
+UPDATE lease_block
+   SET settled = true
+  FROM unnest(%(leases)s::uuid[], %(blocks)s::integer[]) AS over(lease_id, block)
+ WHERE lease_block.lease_id = over.lease_id AND lease_block.block = over.block;
 
 -- name: extend_paid
-UPDATE lease SET paid_until = %(paid_until)s WHERE id = %(id)s AND state = 'running';
+UPDATE lease
+   SET paid_until = paid.until
+  FROM unnest(%(ids)s::uuid[], %(until)s::timestamptz[]) AS paid(id, until)
+ WHERE lease.id = paid.id AND lease.state = 'running';
 
 -- name: list_unsettled
 -- Ended leases that still have an unsettled block: a crash came between the two.
@@ -167,18 +257,6 @@ SELECT *, workload IS NOT NULL AS has_workload
   FROM reservation
  WHERE NOT ended AND (%(pool)s::text IS NULL OR pool = %(pool)s)
  ORDER BY starts_at, id;
-
--- name: sum_aside_gpus
--- Of windows that run or are about to: what is reserved and not in use.
-SELECT coalesce(sum(greatest(r.gpus - r.lost_gpus - coalesce(drawn.gpus, 0), 0)), 0) AS gpus
-  FROM reservation r
-  LEFT JOIN LATERAL (
-       SELECT sum(l.gpus) AS gpus
-         FROM lease l
-        WHERE l.reservation_id = r.id
-          AND l.state IN ('admitted', 'provisioning', 'running', 'draining')) AS drawn ON true
- WHERE r.pool = %(pool)s AND NOT r.ended AND NOT r.unpaid
-   AND r.starts_at <= %(soon)s AND r.ends_at > %(now)s;
 
 -- name: sum_drawn_gpus
 SELECT coalesce(sum(gpus), 0) AS gpus
@@ -289,4 +367,122 @@ SELECT pool, tenant_id, count(*)::integer AS times
 
 -- name: any_open
 SELECT EXISTS (SELECT FROM reservation WHERE NOT ended)
-       OR EXISTS (SELECT FROM contract WHERE NOT closed) AS any;
+       OR EXISTS (SELECT FROM contract WHERE NOT closed)
+       OR EXISTS (SELECT FROM resale_use WHERE NOT paid) AS any;
+
+-- name: insert_resale
+INSERT INTO resale (id, reservation_id, gpus, limit_nanos, share_percent, listed_at)
+VALUES (%(id)s, %(reservation_id)s, %(gpus)s, %(limit_nanos)s, %(share_percent)s, %(listed_at)s);
+
+-- name: get_resale
+SELECT s.*, r.tenant_id
+  FROM resale s
+  JOIN reservation r ON r.id = s.reservation_id
+ WHERE s.id = %(id)s;
+
+-- name: list_resales
+SELECT s.*
+  FROM resale s
+  JOIN reservation r ON r.id = s.reservation_id
+ WHERE %(tenant_id)s::uuid IS NULL OR r.tenant_id = %(tenant_id)s
+ ORDER BY s.listed_at DESC, s.id;
+
+-- name: end_resale
+-- The first instant at which it was taken back stands.
+UPDATE resale SET ended_at = %(ended_at)s WHERE id = %(id)s AND ended_at IS NULL;
+
+-- name: sum_listed_gpus
+SELECT coalesce(sum(gpus), 0) AS gpus
+  FROM resale
+ WHERE reservation_id = %(id)s AND ended_at IS NULL;
+
+-- name: list_free_resales
+-- What is on sale of windows that run, and not in use by a lease.
+SELECT s.*, s.gpus - coalesce(used.gpus, 0) AS free
+  FROM reservation r
+  JOIN resale s ON s.reservation_id = r.id AND s.ended_at IS NULL
+  LEFT JOIN LATERAL (
+       SELECT sum(u.gpus) AS gpus
+         FROM resale_use u
+         JOIN lease l ON l.id = u.lease_id
+        WHERE u.resale_id = s.id
+          AND l.state IN ('admitted', 'provisioning', 'running', 'draining')) AS used ON true
+ WHERE r.pool = %(pool)s AND NOT r.ended AND r.starts_at <= %(now)s AND r.ends_at > %(now)s
+ ORDER BY s.id;
+
+-- name: insert_resale_use
+INSERT INTO resale_use (resale_id, lease_id, gpus)
+VALUES (%(resale_id)s, %(lease_id)s, %(gpus)s);
+
+-- name: list_resale_uses
+SELECT s.*, u.lease_id, u.gpus AS used_gpus, u.paid
+  FROM resale_use u
+  JOIN resale s ON s.id = u.resale_id
+ WHERE NOT %(unpaid)s OR NOT u.paid
+ ORDER BY u.lease_id, u.resale_id;
+
+-- name: set_resale_paid
+UPDATE resale_use SET paid = true WHERE resale_id = %(resale_id)s AND lease_id = %(lease_id)s;
+
+-- name: list_asked
+-- What customers asked for and got lately: at which price per GPU-hour, for how long, and how long
+-- it ran until it ended or was taken back.
+SELECT l.requested_at AS asked_at, p.nanos * 3600 / p.per AS nanos_hour, l.max_seconds AS seconds,
+       l.gpus, l.tier <> 'interruptible' AS firm,
+       coalesce(extract(epoch FROM coalesce(l.stopped_at, %(now)s) - l.running_at), 0) / 3600
+           AS ran_hours,
+       (l.end_reason IS NOT DISTINCT FROM 'reclaimed')::integer AS reclaimed
+  FROM lease l
+  JOIN tenant t ON t.id = l.tenant_id AND t.kind = 'customer'
+  JOIN price p ON p.id = l.price_id
+ WHERE l.pool = %(pool)s AND l.requested_at >= %(since)s AND l.reservation_id IS NULL
+   AND l.resumes IS NULL
+ UNION ALL
+SELECT r.booked_at, p.nanos * 3600 / p.per, extract(epoch FROM r.ends_at - r.starts_at)::bigint,
+       r.gpus, true, 0, 0
+  FROM reservation r
+  JOIN price p ON p.id = r.price_id
+ WHERE r.pool = %(pool)s AND r.booked_at >= %(since)s AND r.contract_id IS NULL;
+
+-- name: insert_webhook
+INSERT INTO webhook (lease_id, url) VALUES (%(lease_id)s, %(url)s) ON CONFLICT DO NOTHING;
+
+-- name: copy_webhook
+INSERT INTO webhook (lease_id, url)
+SELECT %(after)s, url FROM webhook WHERE lease_id = %(before)s
+    ON CONFLICT DO NOTHING;
+
+-- name: claim_webhooks
+-- Of leases that have their notice. Whoever dies with one leaves it to be taken again later.
+UPDATE webhook
+   SET attempts = attempts + 1, next_at = %(until)s
+ WHERE lease_id IN (
+       SELECT w.lease_id
+         FROM webhook w
+         JOIN (SELECT o.lease_id,
+                      row_number() OVER (PARTITION BY l.tenant_id ORDER BY l.since, l.id) AS place
+                 FROM webhook o
+                 JOIN lease l ON l.id = o.lease_id AND l.stops_at > %(now)s
+                WHERE o.outcome IS NULL AND (o.next_at IS NULL OR o.next_at <= %(now)s)) AS due
+              USING (lease_id)
+        WHERE due.place <= %(each)s AND w.outcome IS NULL
+          AND (w.next_at IS NULL OR w.next_at <= %(now)s)
+        LIMIT %(limit)s
+          FOR UPDATE OF w SKIP LOCKED)
+RETURNING lease_id, url, attempts;
+
+-- name: close_webhooks
+-- Of leases that ended by themselves, or whose notice is over.
+UPDATE webhook w
+   SET outcome = 'given_up', detail = coalesce(w.detail, 'the lease is over')
+  FROM lease l
+ WHERE l.id = w.lease_id AND w.outcome IS NULL AND l.state = 'ended'
+   AND (l.stops_at IS NULL OR l.stops_at <= %(now)s);
+
+-- name: note_webhook
+UPDATE webhook
+   SET outcome = %(outcome)s, next_at = %(next_at)s, detail = %(detail)s
+ WHERE lease_id = %(id)s AND outcome IS NULL;
+
+-- name: get_webhook
+SELECT url, attempts, outcome, detail FROM webhook WHERE lease_id = %(id)s;

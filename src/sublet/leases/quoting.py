@@ -7,7 +7,6 @@ from datetime import datetime, timedelta
 from sublet.core.db import Tx
 from sublet.core.errors import Invalid
 from sublet.core.ids import new_id
-from sublet.core.money import Rate
 from sublet.engine.port import InternalJob
 from sublet.fleet import store as fleet
 from sublet.leases import booking, service, terms
@@ -37,7 +36,6 @@ def quote(
     jobs: Sequence[InternalJob],
     lifetime: timedelta,
     now: datetime,
-    bid: Rate | None = None,
 ) -> Quote:
     """Say what it costs, and hold that price for `lifetime`. No GPUs are held.
 
@@ -57,6 +55,7 @@ def quote(
         )
     pool = fleet.lock_pool(tx, ask.pool)
     price = service.prices_of(tx, pool, ask.tier, tenant=tenant, now=now)
+    firm = ask.max_duration
     if ask.starts_at is None:
         service.check_size(ask.gpus, ask.max_duration)
         firm = terms.firm_for(pool, ask.tier, ask.max_duration)
@@ -66,7 +65,10 @@ def quote(
         end = ask.starts_at + ask.max_duration
         booking.check_room(tx, pool, ask.starts_at, end, gpus=ask.gpus, now=now)
     if tenant.kind is not TenantKind.HOUSE:
-        terms.check_price(pool, price.contracted.rate, bid=bid)
+        service.check_price(
+            tx, pool, price.contracted.rate, start=ask.starts_at or now, length=ask.max_duration,
+            firm=firm, now=now,
+        )  # fmt: skip
     made = Quote(
         id=new_id(),
         tenant_id=tenant.id,

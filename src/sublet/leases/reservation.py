@@ -13,6 +13,7 @@ from uuid import UUID
 
 from sublet.core.errors import Invalid, Refused
 from sublet.core.money import Money, Rate
+from sublet.engine.port import Window
 from sublet.fleet.pool import Pool
 from sublet.market.price import Tier
 from sublet.planner.firm import Promised
@@ -84,12 +85,13 @@ class Reservation:
             rate.currency,
         )
 
-    def check_draw(self, gpus: int, *, drawn: int, now: datetime) -> None:
+    def check_draw(self, gpus: int, *, drawn: int, listed: int, now: datetime) -> None:
         """Hold a lease on it to what was reserved.
 
         Args:
             gpus: of the lease.
             drawn: of leases on it that have not ended.
+            listed: that its tenant has put back on sale.
             now: the present instant.
 
         Raises:
@@ -106,9 +108,10 @@ class Reservation:
                 f"the wallet could not pay for the next day of contract {self.contract_id}:"
                 " nothing is leased from it until it can"
             )
-        free = self.gpus - self.lost_gpus - drawn
+        free = self.gpus - self.lost_gpus - drawn - listed
         if gpus > free:
             lost = f" and {self.lost_gpus} were taken back and credited" if self.lost_gpus else ""
+            lost += f" and {listed} are back on sale: take them back first" if listed else ""
             raise Refused(
                 f"{gpus} GPUs were asked for and reservation {self.id} has {max(free, 0)} left:"
                 f" {drawn} of {self.gpus} are in use{lost}"
@@ -145,6 +148,17 @@ def check_window(pool: Pool, start: datetime, end: datetime, *, gpus: int, now: 
 
 def of_reservation(found: Reservation) -> Promised:
     return Promised(gpus=found.gpus - found.lost_gpus, start=found.starts_at, end=found.ends_at)
+
+
+def as_window(found: Reservation) -> Window:
+    """Return it as an engine sees it: what is left of its promise."""
+    return Window(
+        id=found.id,
+        gpu_model=found.pool,
+        gpus=found.gpus - found.lost_gpus,
+        starts_at=found.starts_at,
+        ends_at=found.ends_at,
+    )
 
 
 def lead(pool: Pool) -> timedelta:

@@ -70,13 +70,6 @@ def any_open(tx: Tx) -> bool:
     return bool(row["any"])
 
 
-def aside_gpus(tx: Tx, pool: str, *, now: datetime, soon: datetime) -> int:
-    """Return the GPUs of windows that run, or start until `soon`, and are not in use."""
-    row = one(tx, QUERIES["sum_aside_gpus"], {"pool": pool, "now": now, "soon": soon})
-    assert row is not None
-    return int(row["gpus"])
-
-
 def drawn_gpus(tx: Tx, id_: UUID) -> int:
     """Return how many GPUs leases on it hold."""
     row = one(tx, QUERIES["sum_drawn_gpus"], {"id": id_})

@@ -9,13 +9,14 @@ from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import replace
 from datetime import datetime, timedelta
+from typing import Final
 
 from sublet.core.db import Database, Tx
 from sublet.core.errors import Invalid, NotFound, Refused
 from sublet.core.ids import derived_id
 from sublet.engine.port import InternalJob
 from sublet.fleet import store as fleet
-from sublet.leases import service, store, terms
+from sublet.leases import service, store, terms, webhooks
 from sublet.leases.lease import Lease, LeaseId
 from sublet.leases.service import Request
 from sublet.planner.surplus import sellable_gpus
@@ -25,6 +26,7 @@ from sublet.tenants.tenant import TenantId
 log = logging.getLogger(__name__)
 
 _LEAST = timedelta(seconds=1)
+_AT_ONCE: Final = 50
 
 
 def time_left(lease: Lease) -> timedelta:
@@ -54,8 +56,10 @@ def resume(db: Database, *, jobs: Sequence[InternalJob], now: datetime) -> list[
             for name in {lease.pool for lease in paused}
         }
     used: dict[str, int] = defaultdict(int)
-    back = []
+    back: list[Lease] = []
     for lease in paused:
+        if len(back) == _AT_ONCE:  # they are started first; the next pass goes on
+            break
         # Strictly in order within a pool: a small one that overtakes could keep a big one out.
         if used[lease.pool] + lease.gpus > room[lease.pool]:
             room[lease.pool] = 0
@@ -91,6 +95,7 @@ def _resume_one(
             )
             tenant = tenants.get_tenant(tx, TenantId(lease.tenant_id))
             found = service.admit(tx, tenant, request, jobs=jobs, now=now)
+            webhooks.carry_over(tx, lease.id, found.id)
     except (Refused, Invalid, NotFound) as error:  # it stays paused, and is tried again
         log.info("lease.not_resumed", extra={"lease": lease.id, "detail": str(error)})
         return None

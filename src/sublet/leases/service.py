@@ -8,32 +8,27 @@ from datetime import datetime, timedelta
 from typing import Final
 from uuid import UUID
 
-from sublet.core.clock import Clock
-from sublet.core.db import Database, Tx
+from sublet.core.db import Tx
 from sublet.core.errors import Invalid, NotFound, Refused
 from sublet.core.failpoint import failpoint
 from sublet.core.ids import new_id
 from sublet.core.money import Rate
-from sublet.engine.port import Engine, InternalJob, Notice, Observation, Workload
+from sublet.engine.port import InternalJob
 from sublet.fleet import store as fleet
 from sublet.fleet.pool import Demand, Pool, demand_by_pool, demand_of
-from sublet.leases import blocks, reclaim, reservations, store, terms
+from sublet.leases import blocks, reclaim, resales, reservations, store, terms, webhooks
 from sublet.leases.lease import (
     HOLDING,
-    EndReason,
     Lease,
     LeaseId,
     Move,
-    Start,
     State,
-    Stop,
-    decide,
 )
 from sublet.leases.reclaim import Losses
 from sublet.leases.reservation import lead, of_reservation
-from sublet.leases.store import Spec
+from sublet.leases.store import Spec, Standing
 from sublet.leases.terms import RoomNow
-from sublet.market import quotes
+from sublet.market import bids, quotes
 from sublet.market import store as market
 from sublet.market.price import Tier, lease_sku
 from sublet.planner import store as plans
@@ -49,13 +44,6 @@ from sublet.tenants.tenant import Tenant, TenantKind
 log = logging.getLogger(__name__)
 
 LONGEST: Final = timedelta(days=30)
-_MESSAGES: Final[Mapping[EndReason, str]] = {
-    EndReason.RELEASED: "You gave this lease back.",
-    EndReason.EXPIRED: "This lease reached the end it was sold with.",
-    EndReason.RECLAIMED: "An internal job needs these GPUs; save your work now.",
-    EndReason.CREDIT_EXHAUSTED: "The wallet could not pay for the next minute.",
-    EndReason.SHUTDOWN: "The operator is stopping this Sublet.",
-}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -73,19 +61,24 @@ class Request:
     notice: timedelta | None = None  # None: the longest that the pool sells
     resumable: bool = False
     resumes: LeaseId | None = None  # set where a paused lease comes back
+    webhook: str | None = None  # https address that is told of its notice
 
 
 def pressure_of(tx: Tx, pool: Pool, jobs: Sequence[InternalJob], *, now: datetime) -> Pressure:
     """Return how `pool` stands: what the cluster says, and what leases hold."""
+    return _pressure(pool, jobs, store.standing(tx, pool.name, now=now, soon=now + lead(pool)))
+
+
+def _pressure(pool: Pool, jobs: Sequence[InternalJob], stands: Standing) -> Pressure:
     demand = demand_of(jobs, pool.name)
     return Pressure(
         gpus=pool.gpus,
         internal_running=demand.running,
         internal_pending=demand.pending,
-        leased=store.held_gpus(tx, pool.name),
+        leased=stands.held,
         lendable=pool.policy.lendable,
         lending_limit=pool.policy.lending_limit,
-        aside=reservations.aside_gpus(tx, pool.name, now=now, soon=now + lead(pool)),
+        aside=stands.aside,
         reserve=pool.policy.reserve,
     )
 
@@ -97,12 +90,11 @@ def admit(
     *,
     jobs: Sequence[InternalJob],
     now: datetime,
-    bid: Rate | None = None,
 ) -> Lease:
     """Sell a lease: set its GPUs and its first minute's money aside, or neither.
 
-    Asking twice with one id and the same contents gives the same lease. What a GPU-hour is worth
-    to those who may come later is `bid`: nothing is sold for less.
+    Asking twice with one id and the same contents gives the same lease. Nothing is sold for less
+    than its GPUs are worth to those who may come later, as far as that is known.
 
     Raises:
         NotFound: there is no such pool.
@@ -120,6 +112,8 @@ def admit(
         raise Refused("this tenant's workloads may not use the network; ask the operator")
     # The lock makes admissions of one pool take turns, so none sells what another just sold.
     pool = fleet.lock_pool(tx, request.pool)
+    if request.id is not None and (before := store.find(tx, request.id)) is not None:
+        return repeated(tx, before, tenant, request)
     id_ = request.id or LeaseId(new_id())
     quoted = None
     if request.quote is None:
@@ -129,6 +123,16 @@ def admit(
         quoted.check(id_, now=now)
         price = market.Terms(contracted=quoted.price, listed=quoted.list_price)
     firm = terms.firm_for(pool, request.tier, request.max_duration)
+    room = room_now(tx, pool, jobs, firm=firm, now=now)
+    terms.check_room(pool, gpus=request.gpus, firm=firm, room=room, now=now)
+    # What was quoted is held to, also where the floor or the bids have risen since.
+    if tenant.kind is not TenantKind.HOUSE and quoted is None:
+        # What comes back was sold before: it is not weighed again.
+        length = None if request.resumes is not None else request.max_duration
+        check_price(tx, pool, price.contracted.rate, start=now, length=length, firm=firm, now=now)
+    taken = resales.taken_for(
+        tx, pool.name, gpus=request.gpus - room.own, rate=price.contracted.rate, now=now
+    )
     lease = Lease(
         id=id_,
         tenant_id=tenant.id,
@@ -147,24 +151,51 @@ def admit(
         credit_percent=pool.policy.credit_percent,
         resumable=request.resumable,
         resumes=request.resumes,
-    )
-    # Before the insert, so that it is not in it.
-    room = room_now(tx, pool, jobs, firm=firm, now=now)
-    if not store.insert(tx, lease, request.spec, now=now):
-        return repeated(tx, lease, request.spec, request.notice)
-    terms.check_room(pool, gpus=request.gpus, firm=firm, room=room, now=now)
-    # What was quoted is held to, also where the floor or the bids have risen since.
-    if tenant.kind is not TenantKind.HOUSE and quoted is None:
-        terms.check_price(pool, price.contracted.rate, bid=bid)
+    ).move(Move(to=State.ADMITTED, at=now))
+    insert_new(tx, lease, request.spec, now=now)
+    resales.use(tx, lease, taken)
+    if request.webhook is not None:
+        webhooks.add(tx, lease.id, request.webhook)
     if quoted is not None:
         quotes.accept(tx, quoted, sold=lease.id, now=now)
     failpoint("lease.admit.before_hold")
     blocks.hold_block(tx, lease, 0, rate=price.contracted.rate, now=now)
     failpoint("lease.admit.after_hold")
-    lease = lease.move(Move(to=State.ADMITTED, at=now))
-    store.save(tx, lease, now=now)
     log.info("lease.admitted", extra={"lease": lease.id, "tenant": tenant.id, "gpus": lease.gpus})
     return lease
+
+
+def check_price(
+    tx: Tx,
+    pool: Pool,
+    rate: Rate,
+    *,
+    start: datetime,
+    length: timedelta | None,
+    firm: timedelta,
+    now: datetime,
+) -> None:
+    """Hold a price to the pool's floor, and to the bid prices of its window.
+
+    Args:
+        tx: any transaction.
+        pool: whose.
+        rate: what would be paid.
+        start: of the window.
+        length: of it; None: it is not held to bid prices.
+        firm: for how long it is promised: nothing is of an interruptible lease.
+        now: the present instant.
+
+    Raises:
+        Refused: it is below one of them.
+    """
+    asked = None if length is None else bids.find(tx, pool.name, now=now)
+    bid = None
+    if asked is not None and length is not None:
+        bid = asked.least(start=start, length=length, firm=bool(firm))
+    elif length is not None:
+        log.info("price.by_book", extra={"pool": pool.name})  # too little demand was seen
+    terms.check_price(pool, rate, bid=bid)
 
 
 def check_size(gpus: int, duration: timedelta) -> None:
@@ -191,178 +222,49 @@ def room_now(
     tx: Tx, pool: Pool, jobs: Sequence[InternalJob], *, firm: timedelta, now: datetime
 ) -> RoomNow:
     """Return what of `pool` can be sold at this instant, and be promised for `firm`."""
-    sellable = sellable_gpus(pressure_of(tx, pool, jobs, now=now))
+    stands = store.standing(tx, pool.name, now=now, soon=now + lead(pool))
+    pressure = _pressure(pool, jobs, stands)
+    # What a window's tenant may want back at any time can be promised to nobody.
+    own = sellable_gpus(replace(pressure, aside=stands.aside + stands.returned))
     if not firm:
-        return RoomNow(sellable=sellable, firm=None)
+        return RoomNow(sellable=sellable_gpus(pressure), firm=None, own=own)
     found = plans.get_plan(tx, pool.name)
     plan = None if found is None else read_firm(found.made_at, found.plan)
-    windows = [of_reservation(found) for found in reservations.list_open(tx, pool.name)]
-    promised = store.promised_gpus(tx, pool.name, now=now)
-    promised += most_promised(windows, now, now + firm)
+    promised = stands.promised
+    if stands.windows:
+        windows = [of_reservation(found) for found in reservations.list_open(tx, pool.name)]
+        promised += most_promised(windows, now, now + firm)
     room = firm_room(plan, window=firm, gpus=pool.gpus, promised=promised, now=now)
-    return RoomNow(sellable=sellable, firm=room)
+    return RoomNow(sellable=own, firm=room, own=own)
 
 
-def repeated(tx: Tx, lease: Lease, spec: Spec, notice: timedelta | None) -> Lease:
-    before = store.get(tx, lease.id)
-    same = (
-        before.tenant_id == lease.tenant_id
-        and before.pool == lease.pool
-        and before.gpus == lease.gpus
-        and before.tier == lease.tier
-        and before.max_duration == lease.max_duration
-        and (notice is None or before.notice == notice)
-        and (before.resumable or before.paused or not lease.resumable)
-        and store.get_spec(tx, lease.id) == replace(spec, command=list(spec.command))
-    )
-    if not same:
+def insert_new(tx: Tx, lease: Lease, spec: Spec, *, now: datetime) -> None:
+    """Raises Invalid: its id was taken for something else, just now."""
+    if not store.insert(tx, lease, spec, now=now):
         raise Invalid(f"id {lease.id} was already used for something else")
-    return before
 
 
-def advance(
-    lease: Lease, *, db: Database, engine: Engine, clock: Clock, notice_url: str | None = None
-) -> tuple[Lease, Observation]:
-    """Take one lease as many steps as the present allows.
-
-    The engine is called between short transactions, never inside one. Its calls are safe to
-    repeat, so dying half way costs a repeat and nothing else.
-
-    Returns:
-        the lease as it is now, and what the engine showed last.
+def repeated(tx: Tx, before: Lease, tenant: Tenant, request: Request) -> Lease:
+    """Return what was asked for before under the same id.
 
     Raises:
-        Conflict: another worker moved the lease first; the next pass will see it.
-        Unavailable: the engine or the database did not answer.
+        Invalid: it was something else.
     """
-    while True:
-        # Asked before the clock, so that "running" holds for every instant until `now`.
-        seen = engine.observe(lease.id)
-        now = clock.now()
-        match decide(lease, seen, now):
-            case Move() as move:
-                lease = _move(lease, move, db=db, now=now)
-                if move.to is State.RUNNING:
-                    # It may have run for longer than its first minute while nobody looked. It
-                    # is paid for first; what comes next is decided then.
-                    return lease, seen
-            case Start():
-                lease, started = _start(lease, db=db, engine=engine, now=now, notice_url=notice_url)
-                if not started:
-                    return lease, seen
-            case Stop():
-                failpoint("lease.stop.before_engine")
-                engine.stop(lease.id, notice=notice_of(lease))
-                failpoint("lease.stop.after_engine")
-                return lease, seen
-            case None:
-                return lease, seen
-
-
-def notice_of(lease: Lease) -> Notice:
-    """Return what a draining lease's workload is told."""
-    assert lease.end_reason is not None
-    assert lease.stops_at is not None
-    return Notice(
-        reason=lease.end_reason,
-        message=_MESSAGES.get(lease.end_reason, "This lease is ending."),
-        noticed_at=lease.since,
-        stops_at=lease.stops_at,
+    same = (
+        before.tenant_id == tenant.id
+        and before.pool == request.pool
+        and before.gpus == request.gpus
+        and before.tier == request.tier
+        and before.reservation_id == request.reservation
+        and before.max_duration == request.max_duration
+        and (request.notice is None or before.notice == request.notice)
+        and (before.resumable or before.paused or not request.resumable)
+        and store.get_spec(tx, before.id)
+        == replace(request.spec, command=list(request.spec.command))
     )
-
-
-def _move(lease: Lease, move: Move, *, db: Database, now: datetime) -> Lease:
-    moved = lease.move(move)
-    if move.to is State.RUNNING:
-        assert moved.running_at is not None
-        until = moved.until  # of a window, which pays for it
-        if moved.reservation_id is None:
-            until = blocks.paid_until(moved, blocks=1, running_at=moved.running_at)
-        moved = replace(moved, paid_until=until)
-    with db.transaction() as tx:
-        store.save(tx, moved, now=now)
-    log.info(
-        "lease.moved",
-        extra={
-            "lease": lease.id,
-            "from": lease.state,
-            "to": moved.state,
-            "reason": moved.end_reason,
-        },
-    )
-    return moved
-
-
-def _start(
-    lease: Lease, *, db: Database, engine: Engine, now: datetime, notice_url: str | None
-) -> tuple[Lease, bool]:
-    with db.transaction() as tx:
-        spec = store.get_spec(tx, lease.id)
-    workload = Workload(
-        id=lease.id,
-        gpu_model=lease.pool,
-        gpus=lease.gpus,
-        command=spec.command,
-        environment=spec.environment,
-        files=spec.files,
-        sandboxed=spec.sandboxed,
-        network=spec.network,
-        memory_bytes=spec.memory_bytes,
-        processes=spec.processes,
-        notice_url=notice_url,
-    )
-    # Should we die before we see it run, it must not run on for longer than it is paid.
-    fence = now + timedelta(seconds=blocks.block_seconds(lease, 0)) + lease.notice
-    try:
-        failpoint("lease.start.before_engine")
-        started = engine.start(workload, deadline=fence)
-        failpoint("lease.start.after_engine")
-        return lease, started
-    except (Invalid, Refused) as error:
-        move = Move(to=State.DRAINING, at=now, reason=EndReason.START_FAILED, detail=str(error))
-        return _move(lease, move, db=db, now=now), True
-
-
-def pay_ahead(lease: Lease, *, db: Database, now: datetime) -> Lease:
-    """Hold the next minutes of a running lease until `now` and a little more is paid for.
-
-    Unpaid is no error here: the lease then ends where its money does.
-    """
-    while _runs_out(lease, now):
-        assert lease.running_at is not None
-        try:
-            with db.transaction() as tx:
-                block = blocks.next_block(tx, lease)
-                price = market.get_price(tx, lease.price_id)
-                blocks.hold_block(tx, lease, block, rate=price.rate, now=now)
-                failpoint("lease.pay_ahead.held")
-                until = blocks.paid_until(lease, blocks=block + 1, running_at=lease.running_at)
-                blocks.extend_paid(tx, lease, until)
-        except Refused:
-            log.info("lease.unpaid", extra={"lease": lease.id})
-            return lease
-        lease = replace(lease, paid_until=until)
-    return lease
-
-
-def _runs_out(lease: Lease, now: datetime) -> bool:
-    return (
-        lease.state is State.RUNNING
-        and lease.paid_until is not None
-        and lease.ends_at is not None
-        and lease.paid_until < lease.ends_at
-        and now >= lease.paid_until - blocks.AHEAD
-        # Past its fence the engine has ended it, or its clock and ours do not agree: nothing
-        # is sold of time that nobody can have had.
-        and now < lease.paid_until + lease.notice
-    )
-
-
-def fence_of(lease: Lease) -> datetime | None:
-    """Return when the engine itself must kill a running lease, whatever becomes of us."""
-    if lease.state is not State.RUNNING or lease.paid_until is None:
-        return None
-    return lease.paid_until + lease.notice
+    if not same:
+        raise Invalid(f"id {before.id} was already used for something else")
+    return before
 
 
 def reclaim_all(

@@ -29,25 +29,25 @@ class Spec:
     memory_bytes: int | None = None
     processes: int | None = None
     sandboxed: bool = True
+    interactive: bool = False
+    image: str | None = None
 
 
 def insert(tx: Tx, lease: Lease, spec: Spec, *, now: datetime) -> bool:
-    """Add a lease in its first state; False when there is one of this id already."""
+    """Add a lease that was admitted just now; False when there is one of this id already."""
+    assert (lease.state, lease.version) == (State.ADMITTED, 2), lease
     row = {
         "id": lease.id, "tenant_id": lease.tenant_id, "pool": lease.pool, "gpus": lease.gpus,
         "tier": lease.tier, "notice_seconds": int(lease.notice.total_seconds()),
         "price_id": lease.price_id, "workload": Jsonb(to_json(spec)),
         "max_seconds": int(lease.max_duration.total_seconds()),
-        "requested_at": lease.requested_at, "state": lease.state, "since": lease.since,
-        "version": lease.version, "resumable": lease.resumable, "resumes": lease.resumes,
+        "requested_at": lease.requested_at, "since": lease.since,
+        "resumable": lease.resumable, "resumes": lease.resumes,
         "firm_seconds": None if lease.firm is None else int(lease.firm.total_seconds()),
         "credit_percent": lease.credit_percent, "list_price_id": lease.list_price_id,
-        "reservation_id": lease.reservation_id, "until": lease.until,
+        "reservation_id": lease.reservation_id, "until": lease.until, "now": now,
     }  # fmt: skip
-    if one(tx, QUERIES["insert_lease"], row) is None:
-        return False
-    _insert_event(tx, lease, now=now)
-    return True
+    return one(tx, QUERIES["insert_admitted"], row) is not None
 
 
 def save(tx: Tx, lease: Lease, *, now: datetime) -> None:
@@ -66,6 +66,33 @@ def save(tx: Tx, lease: Lease, *, now: datetime) -> None:
     if one(tx, QUERIES["save_move"], row) is None:
         raise Conflict(f"lease {lease.id} was moved by somebody else")
     _insert_event(tx, lease, now=now)
+
+
+def find(tx: Tx, lease_id: LeaseId) -> Lease | None:
+    row = one(tx, QUERIES["get_lease"], {"id": lease_id})
+    return None if row is None else _lease(row)
+
+
+def save_all(tx: Tx, leases: Sequence[Lease], *, now: datetime) -> set[LeaseId]:
+    """Write leases one move later, and the moves to the record, as `save` does one.
+
+    Returns:
+        those that were: the others were moved by somebody else first.
+    """
+    given = {
+        "ids": [lease.id for lease in leases],
+        "versions": [lease.version for lease in leases],
+        "states": [lease.state.value for lease in leases],
+        "since": [lease.since for lease in leases],
+        "reasons": [None if one.end_reason is None else one.end_reason.value for one in leases],
+        "stopped": [lease.stopped_at for lease in leases],
+        "stops": [lease.stops_at for lease in leases],
+        "noticed": [lease.noticed_at for lease in leases],
+        "codes": [lease.exit_code for lease in leases],
+        "details": [lease.detail for lease in leases],
+        "now": now,
+    }
+    return {row["id"] for row in tx.execute(QUERIES["save_moves"], given)}
 
 
 def get(tx: Tx, lease_id: LeaseId) -> Lease:
@@ -119,6 +146,12 @@ def ask_release(tx: Tx, lease_id: LeaseId, reason: EndReason) -> bool:
     return one(tx, QUERIES["ask_release"], {"id": lease_id, "reason": reason}) is not None
 
 
+def ask_all(tx: Tx, leases: Sequence[LeaseId], reason: EndReason) -> list[LeaseId]:
+    """Ask for leases to end; return those that were not leaving already."""
+    given = {"ids": list(leases), "reason": reason}
+    return [row["id"] for row in tx.execute(QUERIES["ask_all"], given).fetchall()]
+
+
 def note_checkpoint(tx: Tx, lease_id: LeaseId, at: datetime) -> bool:
     """Note that a lease's work is safe until an instant; False when it does not run.
 
@@ -145,18 +178,28 @@ def end_pause(tx: Tx, lease_id: LeaseId) -> bool:
     return one(tx, QUERIES["end_pause"], {"id": lease_id}) is not None
 
 
-def held_gpus(tx: Tx, pool: str) -> int:
-    """Return how many GPUs of `pool` are set aside for leases."""
-    row = one(tx, QUERIES["sum_held_gpus"], {"pool": pool})
-    assert row is not None
-    return int(row["gpus"])
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Standing:
+    """What leases and windows hold of a pool at an instant, in GPUs."""
+
+    held: int  # by leases, until the engine shows them empty
+    promised: int  # of these, to those that are firm still
+    aside: int  # of windows that run, or are about to, and do not use them
+    returned: int  # of windows, put back on sale, and not in use: no part of `aside`
+    windows: bool  # are there any that are not over?
 
 
-def promised_gpus(tx: Tx, pool: str, *, now: datetime) -> int:
-    """Return how many GPUs of `pool` are leased to those that are firm still."""
-    row = one(tx, QUERIES["sum_firm_gpus"], {"pool": pool, "now": now})
+def standing(tx: Tx, pool: str, *, now: datetime, soon: datetime) -> Standing:
+    """Return what is held of `pool`, and set aside for windows that start until `soon`."""
+    row = one(tx, QUERIES["get_standing"], {"pool": pool, "now": now, "soon": soon})
     assert row is not None
-    return int(row["gpus"])
+    return Standing(
+        held=int(row["held"]),
+        promised=int(row["promised"]),
+        aside=int(row["aside"]),
+        returned=int(row["returned"]),
+        windows=row["windows"],
+    )
 
 
 def list_promised(tx: Tx, pool: str, *, now: datetime) -> list[Promised]:
@@ -229,6 +272,8 @@ def to_json(spec: Spec) -> dict[str, Any]:
         "memory_bytes": spec.memory_bytes,
         "processes": spec.processes,
         "sandboxed": spec.sandboxed,
+        "interactive": spec.interactive,
+        "image": spec.image,
     }
 
 
@@ -241,4 +286,6 @@ def from_json(document: Mapping[str, Any]) -> Spec:
         memory_bytes=document["memory_bytes"],
         processes=document["processes"],
         sandboxed=document["sandboxed"],
+        interactive=document.get("interactive", False),
+        image=document.get("image"),
     )

@@ -55,6 +55,7 @@ class RoomNow:
 
     sellable: int
     firm: Room | None  # None: nothing firm was asked for
+    own: int  # of `sellable`, what is not of a window whose tenant sells it back
 
     @property
     def gpus(self) -> int:

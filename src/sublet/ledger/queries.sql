@@ -26,6 +26,15 @@ SELECT id, code, currency, prepaid,
  ORDER BY id
    FOR NO KEY UPDATE;
 
+-- name: lock_named_accounts
+-- The same, by their codes.
+SELECT id, code, currency, prepaid,
+       debits_pending, debits_posted, credits_pending, credits_posted
+  FROM account
+ WHERE code = ANY(%(codes)s::text[])
+ ORDER BY id
+   FOR NO KEY UPDATE;
+
 -- name: lock_accounts_of_transfers
 -- The same, of all accounts that these transfers name.
 SELECT id
@@ -217,9 +226,27 @@ SELECT id
 DELETE FROM open_hold
  WHERE transfer_id = ANY(%(ids)s::uuid[]);
 
--- name: open_hold
-INSERT INTO open_hold (transfer_id, holder, expires_at)
-VALUES (%(id)s, %(holder)s, %(expires_at)s);
+-- name: insert_hold
+-- A pending transfer, what it sets aside and its open hold, in one. Under the locks of its
+-- accounts. A repeat changes nothing and returns no row.
+WITH new AS (
+    INSERT INTO transfer (id, kind, pending_id, debit_account, credit_account, amount_nanos,
+                          reason, expires_at, happened_at, recorded_at)
+    VALUES (%(id)s, %(kind)s, %(pending_id)s, %(debit_account)s, %(credit_account)s,
+            %(amount_nanos)s, %(reason)s, %(expires_at)s, %(happened_at)s, %(recorded_at)s)
+        ON CONFLICT (id) DO NOTHING
+    RETURNING id, expires_at, debit_account, credit_account, amount_nanos
+), moved AS (
+    UPDATE account
+       SET debits_pending  = debits_pending  + CASE account.id WHEN debit_account  THEN amount_nanos ELSE 0 END,
+           credits_pending = credits_pending + CASE account.id WHEN credit_account THEN amount_nanos ELSE 0 END
+      FROM new
+     WHERE account.id IN (%(debit_account)s, %(credit_account)s)
+), opened AS (
+    INSERT INTO open_hold (transfer_id, holder, expires_at)
+    SELECT id, %(holder)s, expires_at FROM new
+)
+SELECT id FROM new;
 
 -- name: close_hold
 -- Whoever deletes the row resolves the hold; everybody else finds it gone.

@@ -1,6 +1,6 @@
 """Moving money. The caller owns the transaction, so its own rows commit with the money."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime
 from typing import Any, Final
 from uuid import UUID
@@ -42,6 +42,20 @@ def get_account(tx: Tx, code: str) -> Account:
     return as_account(row)
 
 
+def lock(tx: Tx, *codes: str) -> list[Account]:
+    """Return accounts as they stand, in the order asked for, locked until the transaction ends.
+
+    Raises:
+        NotFound: no account has one of these codes.
+    """
+    rows = tx.execute(QUERIES["lock_named_accounts"], {"codes": list(codes)}).fetchall()
+    found = {row["code"]: as_account(row) for row in rows}
+    for code in codes:
+        if code not in found:
+            raise NotFound(f"there is no account {code}")
+    return [found[code] for code in codes]
+
+
 def post(tx: Tx, transfer: Transfer, *, now: datetime) -> bool:
     """Move the money of `transfer` once, however often it is called with the same id.
 
@@ -58,12 +72,22 @@ def post(tx: Tx, transfer: Transfer, *, now: datetime) -> bool:
     if not _insert(tx, row):
         return False
     failpoint("ledger.post.inserted")
-    _move(tx, transfer, accounts, posted_nanos=transfer.amount.nanos)
+    _post(tx, transfer, accounts)
     return True
 
 
-def hold(tx: Tx, transfer: Transfer, *, holder: str, expires_at: datetime, now: datetime) -> bool:
+def hold(
+    tx: Tx,
+    transfer: Transfer,
+    *,
+    holder: str,
+    expires_at: datetime,
+    now: datetime,
+    locked: Sequence[Account] = (),
+) -> bool:
     """Set the money of `transfer` aside, to be resolved by `settle`, `void` or `expire`.
+
+    `locked` are its accounts, if the caller has them from `lock`.
 
     Returns:
         True the first time, False when the id was held before.
@@ -72,14 +96,17 @@ def hold(tx: Tx, transfer: Transfer, *, holder: str, expires_at: datetime, now: 
         as `post`.
     """
     row = as_row(transfer, Kind.PENDING, now=now) | {"expires_at": expires_at, "holder": holder}
-    accounts = _lock(tx, row)
-    if not _insert(tx, row):
-        return False
-    failpoint("ledger.hold.inserted")
-    _move(tx, transfer, accounts, pending_nanos=transfer.amount.nanos)
-    failpoint("ledger.hold.moved")
-    tx.execute(QUERIES["open_hold"], row)
-    return True
+    accounts = {account.id: account for account in locked} or _lock(tx, row)
+    try:
+        _check_funds(transfer, accounts)
+    except Unpaid:
+        if _is_repeat(tx, row):
+            return False
+        raise
+    if one(tx, QUERIES["insert_hold"], row) is not None:
+        return True
+    assert _is_repeat(tx, row), row
+    return False
 
 
 def settle(
@@ -261,32 +288,38 @@ def _lock(tx: Tx, row: Mapping[str, Any]) -> dict[int, Account]:
 def _insert(tx: Tx, row: Mapping[str, Any]) -> bool:
     if one(tx, QUERIES["insert_transfer"], dict(row)) is not None:
         return True
-    before = one(tx, QUERIES["get_transfer"], {"id": row["id"]})
-    assert before is not None, row
-    if any(before[name] != row[name] for name in CONTENTS):
-        raise Invalid(f"transfer {row['id']} was already recorded with other contents")
+    assert _is_repeat(tx, row), row
     return False
 
 
-def _move(
-    tx: Tx,
-    transfer: Transfer,
-    accounts: Mapping[int, Account],
-    *,
-    pending_nanos: int = 0,
-    posted_nanos: int = 0,
-) -> None:
+def _is_repeat(tx: Tx, row: Mapping[str, Any]) -> bool:
+    """Say whether this transfer was recorded before.
+
+    Raises:
+        Invalid: one of its id was, with other contents.
+    """
+    before = one(tx, QUERIES["get_transfer"], {"id": row["id"]})
+    if before is not None and any(before[name] != row[name] for name in CONTENTS):
+        raise Invalid(f"transfer {row['id']} was already recorded with other contents")
+    return before is not None
+
+
+def _check_funds(transfer: Transfer, accounts: Mapping[int, Account]) -> None:
     assert {account.currency for account in accounts.values()} == {transfer.amount.currency}
     payer = accounts[transfer.debit_account]
     if payer.prepaid and payer.available.nanos < transfer.amount.nanos:
         raise Unpaid(f"{transfer.amount} is needed and {payer.available} is available")
+
+
+def _post(tx: Tx, transfer: Transfer, accounts: Mapping[int, Account]) -> None:
+    _check_funds(transfer, accounts)
     tx.execute(
         QUERIES["move_balances"],
         {
             "debit_account": transfer.debit_account,
             "credit_account": transfer.credit_account,
-            "pending_nanos": pending_nanos,
-            "posted_nanos": posted_nanos,
+            "pending_nanos": 0,
+            "posted_nanos": transfer.amount.nanos,
         },
     )
 

@@ -20,6 +20,7 @@ from sublet.core.errors import Unavailable
 
 Floats = NDArray[np.float64]
 _NEIGHBOURS: Final = 1  # slots to either side that a dual is averaged over
+_HAIR: Final = 1e-6
 FEWEST_SEEN: Final = 30  # requests, before a pool's demand counts as seen
 
 
@@ -157,16 +158,23 @@ def bid_prices(
     share /= slot_hours
     worth = expected.offer[kind] / scale * share.sum(axis=1) * slot_hours
     both = np.concatenate([share, share * expected.firm[kind][:, None]], axis=1)
+    # One more GPU for one slot is worth no more than the best offer. Without this a long request's
+    # worth may lie in any slots of its window, and the solver puts all of it into a few.
+    both = np.concatenate([both, -np.tile(np.eye(slots), 2)])
+    worth = np.concatenate([worth, np.full(slots, -slot_hours)])
+    most = np.concatenate([most, np.full(slots, np.inf)])
     columns, rows = np.nonzero(both)
     model = highspy.HighsLp()
-    model.num_col_, model.num_row_ = count, 2 * slots
+    model.num_col_, model.num_row_ = count + slots, 2 * slots
     model.sense_ = highspy.ObjSense.kMaximize
     model.col_cost_ = worth
-    model.col_lower_, model.col_upper_ = np.zeros(count), most
+    model.col_lower_, model.col_upper_ = np.zeros(count + slots), most
     model.row_lower_ = np.full(2 * slots, -np.inf)
-    model.row_upper_ = np.maximum(np.concatenate([lendable, promisable]), 0.0)
+    # Where both are as scarce, it is the GPU that is: who asks for no promise takes it away, too.
+    limits = np.concatenate([lendable, promisable * (1 + _HAIR)])
+    model.row_upper_ = np.maximum(limits, 0.0)
     model.a_matrix_.format_ = highspy.MatrixFormat.kColwise
-    model.a_matrix_.start_ = np.searchsorted(columns, np.arange(count + 1))
+    model.a_matrix_.start_ = np.searchsorted(columns, np.arange(count + slots + 1))
     model.a_matrix_.index_ = rows
     model.a_matrix_.value_ = both[columns, rows]
     solver = highspy.Highs()  # type: ignore[no-untyped-call]

@@ -49,6 +49,35 @@ SELECT p.sku, e.name
   FROM floor_exception e JOIN price p ON p.id = e.price_id
  WHERE e.cost_id = %(cost_id)s
  ORDER BY p.id;
+
+-- name: list_sales_under_floors
+-- Each price that leases or windows were sold at beside each floor that held then; what was quoted
+-- is held to the floor of when it was quoted. Leases on a window were sold with it, and a contract's
+-- steps when it was signed.
+WITH sale AS (
+    SELECT l.id, l.pool, l.price_id, coalesce(q.made_at, l.requested_at) AS sold_at
+      FROM lease l
+      LEFT JOIN quote q ON q.sold = l.id
+     WHERE l.reservation_id IS NULL AND l.state <> 'requested'
+     UNION ALL
+    SELECT r.id, r.pool, r.price_id, coalesce(q.made_at, r.booked_at)
+      FROM reservation r
+      LEFT JOIN quote q ON q.sold = r.id
+)
+SELECT c.*, p.id AS price_id, p.sku, p.nanos, p.per, count(*) AS sales,
+       (array_agg(s.id ORDER BY s.sold_at, s.id))[1] AS example,
+       EXISTS (SELECT FROM floor_exception e WHERE e.price_id = p.id AND e.cost_id = c.id)
+           AS excepted
+  FROM sale s
+  JOIN price p ON p.id = s.price_id
+  JOIN LATERAL (SELECT * FROM pool_cost
+                 WHERE pool = s.pool AND recorded_at <= s.sold_at
+                 ORDER BY id DESC
+                 LIMIT 1) AS c ON true
+ GROUP BY c.id, c.pool, c.power_nanos, c.wear_nanos, c.support_nanos, c.capital_nanos,
+          c.capital_share, c.currency, c.happened_at, c.recorded_at, p.id, p.sku, p.nanos, p.per
+ ORDER BY p.id, c.id;
+
 -- name: find_valid
 -- The rows of a SKU that hold at an instant: a tenant's own rate first, then the list price.
 (SELECT * FROM price
@@ -85,3 +114,13 @@ SELECT * FROM quote WHERE tenant_id = %(tenant_id)s ORDER BY made_at DESC, id LI
 
 -- name: accept_quote
 UPDATE quote SET accepted_at = %(now)s, sold = %(sold)s WHERE id = %(id)s AND accepted_at IS NULL;
+
+-- name: get_bids
+SELECT made_at, bids FROM bid WHERE pool = %(pool)s AND made_at >= %(since)s;
+
+-- name: put_bids
+-- What was found later stands.
+INSERT INTO bid (pool, made_at, bids)
+VALUES (%(pool)s, %(made_at)s, %(bids)s)
+    ON CONFLICT (pool) DO UPDATE SET made_at = excluded.made_at, bids = excluded.bids
+ WHERE bid.made_at <= excluded.made_at;

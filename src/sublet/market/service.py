@@ -103,12 +103,14 @@ def set_floor(
     """
     rate = cost.floor(capital_share)
     tx.execute(QUERIES["lock_floor"], {"pool": pool})
-    skus = [lease_sku(pool, tier) for tier in Tier]
-    prices = [price for sku in skus if (price := store.find_price(tx, sku)) is not None]
+    skus = {lease_sku(pool, tier) for tier in Tier}
+    # Tenants' own rates, and prices that begin later, included.
+    prices = [price for price in store.list_valid(tx, at=now, tenant_id=None) if price.sku in skus]
     low = [price for price in prices if below(price.rate, rate)]
     if low and (exception is None or not exception.strip()):
+        listed = sorted({_name_of(price) for price in low})
         raise Refused(
-            f"{', '.join(price.sku for price in low)} would be below the floor: raise prices first,"
+            f"{', '.join(listed)} would be below the floor: raise prices first,"
             " or name why they may stay as the exception"
         )
     row = one(
@@ -132,6 +134,30 @@ def set_floor(
         assert exception is not None
         _except(tx, price, floor, exception, now=now)
     return floor
+
+
+def _name_of(price: Price) -> str:
+    return price.sku if price.tenant_id is None else f"{price.sku} of tenant {price.tenant_id}"
+
+
+def check_sales(tx: Tx) -> tuple[int, list[str]]:
+    """Compare every sale with the floor of its pool at the time.
+
+    Returns:
+        how many kinds of sale (of one price under one floor) there were, and a sentence for each
+        that was below its floor without a named exception.
+    """
+    rows = tx.execute(QUERIES["list_sales_under_floors"]).fetchall()
+    wrong = []
+    for row in rows:
+        floor = _floor(row["pool"], row)
+        rate = Rate(nanos=int(row["nanos"]), per=row["per"], currency=row["currency"])
+        if below(rate, floor.rate) and not row["excepted"]:
+            wrong.append(
+                f"{row['sales']} sales of {row['sku']} at price {row['price_id']}, {row['example']}"
+                f" the first, were below floor {floor.id} without a named exception"
+            )
+    return len(rows), wrong
 
 
 def _floor_of_sku(tx: Tx, sku: str) -> Floor | None:

@@ -12,15 +12,17 @@ from uuid import UUID
 
 from sublet.core.audit import Findings, Progress, new_seed
 from sublet.core.db import Tx
-from sublet.leases import contracts
+from sublet.leases import contracts, resales
 from sublet.leases import store as leases
 from sublet.leases.contract import bill, total
 from sublet.leases.lease import State
 from sublet.leases.reservation import broken_credit
+from sublet.market import service as pricing
 from sublet.market import store as market
 from sublet.market.price import Tier
 from sublet.metering.credits import list_credits
 from sublet.metering.lease_meter import credit_id, credit_of
+from sublet.metering.resale_meter import share_id, share_of
 from sublet.metering.reservation_meter import minimum_id
 from sublet.metering.store import QUERIES
 
@@ -93,6 +95,11 @@ def audit(tx: Tx, findings: Findings, *, now: datetime, progress: Progress | Non
             f"lease {row['id']} has ended and still holds money",
         )
     _audit_credits(tx, findings, settled_by=now - _SETTLING)
+    _audit_resales(tx, findings, now=now)
+    sales, below_floor = pricing.check_sales(tx)
+    findings.count(LAW, "sales_held_to_floors", sales)
+    for sentence in below_floor:
+        findings.check(False, LAW, sentence)
     findings.count(LAW, "reservations", _one(tx, QUERIES["count_reservations"])["number"])
     for row in tx.execute(QUERIES["find_wrong_reservations"]).fetchall():
         findings.check(
@@ -178,6 +185,30 @@ def _audit_credits(tx: Tx, findings: Findings, *, settled_by: datetime) -> None:
             LAW,
             f"credit {id_} gave {credit['amount_nanos']} nanos to {credit['to_code']}"
             " and no reclaimed lease explains it",
+        )
+
+
+def _audit_resales(tx: Tx, findings: Findings, *, now: datetime) -> None:
+    """Whoever put GPUs of a window back on sale got its share of each use, once."""
+    given = {row["id"]: row for row in tx.execute(QUERIES["list_shares"]).fetchall()}
+    findings.count(LAW, "resale_shares", len(given))
+    for found in resales.list_uses(tx, unpaid=False):
+        got = given.pop(share_id(found), None)
+        due = share_of(tx, found, now=now).nanos if found.paid else 0
+        owner = f"tenant:{found.window.tenant_id}"
+        findings.check(
+            (0 if got is None else int(got["amount_nanos"])) == due
+            and (got is None or got["to_code"] == f"{owner}:wallet"),
+            LAW,
+            f"lease {found.lease.id} used GPUs of resale {found.resale.id}: {due} nanos were due to"
+            f" {owner}, and that is not what it got",
+        )
+    for id_, row in given.items():
+        findings.check(
+            False,
+            LAW,
+            f"transfer {id_} gave {row['amount_nanos']} nanos to {row['to_code']} for a resale"
+            " and no lease explains it",
         )
 
 

@@ -17,6 +17,24 @@ INSERT INTO charge (usage_id, tenant_id, price_ids, quantities, amounts, amount_
 VALUES (%(usage_id)s, %(tenant_id)s, %(price_ids)s, %(quantities)s, %(amounts)s,
         %(amount_nanos)s, %(transfer_id)s, %(happened_at)s, %(recorded_at)s);
 
+-- name: insert_lease_usages
+INSERT INTO usage (id, source, sequence, tenant_id, lease_id, gpu_seconds, outcome, happened_at,
+                   recorded_at)
+SELECT new.*, %(now)s::timestamptz
+  FROM unnest(%(ids)s::uuid[], %(sources)s::text[], %(sequences)s::bigint[], %(tenants)s::uuid[],
+              %(leases)s::uuid[], %(seconds)s::bigint[], %(outcomes)s::text[],
+              %(happened)s::timestamptz[]) AS new
+    ON CONFLICT DO NOTHING;
+
+-- name: insert_lease_charges
+INSERT INTO charge (usage_id, tenant_id, price_ids, quantities, amounts, amount_nanos,
+                    transfer_id, happened_at, recorded_at)
+SELECT id, tenant_id, ARRAY[price_id], ARRAY[quantity], ARRAY[amount], amount, transfer_id,
+       happened_at, %(now)s::timestamptz
+  FROM unnest(%(ids)s::uuid[], %(tenants)s::uuid[], %(prices)s::bigint[], %(quantities)s::bigint[],
+              %(amounts)s::numeric[], %(transfers)s::uuid[], %(happened)s::timestamptz[])
+       AS new(id, tenant_id, price_id, quantity, amount, transfer_id, happened_at);
+
 -- name: create_incoming
 -- The lines of reports on their way in; the order of its columns is that of `report`.
 CREATE TEMP TABLE IF NOT EXISTS incoming (
@@ -365,3 +383,10 @@ SELECT (SELECT coalesce(sum(c.amount_nanos), 0)
           JOIN charge c ON c.usage_id = u.id
          WHERE r.contract_id = %(id)s)
        + (SELECT coalesce(sum(amount_nanos), 0) FROM transfer WHERE id = %(minimum)s) AS nanos;
+
+-- name: list_shares
+-- What tenants were given for GPUs of theirs that others used.
+SELECT t.id, t.amount_nanos, got.code AS to_code
+  FROM transfer t
+  JOIN account got ON got.id = t.credit_account
+ WHERE t.reason = 'resale' AND t.kind = 'posted';

@@ -1,17 +1,18 @@
 """Usage and charges in Postgres: added once, with the money, in the caller's transaction."""
 
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from datetime import datetime
 from decimal import Decimal
 from typing import Any, Final
 from uuid import UUID
 
 from sublet.core.db import Tx, load_queries, one
-from sublet.core.errors import Conflict, Unpaid
+from sublet.core.errors import Conflict, SubletError, Unpaid
 from sublet.core.failpoint import failpoint
 from sublet.core.ids import derived_id
 from sublet.core.money import Money
+from sublet.ledger import batch
 from sublet.ledger import store as ledger
 from sublet.ledger.transfer import Transfer
 from sublet.metering.usage import Line, Usage
@@ -66,6 +67,61 @@ def settle(tx: Tx, usage: Usage, lines: Sequence[Line], *, hold_id: UUID, now: d
     tx.execute(QUERIES["insert_charge"], row)
     failpoint("metering.charge.inserted")
     return amount
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Charge:
+    """A usage with one line, and the hold that pays for it."""
+
+    usage: Usage
+    line: Line
+    hold_id: UUID
+
+
+def settle_many(
+    tx: Tx, charges: Sequence[Charge], *, voids: Sequence[UUID] = (), now: datetime
+) -> bool:
+    """Do `settle` for GPU-seconds of many leases, and return other holds, in a few statements.
+
+    Returns:
+        False when one of them was recorded before or its hold is gone: undo all then, and settle
+        them one by one.
+    """
+    usages = [charge.usage for charge in charges]
+    amounts = [price_of([charge.line]) for charge in charges]
+    given = {
+        "ids": [usage.id for usage in usages],
+        "sources": [usage.source for usage in usages],
+        "sequences": [usage.sequence for usage in usages],
+        "tenants": [usage.tenant_id for usage in usages],
+        "leases": [usage.lease_id for usage in usages],
+        "seconds": [usage.gpu_seconds for usage in usages],
+        "outcomes": [usage.outcome.value for usage in usages],
+        "happened": [usage.happened_at for usage in usages],
+        "now": now,
+    }
+    if tx.execute(QUERIES["insert_lease_usages"], given).rowcount != len(charges):
+        return False
+    settlements = [
+        batch.Settlement(
+            hold_id=charge.hold_id, amount=amount, happened_at=charge.usage.happened_at
+        )
+        for charge, amount in zip(charges, amounts, strict=True)
+    ]
+    settlements += [
+        batch.Settlement(hold_id=id_, amount=Money(0), happened_at=now) for id_ in voids
+    ]
+    moved = batch.settle_many(tx, settlements, now=now)
+    if any(isinstance(outcome, SubletError) for outcome in moved):
+        return False
+    more = {
+        "prices": [charge.line.price.id for charge in charges],
+        "quantities": [charge.line.quantity for charge in charges],
+        "amounts": [amount.nanos for amount in amounts],
+        "transfers": moved[: len(charges)],
+    }
+    tx.execute(QUERIES["insert_lease_charges"], given | more)
+    return True
 
 
 def _charge_directly(

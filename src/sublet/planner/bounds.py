@@ -33,9 +33,8 @@ def on_grid(curve: Curve, scored: Span, grids: Mapping[int, Windows], prices: Pr
     day_of = days(curve, scored)
     if not hours or not known.any():
         return np.zeros(int(day_of[-1]) + 1 if hours else 0)
-    whole = grids[1].slots
-    sellable = np.zeros(hours)
-    sellable[(whole - scored.first) // per_hour] = grids[1].kept
+    # What is not known breaks no promise, here as in a portfolio.
+    sellable = np.where(known, idle, np.inf).min(axis=1)
     known_hours = known.mean(axis=1)
     columns = _Columns()
     promised = {}
@@ -80,15 +79,18 @@ def any_step(curve: Curve, scored: Span, prices: Prices) -> float:
     Steps finer than an hour are made coarser by the best of each hour, which keeps it an upper
     bound and the programme small.
     """
-    idle = np.nan_to_num(curve.idle[scored.first : scored.last])
+    idle = curve.idle[scored.first : scored.last]
+    if not len(idle) or np.isnan(idle).all():
+        return 0.0
+    # What is not known is not lent, and breaks no promise of GPUs that there are.
+    lent = np.nan_to_num(idle)
+    room = np.where(np.isnan(idle), np.nanmax(curve.total), idle)
     step = curve.step_seconds
     if step < _COARSE_SECONDS:
         width = _COARSE_SECONDS // step
-        idle = -lowest(-idle, width)[width - 1 :: width]
+        lent, room = (-lowest(-one, width)[width - 1 :: width] for one in (lent, room))
         step = _COARSE_SECONDS
-    steps = len(idle)
-    if not steps:
-        return 0.0
+    steps = len(room)
     hours = step / HOUR_SECONDS
     columns = _Columns()
     rows = 0
@@ -96,9 +98,9 @@ def any_step(curve: Curve, scored: Span, prices: Prices) -> float:
     for length in LENGTHS:
         window = length * HOUR_SECONDS // step
         # `standing` at a step is what stood before, plus what starts, less what ended.
-        worth = (prices.firm[length] - prices.interruptible) * hours
-        standing = columns.add(np.full(steps, worth), upper=idle)
-        starting = columns.add(np.zeros(steps), upper=idle)
+        worth = (prices.firm[length] - prices.interruptible * (lent == room)) * hours
+        standing = columns.add(worth, upper=room)
+        starting = columns.add(np.zeros(steps), upper=room)
         row = rows + np.arange(steps)
         columns.put_each(standing, row, 1.0)
         columns.put_each(standing[:-1], row[1:], -1.0)
@@ -108,9 +110,9 @@ def any_step(curve: Curve, scored: Span, prices: Prices) -> float:
         actives.append(standing)
     for standing in actives:
         columns.put_each(standing, rows + np.arange(steps), 1.0)
-    upper = np.concatenate([np.zeros(rows), idle])
+    upper = np.concatenate([np.zeros(rows), room])
     lower = np.concatenate([np.zeros(rows), np.full(steps, -np.inf)])
-    return prices.interruptible * float(idle.sum()) * hours + float(
+    return prices.interruptible * float(lent.sum()) * hours + float(
         np.dot(*columns.solve(upper, lower))
     )
 

@@ -8,7 +8,8 @@ the *depth*, and it is chosen by what each depth would have broken so far (see `
 
 The regressions are fitted anew every week on what had ended by then, and mixed with the plain
 quantiles of the last four weeks: by how many windows were seen, or, as a second opinion, by how
-well each mixture has forecast so far.
+well each mixture has forecast so far, also with regressions that trust few windows as if they
+were many.
 """
 
 from dataclasses import dataclass
@@ -18,6 +19,7 @@ import numpy as np
 
 from sublet.planner.curve import HOUR_SECONDS, Curve, Floats
 from sublet.planner.regression import Basis, fit_quantile
+from sublet.planner.seasons import Seasons
 from sublet.planner.signals import Ints, Signals, lowest, lowest_ahead, signals
 
 MIDDLE: Final = 0.5
@@ -29,6 +31,9 @@ _FIT_EVERY_HOURS: Final = 7 * HOURS_A_DAY
 _FEWEST_ROWS: Final = 24
 _MOST_ROWS: Final = 4_000
 _RIDGE: Final = 0.01
+# With fewer hours seen than so many windows take, signals are held back for want of windows.
+_FEW: Final = 20_000
+_VERY_FEW: Final = 10
 _TRUSTED_WINDOWS: Final = 7  # after which the regressions weigh as much as the plain quantiles
 _DOUBTS: Final = np.linspace(0.0, 1.0, 9)  # weights of the plain quantiles that are compared
 _FADE_HOURS: Final = 56.0 * HOURS_A_DAY
@@ -82,6 +87,7 @@ class Outlook:
 class Fit:
     """What forecasts a window from signals: two regressions, and the plain quantiles beside them."""
 
+    seasons: Seasons
     basis: Basis | None  # None: too little was seen for a regression
     weights: tuple[Floats, Floats] | None
     plain: Floats  # shape (2,); NaN: not known
@@ -93,7 +99,9 @@ class Fit:
         """Return middle, spread and usual spread at each of `known.slots`."""
         both = np.full((len(known.slots), 2), np.nan)
         if self.basis is not None and self.weights is not None:
-            columns = self.basis.columns(known, slice(None))
+            columns = self.basis.columns(
+                known.beside(self.seasons.columns(known.starts)), slice(None)
+            )
             both = np.stack([columns @ weights for weights in self.weights], axis=1)
         plain = np.broadcast_to(self.plain, both.shape)
         middle, spread = _mixed(both, plain, np.full((len(both), 1), self.doubt), known.total)
@@ -126,9 +134,10 @@ def fitted_outlook(
     """Return the outlook, and the fit that forecasts from the end of the history on."""
     past = _Past.of(curve, hours, known, last=last)
     doubts = past.doubts_by_count()
-    forecasts = past.outlook(doubts)
+    forecasts = past.outlook(past.fitted, doubts)
     median = _running_median(forecasts.spread, _USUAL_HOURS)
     fit = Fit(
+        seasons=past.seasons.recent(),
         basis=None if past.newest is None else past.newest[0],
         weights=None if past.newest is None else past.newest[1],
         plain=past.plain[-1] if len(past.plain) else np.full(2, np.nan),
@@ -152,8 +161,8 @@ def two_outlooks(
     known = signals(curve, hourly(curve))
     pasts = {hours: _Past.of(curve, hours, known, last=False) for hours in lengths}
     return (
-        {hours: past.outlook(past.doubts_by_count()) for hours, past in pasts.items()},
-        {hours: past.outlook(past.doubts_by_merit()) for hours, past in pasts.items()},
+        {hours: past.outlook(past.fitted, past.doubts_by_count()) for hours, past in pasts.items()},
+        {hours: past.outlook(*past.by_merit()) for hours, past in pasts.items()},
     )
 
 
@@ -163,10 +172,12 @@ class _Past:
 
     hours: int
     known: Signals
+    seasons: Seasons
     kept: Floats  # shape (slots,)
     fall: Floats  # shape (slots,)
     plain: Floats  # shape (slots, 2): middle and high end
     fitted: Floats  # the same, by the regressions
+    loose: Floats  # the same, by regressions that trust every signal at once
     newest: tuple[Basis, tuple[Floats, Floats]] | None  # the regressions fitted last
 
     @staticmethod
@@ -179,17 +190,20 @@ class _Past:
         else:
             kept = lowest_ahead(curve.idle, window)[slots]
         fall = (known.idle - kept) / np.maximum(known.total, 1.0)
-        fitted, newest = _fitted_quantiles(known, fall, hours)
+        start = int(known.starts[0]) if len(slots) else curve.start
+        seasons = Seasons(hours=hours, start=start, falls=fall)
+        seasoned = known.beside(seasons.columns(known.starts))
+        fitted, loose, newest = _fitted_quantiles(seasoned, fall, hours)
         plain = _plain_quantiles(fall, hours)
         return _Past(
-            hours=hours, known=known, kept=kept, fall=fall, plain=plain, fitted=fitted,
-            newest=newest,
+            hours=hours, known=known, seasons=seasons, kept=kept, fall=fall, plain=plain,
+            fitted=fitted, loose=loose, newest=newest,
         )  # fmt: skip
 
-    def outlook(self, doubts: Floats) -> Outlook:
-        """Mix the two forecasts, the plain quantiles with weights `doubts`, shape (slots,)."""
+    def outlook(self, fitted: Floats, doubts: Floats) -> Outlook:
+        """Mix `fitted` with the plain quantiles, these with weights `doubts`, shape (slots,)."""
         known = self.known
-        middle, spread = _mixed(self.fitted, self.plain, doubts[:, None], known.total)
+        middle, spread = _mixed(fitted, self.plain, doubts[:, None], known.total)
         return Outlook(
             hours=self.hours,
             slots=known.slots,
@@ -207,8 +221,8 @@ class _Past:
         windows = np.arange(len(self.fall)) / max(self.hours, 4)
         return _TRUSTED_WINDOWS / (_TRUSTED_WINDOWS + windows)
 
-    def doubts_by_merit(self) -> Floats:
-        """Return weights of the plain quantiles by what each mixture has lost so far.
+    def by_merit(self) -> tuple[Floats, Floats]:
+        """Return both regressions mixed, and weights of the plain quantiles, by what each lost.
 
         Each mixture counts by its mean pinball loss over windows that had ended, the more so the
         more of them were seen, and a window counts half as much every eight weeks.
@@ -217,21 +231,30 @@ class _Past:
         Learning, and Games", 2006, chapter 2.
         """
         shares = np.array([MIDDLE, HIGH])
-        mixtures = [doubt * self.plain + (1 - doubt) * self.fitted for doubt in _DOUBTS]
+        mixtures = [
+            doubt * self.plain + (1 - doubt) * fitted
+            for fitted in (self.fitted, self.loose)
+            for doubt in _DOUBTS
+        ]
+        doubts = np.tile(_DOUBTS, 2)
         missed = self.fall[:, None, None] - np.stack(mixtures, axis=1)
         loss = np.maximum(shares * missed, (shares - 1) * missed).sum(axis=2)
         known = ~np.isnan(loss).any(axis=1)
         fade = 0.5 ** (1 / _FADE_HOURS)
-        lost, seen = np.zeros(len(_DOUBTS)), 0.0
-        out = np.ones(len(loss))
+        lost, seen = np.zeros(len(doubts)), 0.0
+        doubt, loose = np.ones(len(loss)), np.zeros(len(loss))
         for row in range(self.hours, len(loss)):
             if known[row - self.hours]:
                 lost, seen = lost * fade + loss[row - self.hours], seen * fade + 1
             if seen:
                 worse = lost / max(float(lost.min()), 1e-12) - 1
-                weight = np.exp(_DOUBTED * _DOUBTS - worse * seen / max(self.hours, 4))
-                out[row] = weight @ _DOUBTS / weight.sum()
-        return out
+                weight = np.exp(_DOUBTED * doubts - worse * seen / max(self.hours, 4))
+                weight /= weight.sum()
+                doubt[row] = weight @ doubts
+                trust = weight * (1 - doubts)
+                loose[row] = trust[len(_DOUBTS) :].sum() / max(trust.sum(), 1e-12)
+        mixed = (1 - loose[:, None]) * self.fitted + loose[:, None] * self.loose
+        return mixed, doubt
 
 
 def _mixed(fitted: Floats, plain: Floats, doubt: Floats, total: Floats) -> tuple[Floats, Floats]:
@@ -266,10 +289,13 @@ def _plain_quantiles(fall: Floats, hours: int) -> Floats:
 
 def _fitted_quantiles(
     known: Signals, fall: Floats, hours: int
-) -> tuple[Floats, tuple[Basis, tuple[Floats, Floats]] | None]:
-    """Return middle and high end by regressions fitted once a week, and the newest regressions."""
+) -> tuple[Floats, Floats, tuple[Basis, tuple[Floats, Floats]] | None]:
+    """Return middle and high end by regressions fitted once a week, and the newest regressions.
+
+    The second of both trusts every signal as soon as it was seen a few times.
+    """
     newest = None
-    out = np.full((len(fall), 2), np.nan)
+    out = np.full((2, len(fall), 2), np.nan)
     usable = ~np.isnan(fall) & ~np.isnan(known.idle)
     at = _FIRST_FIT_HOURS
     while at < len(fall):
@@ -279,17 +305,19 @@ def _fitted_quantiles(
         if len(ended) >= _FEWEST_ROWS:
             stride = -(-len(ended) // _MOST_ROWS)
             rows = ended[::-stride][::-1]
-            # The fewer separate windows, the less a signal may say.
-            ridge = _RIDGE * (1 + 10 * hours / len(ended))
             basis = Basis.of(known, rows)
             columns, ahead = basis.columns(known, rows), basis.columns(known, slice(at, until))
-            middle = fit_quantile(columns, fall[rows], MIDDLE, ridge=ridge)
-            high = fit_quantile(columns, fall[rows], HIGH, ridge=ridge)
-            out[at:until] = np.stack([ahead @ middle, ahead @ high], axis=1)
-            newest = (basis, (middle, high))
+            for place, few in enumerate((_FEW, _VERY_FEW)):
+                # The fewer separate windows, the less a signal may say.
+                ridge = _RIDGE * (1 + few * hours / len(ended))
+                middle = fit_quantile(columns, fall[rows], MIDDLE, ridge=ridge)
+                high = fit_quantile(columns, fall[rows], HIGH, ridge=ridge)
+                out[place, at:until] = np.stack([ahead @ middle, ahead @ high], axis=1)
+                if place == 0:
+                    newest = (basis, (middle, high))
         at = until
-    out[np.isnan(known.idle)] = np.nan
-    return out, newest
+    out[:, np.isnan(known.idle)] = np.nan
+    return out[0], out[1], newest
 
 
 def _running_median(values: Floats, width: int) -> Floats:

@@ -3,7 +3,7 @@
 Everything here is known one step before the slot it belongs to; a later sample changes nothing.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 import numpy as np
@@ -26,10 +26,15 @@ class Signals:
     """What was known before each of `slots`; every array has shape (slots,) or (slots, signals)."""
 
     slots: Ints
+    starts: Ints  # the same in seconds since the epoch
     idle: Floats  # GPUs, the last sample before; NaN before the first
     total: Floats  # GPUs, the same
     levels: Floats  # idle share of the pool, the one signal whose effect is not straight
     others: Floats  # shares of the pool, then the hour and the weekday
+
+    def beside(self, columns: Floats) -> "Signals":
+        """Return the same with more columns, shape (slots, columns)."""
+        return replace(self, others=np.concatenate([self.others, columns], axis=1))
 
 
 def signals(curve: Curve, slots: Ints) -> Signals:
@@ -56,6 +61,7 @@ def signals(curve: Curve, slots: Ints) -> Signals:
     )
     return Signals(
         slots=slots,
+        starts=starts,
         idle=idle[known],
         total=total[known],
         levels=idle[known] / scale,

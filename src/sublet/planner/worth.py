@@ -2,15 +2,19 @@
 
 A promise is worth making when what it earns, less refunds and credits for what breaks, is more
 than the same GPUs earn otherwise: promised for shorter windows one after another, or lent
-interruptible. For every depth of the ladder that difference is known for each hour of the past;
-at each decision the depth is taken that gained most, and nothing is promised where none gained.
-Only windows of the grid count, since no others are sold: at midnight a day looks different.
-The past counts half as much every four weeks, and a break not yet seen is charged for, as in
-`calibration`. What is compared: the ladders of two outlooks, plain quantiles of recent falls, and
-recent minima. Where several gained about as much, their average is promised. Prices decide alone: what a customer feels of it is the broken share.
+interruptible. For every rule that difference is known for each hour of the past, and what gained
+is followed (see `follow`). The shortest length is decided first, since longer ones are compared
+with what it makes of the same GPUs. A break not yet seen is charged for, as in `calibration`.
+Four kinds of rules are compared: the ladders of two outlooks, plain quantiles of recent falls,
+and recent minima. Prices decide alone: what a customer feels of it is the broken share.
+
+GPUs are counted from the safest one up: the n-th is idle when n or more are. Longer promises
+are broken last, so each GPU can be looked at by itself, and what a GPU earns after its promise
+was broken counts too.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
@@ -18,14 +22,14 @@ from numpy.typing import NDArray
 
 from sublet.planner.calibration import DEPTHS
 from sublet.planner.curve import HOUR_SECONDS, Curve, Floats
+from sublet.planner.follow import hedged, leader
 from sublet.planner.outlook import HOURS_A_DAY, Outlook
 from sublet.planner.portfolio import BROKEN_CREDIT, Prices
 from sublet.planner.signals import average, held, lowest
 from sublet.planner.windows import LENGTHS
 
-_HALF_LIFE_HOURS: Final = 28.0 * HOURS_A_DAY
-_UNSEEN: Final = 0.3
-_CLOSE: Final = 0.02  # a rule that gained this much less weighs a third
+_UNSEEN: Final = 0.15  # of a window that breaks, charged for what has never been seen
+_OFF_GRID: Final = 0.1  # a window that starts between those of the grid counts this much
 _RECENT_HOURS: Final = 28 * HOURS_A_DAY
 _SHARES: Final = (0.70, 0.80, 0.85, 0.90, 0.92, 0.95, 0.97, 0.99)
 _BACK_HOURS: Final = (6, 24)
@@ -54,39 +58,112 @@ def worthwhile(
     ends = np.minimum(one.slots + per_hour - 1, len(curve) - 1)
     # Idle GPUs on average in the hour that starts at each slot, for what lending them earns.
     lent = np.where(one.slots + per_hour <= len(curve), average(curve.idle, per_hour)[ends], np.nan)
+    past = _Past(lent=lent, interruptible=prices.interruptible, layers=[])
     chosen: dict[int, Floats] = {}
-    below: list[_Promised] = []
     for hours in LENGTHS:
         forecast = forecasts[hours]
-        # Days are too few for the regressions to lead: there the second opinion stands alone.
-        ladders = [seconds[hours]] if hours >= HOURS_A_DAY else [forecast, seconds[hours]]
-        rules = [one.sellable(DEPTHS) for one in ladders]
-        rules += [_by_quantile(forecast), _by_lowest(curve, forecast)]
-        sellable = np.concatenate(rules, axis=1)
-        earned = _earned(sellable, forecast.kept[:, None], hours, prices.firm[hours])
-        otherwise = _otherwise(sellable, hours, below, lent, prices)
-        gain = earned - otherwise
-        gain[np.isnan(gain) | ~_on_grid(curve, forecast)[:, None]] = 0.0
-        loss = (1 + BROKEN_CREDIT) * prices.firm[hours] * hours * _UNSEEN  # of one GPU
-        unseen = np.full(sellable.shape[1], loss)
-        for place in range(len(ladders)):
-            unseen[place * len(DEPTHS) :][: len(DEPTHS)] *= np.exp2(-0.5 * np.maximum(DEPTHS, 0.0))
-        chosen[hours] = _best(gain, sellable, hours, unseen)
-        below.insert(0, _Promised(hours, chosen[hours], forecast.kept, prices.firm[hours]))
+        weight = np.where(_on_grid(curve, forecast), 1.0, _OFF_GRID)[:, None]
+        price = prices.firm[hours]
+        # Off the grid windows overlap: they add weight, but not as much that was seen.
+        unseen = (1 + BROKEN_CREDIT) * price * hours * _UNSEEN * (1 + _OFF_GRID * (hours - 1))
+        layer = _Layer(
+            hours=hours,
+            price=price,
+            kept=forecast.kept,
+            sunk=_sunk(one.kept, hours),
+            gpus=np.zeros(len(one.slots)),
+        )
+        picks = []
+        for sellable, charges in (
+            (forecast.sellable(DEPTHS), np.exp2(-0.5 * np.maximum(DEPTHS, 0.0))),
+            (seconds[hours].sellable(DEPTHS), np.exp2(-0.5 * np.maximum(DEPTHS, 0.0))),
+            (_by_quantile(forecast), np.ones(len(_SHARES))),
+            (_by_lowest(curve, forecast), np.ones(len(_BACK_HOURS) * len(_BUFFERS))),
+        ):
+            gain = weight * past.gain(sellable, layer)
+            picks.append(leader(gain, sellable, hours, unseen * charges))
+        kinds = np.stack(picks, axis=1)
+        chosen[hours] = hedged(weight * past.gain(kinds, layer), kinds, hours)
+        past = past.above(layer, chosen[hours])
     return chosen
 
 
-class _Promised:
-    """What was promised for one length, and what became of it."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Layer:
+    """Windows of one length, one for each hour; arrays have shape (hours of the outlook,)."""
 
-    def __init__(self, hours: int, gpus: Floats, kept: Floats, price: float) -> None:
-        self.hours = hours
-        self.gpus = gpus
-        self.kept = kept
-        self.price = price
+    hours: int
+    price: float
+    kept: Floats  # GPUs that stayed idle throughout; NaN: not known, or not over
+    sunk: Sequence[Floats]  # [n]: GPUs that stayed idle for its first n hours; [0] says nothing
+    gpus: Floats  # what was promised
 
-    def ahead(self, hours: int) -> "_Promised":
-        return _Promised(self.hours, _ahead(self.gpus, hours), _ahead(self.kept, hours), self.price)
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Past:
+    """What GPUs earned without longer promises. Amounts of GPUs have shape (hours, rules)."""
+
+    lent: Floats  # GPUs idle on average in each hour
+    interruptible: float  # price
+    layers: Sequence[_Layer]  # the shortest first
+
+    def above(self, layer: _Layer, gpus: Floats) -> "_Past":
+        """Return the same with a layer more, whose promises are `gpus`."""
+        promised = _Layer(
+            hours=layer.hours, price=layer.price, kept=layer.kept, sunk=layer.sunk, gpus=gpus
+        )
+        return _Past(
+            lent=self.lent, interruptible=self.interruptible, layers=[*self.layers, promised]
+        )
+
+    def gain(self, gpus: Floats, layer: _Layer) -> Floats:
+        """Return what promising `gpus` in `layer` earned beyond shorter windows; 0: not known."""
+        here = len(self.layers)
+        gain = self._promised(gpus, layer, here, 0) - self._shorter(gpus, layer.hours, here, 0)
+        return np.nan_to_num(gain)
+
+    def _promised(self, gpus: Floats, layer: _Layer, below: int, ahead: int) -> Floats:
+        """Return what promising `gpus` earned in windows `ahead` hours later.
+
+        GPUs whose promise was broken go to shorter windows from their next boundary on.
+        """
+        good = np.minimum(gpus, _ahead(layer.kept, ahead)[:, None])
+        earned = layer.hours * layer.price * (good - BROKEN_CREDIT * (gpus - good))
+        if below:
+            step = self.layers[below - 1].hours
+            for hour in range(step, layer.hours, step):
+                held_on = np.minimum(gpus, _ahead(layer.sunk[hour], ahead)[:, None])
+                earned = earned + self._earned(gpus, below, ahead + hour)
+                earned = earned - self._earned(held_on, below, ahead + hour)
+        return earned
+
+    def _shorter(self, gpus: Floats, hours: int, below: int, ahead: int) -> Floats:
+        """Return what `gpus` earned in `hours` of the `below` shortest layers, and lent."""
+        step = self.layers[below - 1].hours if below else 1
+        total = np.zeros_like(gpus)
+        for hour in range(0, hours, step):
+            total += self._earned(gpus, below, ahead + hour)
+        return total
+
+    def _earned(self, gpus: Floats, below: int, ahead: int) -> Floats:
+        """Return what `gpus` earned in one window of the longest of those layers."""
+        if not below:
+            return self.interruptible * np.minimum(gpus, _ahead(self.lent, ahead)[:, None])
+        layer = self.layers[below - 1]
+        promised = np.minimum(gpus, _ahead(layer.gpus, ahead)[:, None])
+        return (
+            self._promised(promised, layer, below - 1, ahead)
+            + self._shorter(gpus, layer.hours, below - 1, ahead)
+            - self._shorter(promised, layer.hours, below - 1, ahead)
+        )
+
+
+def _sunk(kept: Floats, hours: int) -> list[Floats]:
+    """Return how many GPUs stayed idle for the first n hours, from those of each hour."""
+    sunk = [np.full(len(kept), np.inf)]
+    for hour in range(hours):
+        sunk.append(np.fmin(sunk[-1], _ahead(kept, hour)))
+    return sunk
 
 
 def _on_grid(curve: Curve, forecast: Outlook) -> NDArray[np.bool_]:
@@ -121,64 +198,10 @@ def _whole(gpus: Floats, idle: Floats) -> Floats:
     return np.floor(np.nan_to_num(np.clip(gpus, 0.0, idle[:, None])) + 1e-9)
 
 
-def _earned(gpus: Floats, kept: Floats, hours: int, price: float) -> Floats:
-    """Return what promising `gpus` earned where `kept` stayed idle; NaN where not known."""
-    good = np.minimum(gpus, kept)
-    return hours * price * (good - BROKEN_CREDIT * (gpus - good))
-
-
-def _otherwise(
-    gpus: Floats, hours: int, below: list[_Promised], lent: Floats, prices: Prices
-) -> Floats:
-    """Return what the same GPUs earn in shorter windows one after another, and lent.
-
-    Of the GPUs of a pool those that are promised are counted from the safest one up.
-    """
-    if not below:
-        total = np.zeros_like(gpus)
-        for ahead in range(hours):
-            total += prices.interruptible * np.minimum(gpus, _ahead(lent, ahead)[:, None])
-        return total
-    layer, rest = below[0], below[1:]
-    total = np.zeros_like(gpus)
-    for ahead in range(0, hours, layer.hours):
-        promised = np.minimum(gpus, _ahead(layer.gpus, ahead)[:, None])
-        kept = _ahead(layer.kept, ahead)[:, None]
-        total += _earned(promised, kept, layer.hours, layer.price)
-        moved = [shorter.ahead(ahead) for shorter in rest]
-        later = _ahead(lent, ahead)
-        total += _otherwise(gpus, layer.hours, moved, later, prices)
-        total -= _otherwise(promised, layer.hours, moved, later, prices)
-    return total
-
-
 def _ahead(values: Floats, hours: int) -> Floats:
     """Return the values `hours` later; NaN past the end."""
     if hours == 0:
         return values
     out = np.full(len(values), np.nan)
     out[:-hours] = values[hours:]
-    return out
-
-
-def _best(gain: Floats, sellable: Floats, hours: int, unseen: Floats) -> Floats:
-    """Return what to promise at each hour, by the gains of windows that had ended.
-
-    Args:
-        gain: what each rule gained with the window that starts at each hour, (hours, rules).
-        sellable: the GPUs that each rule would promise, (hours, rules).
-        hours: how long a window is.
-        unseen: what each rule is charged, for each GPU, for what has never been seen, (rules,).
-    """
-    fade = 0.5 ** (1 / _HALF_LIFE_HOURS)
-    sum_, out = np.zeros(len(unseen)), np.zeros(len(gain))
-    for row in range(len(gain)):
-        if row >= hours:
-            sum_ = sum_ * fade + gain[row - hours]
-        if row >= HOURS_A_DAY + hours:
-            net = sum_ - unseen * np.maximum(sellable[row], 1.0)
-            best = net.max()
-            if best > 0:
-                weight = np.exp((net - best) / (_CLOSE * best))
-                out[row] = np.floor(weight @ sellable[row] / weight.sum() + 0.5)
     return out

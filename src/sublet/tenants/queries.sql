@@ -54,14 +54,6 @@ SELECT k.id AS key_id, k.role, k.expires_at, k.revoked_at,
   LEFT JOIN tenant t ON t.id = k.tenant_id
  WHERE k.digest = %(digest)s;
 
--- name: find_signer
-SELECT k.id AS key_id, k.role, k.expires_at, k.revoked_at, a.access_key_id, a.sealed_secret,
-       t.id, t.name, t.kind, t.network_allowed, t.created_at
-  FROM access_key a
-  JOIN api_key k ON k.id = a.key_id
-  JOIN tenant t ON t.id = k.tenant_id
- WHERE a.access_key_id = %(access_key_id)s;
-
 -- name: find_key_of
 SELECT id FROM api_key WHERE id = %(id)s AND tenant_id = %(tenant_id)s;
 
@@ -140,3 +132,10 @@ SELECT %(gateway)s, u.subject, u.requests, u.tokens, u.running, %(now)s
 -- name: hear_rates
 SELECT gateway, subject, requests, tokens, running FROM rate_use
  WHERE gateway <> %(gateway)s AND at > %(since)s;
+-- name: find_signer
+SELECT k.id AS key_id, k.role, k.expires_at, k.revoked_at, a.access_key_id, a.sealed_secret,
+       t.id, t.name, t.kind, t.network_allowed, t.created_at
+  FROM access_key a
+  JOIN api_key k ON k.id = a.key_id
+  JOIN tenant t ON t.id = k.tenant_id
+ WHERE a.access_key_id = %(access_key_id)s;

@@ -64,7 +64,7 @@ def sign_contract(ours: Ours, _: Operator, once: OneCall, body: NewContract) -> 
             recall_days=body.recall_days,
             renewal_days=body.renewal_days,
         )
-        signed = contracts.sign(tx, contract, now=now)
+        signed = contracts.sign(tx, contract, now=now, exception=body.exception)
         return contract_document(signed, contracts.steps_of(tx, signed.id))
 
     document = once.run(body, sign)

@@ -24,16 +24,18 @@ from sublet.app.http import AnyCaller, OneTenant, Ours
 from sublet.app.idempotency import OneCall
 from sublet.app.routes.tenants import instant
 from sublet.app.services import Services
+from sublet.app.webhooks import secret_of
 from sublet.core.db import Tx
 from sublet.core.errors import Invalid, NotFound, Refused
+from sublet.engine import images
 from sublet.engine.port import Phase
 from sublet.fleet import store as fleet
-from sublet.leases import booking, quoting, reservations, service, store, terms
+from sublet.leases import advancing, booking, quoting, reservations, service, store, terms, webhooks
 from sublet.leases.lease import EndReason, Lease, LeaseId, State
 from sublet.leases.quoting import Ask
 from sublet.leases.service import Request
 from sublet.leases.store import Spec
-from sublet.market import quotes
+from sublet.market import bids, quotes
 from sublet.market import store as market
 from sublet.market.price import Tier, lease_sku
 from sublet.metering import store as metering
@@ -75,9 +77,19 @@ def list_offers(ours: Ours, found: AnyCaller) -> dict[str, Any]:
                         "gpus_available": available,
                         "notice_seconds": pool.policy.notice_seconds,
                         "firm_seconds": int(firm.total_seconds()),
+                        **_least(tx, pool.name, firm=firm, reserved=tier is Tier.RESERVED, now=now),
                     }
                 )
     return {"items": items}
+
+
+def _least(tx: Tx, pool: str, *, firm: timedelta, reserved: bool, now: datetime) -> dict[str, Any]:
+    """Return who decides about the price of the next hour: bid prices, or the book alone."""
+    found = bids.find(tx, pool, now=now)
+    if found is None:
+        return {"priced_by": "price_book", "least_usd_per_gpu_hour": None}
+    least = found.least(start=now, length=_HOUR, firm=reserved or bool(firm))
+    return {"priced_by": "bid_prices", "least_usd_per_gpu_hour": usd(least.charge(3600))}
 
 
 @router.post("/leases", status_code=201, tags=["leases"])
@@ -108,6 +120,7 @@ def create_lease(ours: Ours, tenant: OneTenant, once: OneCall, body: NewLease) -
         reservation=body.reservation,
         notice=None if body.notice_seconds is None else timedelta(seconds=body.notice_seconds),
         resumable=body.resumable,
+        webhook=body.webhook,
     )
     if body.id is not None:
         _check_id_is_free(ours, LeaseId(body.id))
@@ -162,15 +175,29 @@ def spec_of(
 
     Raises:
         Invalid: a file is no base64, or more memory was asked for than its GPUs come with.
+        Refused: it wants an image that cannot be run here.
     """
+    if body.image is not None:
+        _check_image(ours, body.image)
     return Spec(
         command=command,
         environment=body.environment,
         files={path: _decode(path, text) for path, text in body.files.items()},
         network=body.network,
+        interactive=body.interactive,
+        image=body.image,
         memory_bytes=_memory(ours, pool, gpus, body.memory_bytes),
         processes=body.processes or _PROCESSES,
     )
+
+
+def _check_image(ours: Services, name: str) -> None:
+    """Raises Refused: no lease can run on it here."""
+    why = images.refusal(ours.images, sandbox=ours.confines)
+    if why is not None:
+        raise Refused(f"image: {why}")
+    assert ours.images is not None
+    ours.images.find(name)
 
 
 def _as_quoted(ours: Services, tenant: Tenant, body: NewLease, quote_id: UUID) -> NewLease:
@@ -292,6 +319,17 @@ def note_checkpoint(ours: Ours, found: AnyCaller, lease_id: UUID) -> dict[str, A
         return _document(tx, store.get(tx, LeaseId(lease_id)))
 
 
+@router.get("/leases/{lease_id}/webhook", tags=["leases"])
+def show_webhook(ours: Ours, found: AnyCaller, lease_id: UUID) -> dict[str, Any]:
+    """Show where a lease's notice goes, what became of it, and the secret that signs it."""
+    with ours.db.transaction() as tx:
+        lease = service.check_owner(tx, LeaseId(lease_id), _owner(found))
+        webhook = webhooks.find(tx, lease.id)
+    if webhook is None:
+        raise NotFound(f"lease {lease_id} has no webhook")
+    return {**webhook, "secret": secret_of(ours.signing_key, lease.id)}
+
+
 @router.get("/leases/{lease_id}/notice", tags=["leases"])
 def show_notice(ours: Ours, found: AnyCaller, lease_id: UUID) -> dict[str, Any]:
     """Say whether the lease was told to go, why, and when it is killed."""
@@ -374,7 +412,7 @@ def _document(tx: Tx, lease: Lease) -> dict[str, Any]:
 def _notice(lease: Lease) -> dict[str, Any]:
     if lease.stops_at is None or lease.end_reason is None:
         return {"noticed": False}
-    notice = service.notice_of(lease)
+    notice = advancing.notice_of(lease)
     return {
         "noticed": True,
         "reason": notice.reason,

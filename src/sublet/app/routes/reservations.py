@@ -6,15 +6,23 @@ from uuid import UUID
 
 from fastapi import APIRouter, Query
 
-from sublet.app.documents import NewReservation, credit_document, reservation_document
+from sublet.app.documents import (
+    NewResale,
+    NewReservation,
+    credit_document,
+    resale_document,
+    reservation_document,
+)
 from sublet.app.http import AnyCaller, OneTenant, Ours
 from sublet.app.idempotency import OneCall
 from sublet.app.routes.leases import check_commands, only_pool, spec_of
 from sublet.app.routes.tenants import instant
 from sublet.core.db import Tx
 from sublet.core.errors import Invalid
-from sublet.leases import booking, reservations
+from sublet.core.ids import new_id
+from sublet.leases import booking, resales, reservations
 from sublet.leases.booking import Booking
+from sublet.leases.resale import PAUSED_PERCENT, SOLD_PERCENT, Resale
 from sublet.leases.reservation import Reservation
 from sublet.market import quotes
 from sublet.market import store as market
@@ -91,6 +99,53 @@ def show_reservation(ours: Ours, found: AnyCaller, reservation_id: UUID) -> dict
     with ours.db.transaction() as tx:
         sold = reservations.get_reservation(tx, reservation_id, tenant_id=tenant_id)
         return _document(ours, tx, sold)
+
+
+@router.post("/reservations/{reservation_id}/resales", status_code=201, tags=["leases"])
+def create_resale(
+    ours: Ours, tenant: OneTenant, once: OneCall, reservation_id: UUID, body: NewResale
+) -> dict[str, Any]:
+    """Put GPUs of a window of yours that runs back on sale, at a limit price or paused for any.
+
+    They are lent interruptibly. Of what is paid for them, `share_percent` is yours.
+    """
+    if (said := once.replay(body)) is not None:
+        return said
+    limit = body.limit_usd_per_gpu_hour
+    now = ours.clock.now()
+    resale = Resale(
+        id=body.id or new_id(),
+        reservation_id=reservation_id,
+        gpus=body.gpus,
+        limit=None if limit is None else market.usd_per_hour(limit),
+        share_percent=PAUSED_PERCENT if limit is None else SOLD_PERCENT,
+        listed_at=now,
+    )
+
+    def put(tx: Tx) -> dict[str, Any]:
+        listed = resales.put_on_sale(tx, resale, tenant_id=tenant.id, now=now)
+        return resale_document(listed)
+
+    return once.run(body, put)
+
+
+@router.get("/resales", tags=["leases"])
+def list_resales(ours: Ours, found: AnyCaller) -> dict[str, Any]:
+    """List what you put back on sale, newest first; the operator sees everybody's."""
+    tenant_id = None if found.tenant is None else found.tenant.id
+    with ours.db.transaction() as tx:
+        return {"items": [resale_document(one) for one in resales.list_of(tx, tenant_id)]}
+
+
+@router.delete("/resales/{resale_id}", status_code=202, tags=["leases"])
+def end_resale(ours: Ours, tenant: OneTenant, resale_id: UUID) -> dict[str, Any]:
+    """Take GPUs back that were on sale: whoever uses them is told to go, and has its notice."""
+    with ours.db.transaction() as tx:
+        document = resale_document(
+            resales.take_back(tx, resale_id, tenant_id=tenant.id, now=ours.clock.now())
+        )
+    ours.wake()
+    return document
 
 
 @router.get("/credits", tags=["money"])

@@ -4,15 +4,13 @@ Nothing is kept in this process that is not in Slurm or in the shared folder, so
 process goes on from there. One query shows all jobs; who asks in between gets that look again.
 """
 
-import json
 import logging
 import os
-import shutil
 import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from contextlib import contextmanager, suppress
+from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Final
 from uuid import UUID
@@ -21,19 +19,27 @@ from sublet.core.clock import Clock
 from sublet.core.errors import Invalid, Refused, Unavailable
 from sublet.engine import records
 from sublet.engine.checks import check
-from sublet.engine.launching import Launcher
-from sublet.engine.port import InternalJob, Node, Notice, Observation, Phase, Workload
-from sublet.engine.records import Due, Kind, Record
+from sublet.engine.images import Images
+from sublet.engine.port import (
+    InternalJob,
+    Node,
+    Notice,
+    Observation,
+    Phase,
+    Window,
+    Workload,
+)
 from sublet.engine.sandbox import Sandbox
-from sublet.engine.shim import write_durably
-from sublet.engine.slurm import ends, submitting, view, watch
+from sublet.engine.slurm import ends, view, watch, windows
 from sublet.engine.slurm import folder as shared
 from sublet.engine.slurm.commands import Slurm
+from sublet.engine.slurm.keeping import Keeper
 from sublet.engine.slurm.looking import Cluster, Look, Looker
 from sublet.engine.slurm.poking import Poker
-from sublet.engine.slurm.reading import SlurmJob
-from sublet.engine.slurm.settings import SlurmSettings
-from sublet.engine.slurm.view import Layout
+from sublet.engine.slurm.reading import WANTING, SlurmJob
+from sublet.engine.slurm.settings import SlurmSettings, Windows
+from sublet.engine.slurm.submitter import Changed, Held, Submitter, due
+from sublet.engine.slurm.view import Demand, Layout
 
 log = logging.getLogger(__name__)
 
@@ -45,19 +51,6 @@ _AGAIN: Final = timedelta(seconds=10)
 _SAVE_SECONDS: Final = 5.0
 
 
-@dataclass(slots=True)
-class _Lease:
-    """What this process remembers of one lease, all of which can be read again."""
-
-    key: str | None = None  # of its job
-    submitted: float = 0.0  # by this process, on the monotonic clock
-    gpu_model: str = ""
-    gpus: int = 0
-    started: bool = False
-    stop: Notice | None = None
-    cancelled_at: datetime | None = None
-
-
 class SlurmEngine:
     def __init__(
         self,
@@ -67,6 +60,7 @@ class SlurmEngine:
         sandbox: Sandbox | None,
         unsafe_no_sandbox: bool = False,
         log_bytes: int = LOG_BYTES,
+        images: Images | None = None,
     ) -> None:
         """Find again whatever runs, and start nothing.
 
@@ -78,33 +72,36 @@ class SlurmEngine:
         self._clock = clock
         self._slurm = Slurm(settings=settings)
         self._looker = Looker(self._slurm, clock=clock)
-        self._unsafe_no_sandbox = unsafe_no_sandbox
         self._lock = threading.RLock()
-        self._leases: dict[UUID, _Lease] = {}
+        self._leases: dict[UUID, Held] = {}
         self._poker = Poker(self._slurm)
         self._saved_at = 0.0
         self._mine: Sequence[InternalJob] = ()
+        self._demand: Sequence[Demand] = ()
         self._followed: Look | None = None
         with _disk():
             (self._root / "ended").mkdir(mode=0o700, parents=True, exist_ok=True)
             program, bwrap = shared.install(
                 self._root, None if sandbox is None else sandbox.program
             )
-        self._agent = program
         if sandbox is not None:
             assert bwrap is not None
             sandbox = replace(sandbox, program=bwrap)
-        self._launcher = Launcher(
-            root=self._root,
-            sandbox=sandbox,
-            cgroups=None,  # the job is in Slurm's own
-            gpus=(),  # which ones, only the node will know
-            cores=None,
-            log_bytes=log_bytes,
-            parent={},
-        )
         self._cluster: Cluster = self._looker.cluster()
         self._watch = watch.Watch(cluster=self._cluster.name)
+        self._keeper = Keeper(self._slurm, grace_seconds=self._cluster.grace_seconds)
+        self._submitter = Submitter(
+            self._slurm,
+            looker=self._looker,
+            keeper=self._keeper,
+            clock=clock,
+            agent=program,
+            sandbox=sandbox,
+            unsafe_no_sandbox=unsafe_no_sandbox,
+            grace_seconds=self._cluster.grace_seconds,
+            log_bytes=log_bytes,
+            images=images,
+        )
         self._leads = False
 
     # ---- the port
@@ -165,15 +162,20 @@ class SlurmEngine:
             if layout is None:
                 return False
             if not here.exists():
-                self._create(workload, deadline)
-            self._submit(workload, layout)
+                self._submitter.create(workload, deadline)
+            held = self._leases.setdefault(workload.id, Held())
+            try:
+                self._submitter.submit(workload, layout, held)
+            except (Refused, Changed):
+                self._leases.pop(workload.id, None)
+                raise
             return True
 
     def extend(self, workload: UUID, *, deadline: datetime) -> None:
         with self._lock, _disk():
             here = self._root / str(workload)
             if here.exists() and shared.read_end(here) is None:
-                records.write_deadline(here, _due(deadline))
+                records.write_deadline(here, due(deadline))
 
     def stop(self, workload: UUID, *, notice: Notice) -> None:
         with self._lock, _disk():
@@ -189,7 +191,7 @@ class SlurmEngine:
             if lease.stop is None or notice.stops_at < lease.stop.stops_at:
                 told = notice if lease.stop is None else replace(
                     lease.stop, stops_at=notice.stops_at)  # fmt: skip
-                records.write_notice(here, told, due=_due(told.stops_at))
+                records.write_notice(here, told, due=due(told.stops_at))
                 lease.stop = told
                 # Who is not up yet reads its notice first of all, and hears no signal until then.
                 if lease.key is not None and lease.started:
@@ -222,6 +224,17 @@ class SlurmEngine:
                 self._watch.save(self._root / "internal.json")
                 self._saved_at = time.monotonic()
 
+    def reserve(self, windows: Sequence[Window]) -> None:
+        look = self._look()
+        self._keeper.keep(
+            windows,
+            look,
+            self._demand,
+            window_of=self._window_of,
+            ahead=self._looker.ahead,
+            now=self._clock.now(),
+        )
+
     def refresh(self) -> None:
         """Look now, however lately we looked."""
         self._look(fresh=True)
@@ -238,8 +251,27 @@ class SlurmEngine:
         if look is self._followed:
             return
         self._followed = look
-        demand = view.internal_demand(look.jobs, look.nodes, partition=self._settings.partition)
+        kept = self._keeper.standing(self._clock.now())
+        holds = self._settings.windows is Windows.HOLD
+        # Where windows yield, a job that one of our reservations keeps out waits for GPUs.
+        wanting = WANTING | {windows.KEPT_OUT} if kept and not holds else WANTING
+        demand = view.internal_demand(
+            look.jobs, look.nodes, partition=self._settings.partition, wanting=wanting
+        )
+        if holds:
+            demand = windows.beside(demand, kept, look.nodes)
+        self._demand = demand
         self._mine = self._watch.look(demand, look.jobs, now=self._clock.now())
+
+    def _window_of(self, id_: UUID) -> UUID | None:
+        lease = self._leases.get(id_)
+        if lease is None:
+            return None
+        if not lease.window_known:
+            with self._lock, suppress(FileNotFoundError):
+                lease.window = records.read(self._root / str(id_)).workload.window
+            lease.window_known = True
+        return lease.window
 
     def _observe(self, id_: UUID) -> Observation:
         here = self._root / str(id_)
@@ -252,7 +284,7 @@ class SlurmEngine:
                 return Observation(phase=Phase.ABSENT)
             if (ended := shared.read_end(here)) is not None:
                 return self._bury(id_, ended)  # we died before it was moved aside
-            lease = self._leases[id_] = _Lease(key=shared.job_key(here))
+            lease = self._leases[id_] = Held(key=shared.job_key(here))
         look = self._look()
         jobs = look.leases.get(id_, ())
         if not jobs:
@@ -265,7 +297,7 @@ class SlurmEngine:
                 self._cancel(other.key)
         return self._judge(id_, lease, job)
 
-    def _unseen(self, id_: UUID, lease: _Lease, look: Look) -> Observation:
+    def _unseen(self, id_: UUID, lease: Held, look: Look) -> Observation:
         """Say what of a lease is true that Slurm's queue does not show."""
         here = self._root / str(id_)
         if look.began < lease.submitted or shared.submit_runs(here):
@@ -291,7 +323,7 @@ class SlurmEngine:
             ended = status.exited_at or status.started_at or look.at
         return self._bury(id_, self._end(id_, state, started, ended, code))
 
-    def _judge(self, id_: UUID, lease: _Lease, job: SlurmJob) -> Observation:
+    def _judge(self, id_: UUID, lease: Held, job: SlurmJob) -> Observation:
         here = self._root / str(id_)
         if job.ended:
             ended_at = job.ended_at or self._clock.now()
@@ -364,6 +396,9 @@ class SlurmEngine:
         if any(job.pending and job.gpu_model == workload.gpu_model for job in self._mine):
             return None
         free = view.free_by_node(look.nodes, look.jobs, workload.gpu_model)
+        now = self._clock.now()
+        for name in windows.shut(self._keeper.standing(now), window=workload.window, now=now):
+            free.pop(name, None)
         if sum(free.values()) - self._unplaced(look, workload.gpu_model) < workload.gpus:
             return None
         return view.lay_out(workload, look.nodes, free, exclusive=self._settings.exclusive)
@@ -383,71 +418,7 @@ class SlurmEngine:
         )
         return waiting + unseen
 
-    def _create(self, workload: Workload, deadline: datetime) -> None:
-        confined = workload.sandboxed and self._launcher.sandbox is not None
-        if workload.sandboxed and not confined and not self._unsafe_no_sandbox:
-            raise Refused(
-                "there is no sandbox, so no tenant's command is run here; install bubblewrap on"
-                " the login node, or set unsafe_no_sandbox to run it unprotected"
-            )
-        record = Record(
-            workload=replace(workload, files={}),
-            kind=Kind.LEASE,
-            confined=confined,
-            name="",
-            submitted_at=self._clock.now(),
-            sequence=0,
-        )
-        here = self._root / str(workload.id)
-        draft = here.with_name(f".new-{here.name}")
-        if draft.exists():
-            shutil.rmtree(draft)  # we died before it was whole
-        records.create(here, record, workload.files, _due(deadline))
-
-    def _submit(self, workload: Workload, layout: Layout) -> None:
-        """Hand a lease to Slurm, once.
-
-        sbatch holds a lock for as long as it runs, and writes the job's number into the lease's
-        folder by itself: whoever comes after us learns both without us. Should Slurm take a
-        second one after all, its agent finds that the lease was launched, and does nothing.
-        """
-        here = self._root / str(workload.id)
-        record = records.read(here)
-        orders = self._launcher.orders(here, record)
-        orders["grace_seconds"] = self._cluster.grace_seconds
-        # Nodes have Slurm's clock; what the agent reads and writes is on ours.
-        orders["ahead_seconds"] = self._looker.ahead.total_seconds()
-        write_durably(here / "launch.json", json.dumps(orders).encode())
-        lock = shared.take_submit_lock(here)
-        if lock is None:
-            raise Unavailable("an earlier sbatch of this lease has not ended yet")
-        lease = self._leases.setdefault(workload.id, _Lease())
-        lease.submitted = time.monotonic()
-        lease.gpu_model, lease.gpus = workload.gpu_model, workload.gpus
-        options = submitting.options(
-            workload, layout, settings=self._settings, here=here, agent=self._agent
-        )
-        output = os.open(here / "job", os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-        try:
-            process = self._slurm.begin("sbatch", *options, keep=[lock], output=output)
-            self._slurm.finish(process, "sbatch")
-        except Refused as error:
-            shutil.rmtree(here)
-            self._leases.pop(workload.id, None)
-            raise Refused(f"Slurm refused the lease's job: {error}") from error
-        except Unavailable:
-            # Slurm may have it nevertheless: the next look tells.
-            lease.submitted = 0.0
-            raise
-        finally:
-            os.close(output)
-            os.close(lock)
-        # A look that began before the answer may not show the job.
-        lease.submitted = time.monotonic()
-        lease.key = shared.job_key(here)
-        log.info("slurm.submitted", extra={"lease": workload.id, "job": lease.key})
-
-    def _insist(self, id_: UUID, lease: _Lease) -> None:
+    def _insist(self, id_: UUID, lease: Held) -> None:
         """Have Slurm cancel what waits in its queue, or is still there after its notice."""
         assert lease.stop is not None
         if lease.key is None:
@@ -466,11 +437,6 @@ class SlurmEngine:
             self._slurm.run("scancel", key)
         except Refused as error:  # it has ended meanwhile
             log.info("slurm.not_cancelled", extra={"job": key, "detail": str(error)})
-
-
-def _due(instant: datetime) -> Due:
-    """An agent goes by the instant: seconds since this machine started are none of its node's."""
-    return Due(instant=instant, steady_seconds=0.0)
 
 
 def _number(job: SlurmJob) -> int:

@@ -171,6 +171,8 @@ def prepare(launch: dict[str, Any], folder: Path, own: Path, variables: Mapping[
             known[name] = variables[name]
     launch["environment"] = {**launch["environment"], **known}
     sandbox = launch["sandbox"]
+    if launch.get("tunnel") is not None and known["SUBLET_NODE"] != "0":
+        launch["tunnel"] = None  # one of several is enough
     if sandbox is None:
         return
     environment = own / "environment.node"

@@ -26,7 +26,7 @@ from pathlib import Path
 from typing import Final
 from uuid import UUID
 
-from sublet.engine import shim
+from sublet.engine import shim, tunnel
 from sublet.engine.port import Observation, Phase
 from sublet.engine.shim import write_durably
 from sublet.engine.slurm import agent
@@ -41,15 +41,24 @@ def install(root: Path, bwrap: str | None) -> tuple[Path, str | None]:
         OSError: the folder cannot be written.
     """
     content = _archive()
-    folder = root / "bin" / hashlib.sha256(content).hexdigest()[:16]
+    version = hashlib.sha256(content + Path(tunnel.__file__).read_bytes()).hexdigest()[:16]
+    folder = root / "bin" / version
     folder.mkdir(parents=True, exist_ok=True)
     root.chmod(0o700)
     program = folder / "agent.pyz"
     if not program.exists():
         write_durably(program, content, mode=0o644)
+    dialler = tunnel_of(program)
+    if not dialler.exists():
+        write_durably(dialler, Path(tunnel.__file__).read_bytes(), mode=0o644)
     if bwrap is None or bwrap.startswith("/usr/"):
         return program, bwrap  # a system's own is on every node
     return program, str(_copy_bwrap(Path(bwrap), folder))
+
+
+def tunnel_of(agent: Path) -> Path:
+    """Return where the node's end of tunnels lies, beside the agent."""
+    return agent.with_name("tunnel.py")
 
 
 def _copy_bwrap(bwrap: Path, folder: Path) -> Path:

@@ -10,6 +10,7 @@ import threading
 import time
 from collections import defaultdict, deque
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Final
@@ -28,10 +29,14 @@ from sublet.engine.slurm.settings import Format
 log = logging.getLogger(__name__)
 
 _SHORTEST_SECONDS: Final = 0.1
+_YOUNG_SECONDS: Final = 0.5  # in a long pass over many leases, the last of them are looked at anew
 _NODES_SECONDS: Final = 2.0
 _CONFIG_SECONDS: Final = 60.0
 _BACK_OFF: Final = 10.0  # times as long as a look took, until the next one
-_JSON_SECONDS: Final = 0.5  # more than that, and columns are asked for
+# Whoever writes JSON loads and prints for longer than all else takes: what is more than so many
+# times what the command needs to start at all is given up for columns, and so is what is slow.
+_JSON_STARTS: Final = 4.0
+_JSON_SECONDS: Final = 0.5
 _CLOCKS_APART: Final = timedelta(seconds=3)
 
 
@@ -67,6 +72,7 @@ class Looker:
         self._nodes_took = 0.0
         self._configured_at = 0.0
         self._period = _SHORTEST_SECONDS
+        self._start_seconds = 0.0  # of a command that asks nobody: no load on the controller
         # The quickest of three is the controller's own; the others met something on this machine.
         self._took: deque[float] = deque(maxlen=3)
         self._rest = None if slurm.settings.rest is None else Rest(slurm.settings)
@@ -85,7 +91,11 @@ class Looker:
         """
         last = self._last
         asked = time.monotonic()
-        if last is not None and not fresh and asked < last.began + max(2.0, 3 * self._period):
+        if (
+            last is not None
+            and not fresh
+            and asked < last.began + max(_YOUNG_SECONDS, 3 * self._period)
+        ):
             return last
         with self._lock:
             last = self._last
@@ -104,7 +114,8 @@ class Looker:
             self._look_at_nodes()
         most = self._slurm.settings.longest_period_seconds
         self._took.append(took)
-        self._period = min(max(_SHORTEST_SECONDS, _BACK_OFF * min(self._took)), most)
+        asking = max(min(self._took) - self._start_seconds, 0.0)
+        self._period = min(max(_SHORTEST_SECONDS, _BACK_OFF * asking), most)
         leases: dict[UUID, list[SlurmJob]] = defaultdict(list)
         for job in jobs:
             if (id_ := view.lease_of(job)) is not None:
@@ -113,7 +124,10 @@ class Looker:
 
     def _jobs(self) -> list[SlurmJob]:
         if self._rest is not None:
-            return self._rest.jobs()
+            try:
+                return self._rest.jobs()
+            except Unknown as error:
+                self._leave_rest(error)
         if self._json:
             began = time.monotonic()
             try:
@@ -124,7 +138,8 @@ class Looker:
                 log.warning("slurm.no_json", extra={"detail": str(error)[:300]})
                 self._json = False
             else:
-                slow = time.monotonic() - began > _JSON_SECONDS
+                most = min(_JSON_SECONDS, max(_JSON_STARTS * self._start_seconds, 0.02))
+                slow = time.monotonic() - began > most
                 if slow and self._slurm.settings.format is Format.AUTO:
                     log.info("slurm.json_is_slow", extra={"jobs": len(jobs)})
                     self._json = False
@@ -141,6 +156,13 @@ class Looker:
         began = time.monotonic()
         partition = self._slurm.settings.partition
         try:
+            if self._rest is not None:
+                self._nodes = self._rest.nodes(partition)
+                self._note_nodes(began)
+                return
+        except Unknown as error:
+            self._leave_rest(error)
+        try:
             text = self._slurm.run("sinfo", "-h", "-N", "-p", partition, "-O",
                                    reading.node_format())  # fmt: skip
             self._nodes = reading.read_nodes(text)
@@ -148,8 +170,22 @@ class Looker:
             raise reading.unavailable(error) from error
         except Refused as error:
             raise Unavailable(str(error)) from error
+        self._note_nodes(began)
+
+    def _note_nodes(self, began: float) -> None:
         self._nodes_at = time.monotonic()
         self._nodes_took = self._nodes_at - began
+
+    def _leave_rest(self, error: Unknown) -> None:
+        """Go on by commands: slurmrestd is of a version that we do not know.
+
+        Raises:
+            Unavailable: JSON is insisted on.
+        """
+        if self._slurm.settings.format is Format.JSON:
+            raise Unavailable(f"slurmrestd speaks as we do not know: {error}") from error
+        log.warning("slurm.no_rest", extra={"detail": str(error)[:300]})
+        self._rest = None
 
     def cluster(self) -> Cluster:
         """Read what seldom changes, and compare the clocks.
@@ -157,6 +193,12 @@ class Looker:
         Raises:
             Unavailable: Slurm did not answer, or has no such partition.
         """
+        if self._rest is None:
+            began = time.monotonic()
+            with suppress(Refused):
+                self._slurm.run("squeue", "--version")
+            took = time.monotonic() - began
+            self._start_seconds = min(self._start_seconds or took, took)
         asked = self._clock.now()
         text = self._slurm.run("scontrol", "show", "config")
         answered = self._clock.now()

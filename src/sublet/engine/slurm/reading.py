@@ -250,6 +250,61 @@ def _job(row: Mapping[str, Any]) -> SlurmJob:
     )
 
 
+def read_nodes_json(text: str, *, partition: str) -> list[SlurmNode]:
+    """Read slurmrestd's nodes, of one partition: one state and flags, or as of 23.02 all in one.
+
+    Raises:
+        Unknown: it is not of a shape that we know.
+    """
+    try:
+        rows = json.loads(text)["nodes"]
+        return [
+            node for row in rows if partition in row["partitions"] for node in _nodes_of_row(row)
+        ]
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise Unknown(f"slurmrestd's nodes: {type(error).__name__}: {error}") from error
+
+
+def _nodes_of_row(row: Mapping[str, Any]) -> Iterator[SlurmNode]:
+    states = row["state"]
+    words = [states] if isinstance(states, str) else list(states)
+    base, *flags = [str(word).upper() for word in (*words, *row.get("state_flags", ()))]
+    cpus = _number(row["cpus"])
+    for model, count in gres_of(row["gres"] or "") or [("cpu", cpus)]:
+        yield SlurmNode(
+            name=row["name"],
+            state=_state_of(base, frozenset(flags)),
+            gpu_model=model,
+            gpus=count,
+            cpus=cpus,
+            memory_bytes=_number(row["real_memory"]) << 20,
+            address=row["address"],
+            reason=row.get("reason") or "",
+        )
+
+
+def _state_of(base: str, flags: frozenset[str]) -> str:
+    """Put a state and its flags into the one word that sinfo has for them."""
+    if base in {"DOWN", "ERROR", "FUTURE"}:
+        return base.lower()
+    busy = base in {"ALLOCATED", "MIXED"} or "COMPLETING" in flags
+    if "DRAIN" in flags:
+        return "draining" if busy else "drained"
+    if "FAIL" in flags:
+        return "failing" if busy else "fail"
+    for flag, word in _FLAGGED.items():
+        if flag in flags:
+            return word
+    return base.lower()
+
+
+_FLAGGED: Final = {
+    "POWERED_DOWN": "powered_down", "POWERING_DOWN": "powering_down", "POWERDOWN": "powered_down",
+    "MAINTENANCE": "maint", "MAINT": "maint", "REBOOT_ISSUED": "reboot",
+    "COMPLETING": "completing", "PLANNED": "planned", "RESERVED": "reserved",
+}  # fmt: skip
+
+
 def _number(value: Any) -> int:
     return _optional(value) or 0
 

@@ -1,4 +1,4 @@
-"""The queue from slurmrestd: what is asked most often starts no program."""
+"""The queue and the nodes from slurmrestd: what is asked again and again starts no program."""
 
 import contextlib
 import getpass
@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 from sublet.core.errors import Unavailable
 from sublet.engine.slurm import reading
 from sublet.engine.slurm.pieces import Unknown
-from sublet.engine.slurm.reading import SlurmJob
+from sublet.engine.slurm.reading import SlurmJob, SlurmNode
 from sublet.engine.slurm.settings import SlurmSettings
 
 # Newest first. What older ones print is not known.
@@ -31,30 +31,41 @@ class Rest:
         """Return every job that Slurm's queue shows.
 
         Raises:
-            Unavailable: slurmrestd or slurmctld did not answer, or not in words that we know.
+            Unavailable: slurmrestd or slurmctld did not answer, or refused.
+            Unknown: it speaks none of the versions that we know, or not as they do.
         """
+        return reading.read_jobs_json(self._ask("jobs"))
+
+    def nodes(self, partition: str) -> list[SlurmNode]:
+        """Return the nodes of a partition. Raises as `jobs` does."""
+        return reading.read_nodes_json(self._ask("nodes"), partition=partition)
+
+    def _ask(self, what: str) -> str:
         try:
-            return reading.read_jobs_json(self._ask())
-        except Unknown as error:
-            raise Unavailable(f"slurmrestd at {self._url}: {error}") from error
+            return self._answer(what)
         except (OSError, http.client.HTTPException) as error:
             raise Unavailable(f"slurmrestd at {self._url} did not answer: {error}") from error
 
-    def _ask(self) -> str:
+    def _answer(self, what: str) -> str:
         for version in _VERSIONS if self._version is None else (self._version,):
-            status, text = self._get(f"/slurm/{version}/jobs")
+            status, text = self._get(f"/slurm/{version}/{what}")
             if status == http.client.OK:
                 self._version = version
+                if errors := _errors(text):
+                    raise Unavailable(f"slurmrestd at {self._url} answers with errors: {errors}")
                 return text
             if status in {http.client.UNAUTHORIZED, http.client.FORBIDDEN}:
-                raise Unknown("it does not accept the token: see `scontrol token`")
+                raise Unavailable(
+                    f"slurmrestd at {self._url} does not accept the token: see `scontrol token`"
+                )
             if status != http.client.NOT_FOUND:
-                raise Unknown(
-                    f"HTTP status {status}: {_errors(text)} (22.05 says no more of a token that"
-                    " has expired: see `scontrol token`)"
+                said = _errors(text) or text[:200]
+                raise Unavailable(
+                    f"slurmrestd at {self._url}: HTTP status {status}: {said} (22.05 says no more of"
+                    " a token that has expired: see `scontrol token`)"
                 )
         self._version = None  # it may be another one tomorrow
-        raise Unknown(f"it offers none of {', '.join(_VERSIONS)}")
+        raise Unknown(f"slurmrestd at {self._url} offers none of {', '.join(_VERSIONS)}")
 
     def _get(self, path: str) -> tuple[int, str]:
         address = urlsplit(self._url)
@@ -75,10 +86,10 @@ class Rest:
 
 
 def _errors(text: str) -> str:
-    """Return what an answer says of what is wrong, in a line."""
+    """Return what an answer says of what is wrong, in a line; "" for nothing."""
     try:
-        rows = json.loads(text)["errors"]
+        rows = json.loads(text).get("errors") or []
         said = [str(row.get("error") or row.get("description")) for row in rows]
     except (ValueError, KeyError, TypeError, AttributeError):
-        return text[:200]
+        return ""
     return "; ".join(said)[:200]

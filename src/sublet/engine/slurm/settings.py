@@ -17,6 +17,14 @@ class Format(StrEnum):
     TEXT = "text"
 
 
+class Windows(StrEnum):
+    """What becomes of a firm window that an internal job wants the GPUs of."""
+
+    YIELD = "yield"  # the job comes first, as everywhere
+    HOLD = "hold"  # Slurm holds its whole nodes against everybody
+    OFF = "off"  # there are no reservations in Slurm
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SlurmSettings:
     """`docs/operate/slurm.md` says what each is for; a test holds it to this list."""
@@ -29,8 +37,11 @@ class SlurmSettings:
     conf: str | None = None  # SLURM_CONF, where it is not the default
     bin: str | None = None  # folder of Slurm's commands, where they are not on PATH
     exclusive: bool = False  # a lease gets whole nodes to itself, whatever it asks for
+    windows: Windows = Windows.YIELD  # how firm windows stand in Slurm as reservations
     format: Format = Format.AUTO
-    rest: str | None = None  # slurmrestd, such as http://127.0.0.1:6820: the queue is read there
+    rest: str | None = (
+        None  # slurmrestd, such as http://127.0.0.1:6820: queue and nodes are read there
+    )
     rest_token: str | None = None  # file of its token; else SLURM_JWT
     timeout_seconds: float = 15.0  # of each command of Slurm
     longest_period_seconds: float = 10.0  # between two looks at a slow controller
@@ -85,11 +96,14 @@ def _checked(name: str, value: object, *, where: str) -> Any:
         return value
     if name == "format" and value in set(Format):
         return Format(str(value))
+    if name == "windows" and value in set(Windows):
+        return Windows(str(value))
     if name.endswith("_seconds") and isinstance(value, int | float) and value > 0:
         return float(value)
     kinds = {
         "exclusive": "true or false",
         "format": "auto, json or text",
+        "windows": "yield, hold or off",
         "rest": "an address such as http://127.0.0.1:6820",
     }
     kind = kinds.get(name, "a positive number" if name.endswith("_seconds") else "a text")

@@ -1,21 +1,24 @@
 """What a cluster lacks for Sublet, and the exact configuration that adds it. Changes nothing."""
 
+import getpass
 import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Final
 
 from sublet.core.clock import Clock
 from sublet.core.errors import Refused, SubletError, Unavailable
+from sublet.engine import images
 from sublet.engine.slurm import reading
 from sublet.engine.slurm.commands import Slurm
 from sublet.engine.slurm.looking import settings_of
 from sublet.engine.slurm.pieces import Unknown, expand
 from sublet.engine.slurm.reading import SlurmNode
 from sublet.engine.slurm.rest import Rest
-from sublet.engine.slurm.settings import SlurmSettings
+from sublet.engine.slurm.settings import SlurmSettings, Windows
 
 _OLDEST: Final = (22, 5)
 _TIER: Final = 1
@@ -125,7 +128,14 @@ def check(settings: SlurmSettings, clock: Clock) -> list[Finding]:
         facts = gather(slurm, clock)
     except SubletError as error:
         return [Finding(what="Slurm answers", level="missing", said=str(error))]
-    return [*_judge(facts, settings), _queue(slurm), *_accounts(slurm, facts), _shared(settings)]
+    return [
+        *_judge(facts, settings),
+        _queue(slurm),
+        *_accounts(slurm, facts),
+        *_windows(slurm, facts),
+        _containers(slurm),
+        _shared(settings),
+    ]
 
 
 def _judge(facts: Facts, settings: SlurmSettings) -> Iterator[Finding]:
@@ -221,10 +231,15 @@ def _queue(slurm: Slurm) -> Finding:
     if slurm.settings.rest is None:
         return _json(slurm)
     try:
-        jobs = Rest(slurm.settings).jobs()
+        rest = Rest(slurm.settings)
+        jobs, nodes = rest.jobs(), rest.nodes(slurm.settings.partition)
     except SubletError as error:
         return Finding(what="slurmrestd", level="missing", said=str(error))
-    return Finding(what="slurmrestd", level="ok", said=f"it answers, and shows {len(jobs)} jobs")
+    except Unknown as error:
+        said = f"Slurm's commands are used instead: {error}"
+        return Finding(what="slurmrestd", level="advice", said=said)
+    shown = f"it answers, and shows {len(jobs)} jobs and {len(nodes)} nodes"
+    return Finding(what="slurmrestd", level="ok", said=shown)
 
 
 def _json(slurm: Slurm) -> Finding:
@@ -263,6 +278,40 @@ def _accounts(slurm: Slurm, facts: Facts) -> Iterator[Finding]:
                 f"{name} {value}", value in there, "is there",
                 f"there is no such {name}: `sublet engine slurm plan` prints how to add it",
             )  # fmt: skip
+
+
+def _windows(slurm: Slurm, facts: Facts) -> Iterator[Finding]:
+    """Say whether we may make reservations; only trying would tell for certain."""
+    if slurm.settings.windows is Windows.OFF:
+        return
+    user = getpass.getuser()
+    may = user == "root" or facts.config.get("SlurmUser", "").partition("(")[0] == user
+    if not may and "slurmdbd" in facts.config.get("AccountingStorageType", ""):
+        with suppress(SubletError):
+            level = slurm.run("sacctmgr", "-n", "-P", "show", "user", user, "format=AdminLevel")
+            may = any(word in level for word in ("Operator", "Administrator"))
+    yield Finding(
+        what="reservations",
+        level="ok" if may else "advice",
+        said=f"firm windows become reservations, which {slurm.settings.windows}"
+        if may
+        else f"{user} may make none: firm windows are kept without them. Make it an Operator:"
+        f" sacctmgr modify user {user} set adminlevel=operator",
+    )
+
+
+def _containers(slurm: Slurm) -> Finding:
+    """Say what there is to make images with; leases run on them unpacked, in the sandbox."""
+    found = images.tools()
+    with suppress(SubletError):
+        if "--container-image" in slurm.run("srun", "--help"):
+            found.append("pyxis")
+    return Finding(
+        what="containers",
+        level="ok",
+        said=f"leases run on unpacked images (SUBLET_IMAGES); to unpack them there is here:"
+        f" {', '.join(found) or 'no tool'}",
+    )
 
 
 def _shared(settings: SlurmSettings) -> Finding:

@@ -1,6 +1,7 @@
 """What sbatch is told of a lease."""
 
 import shlex
+from collections.abc import Sequence
 from pathlib import Path
 
 from sublet.engine.port import Workload
@@ -10,7 +11,14 @@ from sublet.engine.slurm.view import Layout
 
 
 def options(
-    workload: Workload, layout: Layout, *, settings: SlurmSettings, here: Path, agent: Path
+    workload: Workload,
+    layout: Layout,
+    *,
+    settings: SlurmSettings,
+    here: Path,
+    agent: Path,
+    reservations: Sequence[str] = (),
+    minutes: int | None = None,
 ) -> list[str]:
     """Return sbatch's options: the job's name and comment carry the lease's id."""
     command = [settings.python, "-I", "-S", str(agent), str(here)]
@@ -36,4 +44,8 @@ def options(
         found.append(f"--account={settings.account}")
     if settings.qos is not None:
         found.append(f"--qos={settings.qos}")
+    if reservations:
+        found.append(f"--reservation={','.join(reservations)}")
+    if minutes is not None:
+        found.append(f"--time={minutes}")
     return [*found, f"--wrap=exec {shlex.join(command)}"]

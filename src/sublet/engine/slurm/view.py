@@ -58,6 +58,11 @@ def use_of(nodes: Iterable[SlurmNode], jobs: Iterable[SlurmJob]) -> Use:
     return Use(gpus=gpus, cpus=cpus)
 
 
+def takes_jobs(node: SlurmNode) -> bool:
+    """Say whether Slurm starts jobs there, now or once something else has left."""
+    return node.state in _HEALTHY
+
+
 def nodes_of(nodes: Sequence[SlurmNode], jobs: Sequence[SlurmJob]) -> list[Node]:
     """Return what may be lent: on a node that is leaving or out of cores, only what is in use."""
     use = use_of(nodes, jobs)
@@ -93,7 +98,11 @@ class Demand:
 
 
 def internal_demand(
-    jobs: Iterable[SlurmJob], nodes: Sequence[SlurmNode], *, partition: str
+    jobs: Iterable[SlurmJob],
+    nodes: Sequence[SlurmNode],
+    *,
+    partition: str,
+    wanting: frozenset[str] = WANTING,
 ) -> list[Demand]:
     """Return the jobs that are not ours and count: that hold lendable GPUs, or wait for some.
 
@@ -120,18 +129,18 @@ def internal_demand(
                 continue
             share = -(-amount * len(inside) // len(job.nodes))
             found.append(Demand(job=job, gpu_model=model, gpus=share, waits=False))
-        elif wants(job, partition=partition):
+        elif wants(job, partition=partition, wanting=wanting):
             model = _model(job, kind, set(by_size), by_size)
             if model is not None and (amount := job.gpus or job.cpus):
                 found.append(Demand(job=job, gpu_model=model, gpus=amount, waits=True))
     return found
 
 
-def wants(job: SlurmJob, *, partition: str) -> bool:
+def wants(job: SlurmJob, *, partition: str, wanting: frozenset[str] = WANTING) -> bool:
     """Say whether a job waits for GPUs and for nothing else."""
     return (
         job.state == "PENDING"
-        and job.reason in WANTING
+        and job.reason in wanting
         # A dependency or a begin time in the future: Slurm gives no instant yet, or a later one.
         and job.eligible_at is not None
         and set(job.partitions) != {partition}
