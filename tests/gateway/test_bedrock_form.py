@@ -13,7 +13,7 @@ from tests.gateway.bodies import JSON
 from tests.gateway.test_messages import GRANT
 
 from sublet.core.money import Money
-from sublet.gateway import anthropic, bedrock, eventstream, foundation, invoke, openai
+from sublet.gateway import anthropic, bedrock, converse, eventstream, foundation, invoke, openai
 from sublet.gateway.ask import Api, Ask
 from sublet.gateway.bedrock import Operation, Verb, find, name_of
 from sublet.gateway.failures import Failure, Kind
@@ -53,7 +53,7 @@ FINISHED = st.sampled_from(["stop", "length", "content_filter"])
 
 
 def read(value: object, *, stream: bool = False) -> Ask:
-    return bedrock.parse(json.dumps(value).encode(), model="m", stream=stream)
+    return converse.parse(json.dumps(value).encode(), model="m", stream=stream)
 
 
 def invoked(value: object, *, stream: bool = False) -> Ask:
@@ -100,7 +100,7 @@ def test_what_is_asked_in_converse_is_asked_of_the_replica(
 def test_what_was_answered_is_read_back_from_a_stream(
     texts: list[str], reason: str, counts: Counts, nanos: int
 ) -> None:
-    reply = bedrock.Reply(read({"messages": [LAST]}), GRANT, "0" * 32, 0)
+    reply = converse.Reply(read({"messages": [LAST]}), GRANT, "0" * 32, 0)
     stream = reply.first(counts) + b"".join(map(reply.text, texts))
     events = frames(stream + reply.last(reason, counts, Money(nanos)))
     whole = json.loads(reply.whole("".join(texts), reason, counts, Money(nanos)))
@@ -182,20 +182,34 @@ def test_a_count_reads_either_call_s_prompt() -> None:
         invoke.parse_count(b'{"input": {}}', model="m")
 
 
+def test_a_tier_is_asked_of_the_replica_and_said_again() -> None:
+    body = {"messages": [LAST], "serviceTier": {"type": "flex"}}
+    ask = read(body)
+    assert ask.service_tier == "flex"
+    reply = converse.Reply(ask, GRANT, "0" * 32, 0)
+    counts = Counts(input_tokens=1, cache_read_tokens=0, output_tokens=1)
+    assert json.loads(reply.whole("", "stop", counts, Money(1)))["serviceTier"] == {"type": "flex"}
+    invoked_at = invoke.dialect("m", stream=False, tier="priority")
+    asked = invoked_at.parse(b'{"prompt": "hi"}')
+    assert asked.service_tier == "priority"
+    headers = invoked_at.reply(asked, GRANT, "0" * 32, 0).headers
+    assert (invoke.TIER, b"priority") in headers
+
+
 # ── refused by name ──────────────────────────────────────────────────────────────────────
 
 
 @pytest.mark.parametrize(
     ("more", "param"),
     [
-        ({"toolConfig": {"tools": []}}, "toolConfig"),
+        ({"toolConfig": {"tools": [{"systemTool": {}}]}}, "toolConfig.tools[0].systemTool"),
         ({"guardrailConfig": {"guardrailIdentifier": "g"}}, "guardrailConfig"),
         ({"outputConfig": {"effort": "low"}}, "outputConfig"),
         ({"promptVariables": {"a": {"text": "b"}}}, "promptVariables"),
-        ({"serviceTier": {"type": "flex"}}, "serviceTier.type"),
+        ({"serviceTier": {"type": "reserved"}}, "serviceTier.type"),
         ({"performanceConfig": {"latency": "optimized"}}, "performanceConfig.latency"),
         ({"additionalModelRequestFields": {"thinking": {}}}, "additionalModelRequestFields.thinking"),
-        ({"messages": [{"role": "user", "content": [{"image": {}}]}]}, "messages[0].content[0].image"),
+        ({"messages": [{"role": "user", "content": [{"video": {}}]}]}, "messages[0].content[0].video"),
         ({"somethingNew": 1}, "somethingNew"),
     ],
 )  # fmt: skip
@@ -246,7 +260,7 @@ def test_what_an_invocation_cannot_be_is_refused_by_name(body: dict[str, Any], p
     [
         (b"x-amzn-bedrock-guardrailidentifier", b"g"),
         (b"x-amzn-bedrock-trace", b"ENABLED"),
-        (b"x-amzn-bedrock-service-tier", b"flex"),
+        (b"x-amzn-bedrock-service-tier", b"reserved"),
         (b"x-amzn-bedrock-performanceconfig-latency", b"optimized"),
     ],
 )
@@ -260,7 +274,7 @@ def test_a_header_that_asks_for_more_is_refused_by_name(name: bytes, value: byte
 # ── nothing crashes ──────────────────────────────────────────────────────────────────────
 
 _READERS = (
-    lambda body: bedrock.parse(body, model="m", stream=False),
+    lambda body: converse.parse(body, model="m", stream=False),
     lambda body: invoke.dialect("m", stream=True).parse(body),
     lambda body: invoke.parse_count(body, model="m"),
 )

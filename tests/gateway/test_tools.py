@@ -3,6 +3,7 @@
 The seven cases of OpenResponses' compliance test are at the end.
 """
 
+import base64
 import json
 from collections.abc import Iterator
 from datetime import UTC, datetime
@@ -13,6 +14,7 @@ import pytest
 from anthropic import Anthropic
 from openai.types.responses import Response
 from tests.fakes.replica import Script
+from tests.gateway.aws import signing
 from tests.gateway.stage import INPUT, MODEL, OUTPUT, Stage, eventually
 
 from sublet.core.ids import new_id
@@ -324,3 +326,84 @@ def test_a_call_and_its_result_go_back_in_responses(stage: Stage) -> None:
 
 def test_after_tools_the_books_are_right(stage: Stage) -> None:
     stage.check_books()
+
+
+# ── in Bedrock's words ───────────────────────────────────────────────────────────────────
+
+SPEC: Final = {
+    "toolSpec": {
+        "name": "get_weather", "description": ABOUT, "inputSchema": {"json": PARAMETERS},
+    }
+}  # fmt: skip
+WEATHER: Final = {"role": "user", "content": [{"text": "How is the weather?"}]}
+
+
+@pytest.mark.usefixtures("caller")
+def test_boto3_calls_tools_and_gives_their_results(stage: Stage) -> None:
+    tenant, _ = stage.tenant()
+    made, secret = stage.access_key(tenant)
+    config: dict[str, Any] = {"tools": [SPEC], "toolChoice": {"any": {}}}
+    with signing(stage.url, (str(made.access_key_id), secret), attempts=8) as client:
+        reply = client.converse(modelId=MODEL, messages=[WEATHER], toolConfig=config)
+        streamed = client.converse_stream(modelId=MODEL, messages=[WEATHER], toolConfig=config)
+        events = list(streamed["stream"])
+        said = reply["output"]["message"]
+        first = said["content"][0]["toolUse"]
+        result = {"toolUseId": first["toolUseId"], "content": [{"json": {"degrees": 18}}]}
+        answer = {"role": "user", "content": [{"toolResult": result}, {"text": "And now?"}]}
+        client.converse(modelId=MODEL, messages=[WEATHER, said, answer], toolConfig=config)
+    assert [block["toolUse"]["input"] for block in said["content"]] == [ARGUMENTS, {}]
+    assert reply["stopReason"] == "tool_use"
+    asked = stage.fake.bodies[-3]
+    assert asked["tools"] == [{"type": "function", "function": FUNCTION}]
+    assert asked["tool_choice"] == "required"
+    turns = stage.fake.bodies[-1]["messages"]
+    assert [turn["role"] for turn in turns] == ["user", "assistant", "tool", "user"]
+    assert turns[1]["tool_calls"][0]["id"] == turns[2]["tool_call_id"]
+    assert json.loads(turns[2]["content"]) == {"degrees": 18}
+    starts = [e["contentBlockStart"] for e in events if "contentBlockStart" in e]
+    assert [start["start"]["toolUse"]["name"] for start in starts] == ["get_weather"] * 2
+    assert [start["contentBlockIndex"] for start in starts] == [0, 1]
+    told: dict[int, str] = {}
+    for event in events:
+        if "contentBlockDelta" in event:
+            delta = event["contentBlockDelta"]
+            index = delta["contentBlockIndex"]
+            told[index] = told.get(index, "") + delta["delta"]["toolUse"]["input"]
+    assert [json.loads(text) for text in told.values()] == [ARGUMENTS, {}]
+    assert {"messageStop": {"stopReason": "tool_use"}} in events
+
+
+@pytest.mark.usefixtures("caller")
+def test_an_invocation_in_anthropics_words_calls_tools(stage: Stage) -> None:
+    tenant, _ = stage.tenant()
+    made, secret = stage.access_key(tenant)
+    tool = {"name": "get_weather", "description": ABOUT, "input_schema": PARAMETERS}
+    body = json.dumps(
+        {
+            "anthropic_version": "bedrock-2023-05-31", "max_tokens": 50, "tools": [tool],
+            "messages": [{"role": "user", "content": "How is the weather?"}],
+        }
+    )  # fmt: skip
+    with signing(stage.url, (str(made.access_key_id), secret)) as client:
+        reply = client.invoke_model(modelId=MODEL, body=body)
+        whole = json.loads(reply["body"].read())
+        streamed = client.invoke_model_with_response_stream(modelId=MODEL, body=body)
+        chunks = [json.loads(event["chunk"]["bytes"]) for event in streamed["body"]]
+    assert [block["input"] for block in whole["content"]] == [ARGUMENTS, {}]
+    pieces = [
+        c["delta"].get("partial_json", "") for c in chunks if c["type"] == "content_block_delta"
+    ]
+    assert json.loads("".join(pieces).removesuffix("{}")) == ARGUMENTS
+    assert chunks[-1]["type"] == "message_stop"
+
+
+def test_images_are_handed_on_from_converse(stage: Stage) -> None:
+    tenant, _ = stage.tenant()
+    made, secret = stage.access_key(tenant)
+    image = {"image": {"format": "png", "source": {"bytes": base64.b64decode(PIXEL)}}}
+    turn = {"role": "user", "content": [{"text": "What is this?"}, image]}
+    with signing(stage.url, (str(made.access_key_id), secret)) as client:
+        client.converse(modelId=MODEL, messages=[turn])
+    (asked,) = stage.fake.bodies[-1]["messages"]
+    assert asked["content"][1]["image_url"]["url"] == f"data:image/png;base64,{PIXEL}"

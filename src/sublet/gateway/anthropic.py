@@ -317,7 +317,7 @@ class Reply:
         """Return events for text and for calls of tools, each of which is a block of its own."""
         events = b""
         if text:
-            block = dict[str, object](type="text", text="", citations=None)
+            block = dict[str, object](type="text", text="")
             events += self._begin(_TEXT, block)
             events += self._delta({"type": "text_delta", "text": text})
         for delta in calls:

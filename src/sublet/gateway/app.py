@@ -13,6 +13,7 @@ from sublet.core.errors import Unauthorized, Unavailable
 from sublet.gateway import (
     anthropic,
     bedrock,
+    converse,
     embeddings,
     foundation,
     invoke,
@@ -150,7 +151,7 @@ class Gateway:
             await self._admit(exchange)
             embeddings.refuse(await exchange.read_body(), self._service.table)
         elif foundation.has(path):
-            await self._identify(exchange)
+            await self._look(exchange)
             body = foundation.answer(path, exchange.query, self._service.table)
             await exchange.respond(200, body)
         elif before := _BEFORE.match(path):
@@ -196,9 +197,10 @@ class Gateway:
                 )
                 return
             case Verb.CONVERSE | Verb.CONVERSE_STREAM:
-                exchange.dialect = bedrock.converse(model, stream=operation.streams)
+                exchange.dialect = converse.dialect(model, stream=operation.streams)
             case Verb.INVOKE | Verb.INVOKE_STREAM:
-                exchange.dialect = invoke.dialect(model, stream=operation.streams)
+                tier = exchange.header(invoke.TIER)
+                exchange.dialect = invoke.dialect(model, stream=operation.streams, tier=tier)
         invoke.check_headers(exchange.headers)
         await self._generate(exchange)
 

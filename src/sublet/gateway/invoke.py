@@ -8,7 +8,7 @@ answered by those dialects, with the model from the path, and their streams cut 
 
 import base64
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Annotated, Final
 
@@ -17,9 +17,9 @@ from msgspec import Meta, Raw, Struct
 
 from sublet.core.money import Money
 from sublet.gateway import anthropic, bedrock, eventstream, openai
-from sublet.gateway.ask import Api, Ask
-from sublet.gateway.bedrock import Nothing, Share
-from sublet.gateway.dialect import Dialect, Reply, grant_headers, grant_note
+from sublet.gateway.ask import Api, Ask, ToolDelta
+from sublet.gateway.converse import Nothing, Prompt, Share, prompt_of
+from sublet.gateway.dialect import Dialect, Reply, RichReply, grant_headers, grant_note
 from sublet.gateway.failures import Failure, Headers, Kind
 from sublet.gateway.grant import Grant
 from sublet.gateway.reading import decode, plain
@@ -32,6 +32,7 @@ _FIELDS: Final = msgspec.json.Decoder(dict[str, Raw])
 _VERSION: Final = msgspec.json.Decoder(
     Annotated[str, Meta(pattern=r"^(bedrock-)?[0-9]{4}-[0-9]{2}-[0-9]{2}\Z")]
 )
+TIER: Final = b"x-amzn-bedrock-service-tier"
 _LLAMA_TOKENS: Final = 512  # AWS's own default of max_gen_len
 # Makes an answer: (ask, grant, 32 hex digits, when in seconds since 1970).
 Words = Callable[[Ask, Grant, str, int], Reply]
@@ -50,7 +51,7 @@ class _Input(Struct, forbid_unknown_fields=True):
 
 
 class _CountInput(Struct, forbid_unknown_fields=True, rename="camel"):
-    converse: bedrock.Prompt | None = None
+    converse: Prompt | None = None
     invoke_model: _Input | None = None
 
 
@@ -185,6 +186,7 @@ class Enveloped:
     """Another dialect's answer, its events each in a frame of AWS's, its counts in headers."""
 
     inner: Reply
+    tier: str | None = None  # to be said again
     _began: float = field(default_factory=time.monotonic)
     _first_text: float | None = None
     _counts: Counts | None = None
@@ -196,6 +198,8 @@ class Enveloped:
     @property
     def headers(self) -> Headers:
         headers = list(self.inner.headers)
+        if self.tier is not None:
+            headers.append((TIER, self.tier.encode()))
         if self._counts is None:  # a stream: what is in its chunks
             headers.append((b"x-amzn-bedrock-content-type", b"application/json"))
         else:
@@ -213,6 +217,13 @@ class Enveloped:
 
     def text(self, text: str) -> bytes:
         return b"".join(map(_chunk, _events(self.inner.text(text))))
+
+    def part(
+        self, text: str, calls: Sequence[ToolDelta], logprobs: bytes | None, counts: Counts | None
+    ) -> bytes:
+        assert isinstance(self.inner, RichReply)
+        events = _events(self.inner.part(text, calls, logprobs, counts))
+        return b"".join(map(_chunk, events))
 
     def last(self, finish_reason: str, counts: Counts, charge: Money) -> bytes:
         *before, end = _events(self.inner.last(finish_reason, counts, charge))
@@ -255,21 +266,23 @@ def _chunk(payload: bytes) -> bytes:
 class _Invocation:
     """One call: its answer is in the words of its body."""
 
-    def __init__(self, model: str, *, stream: bool) -> None:
+    def __init__(self, model: str, *, stream: bool, tier: str | None) -> None:
         self._model = model
+        self._tier = tier
         self._stream = stream
         self._words: Words = openai.Reply
 
     def parse(self, body: bytes) -> Ask:
         self._words, ask = _read(body, model=self._model, stream=self._stream)
-        return ask
+        return ask if self._tier is None else replace(ask, service_tier=self._tier)
 
     def reply(self, ask: Ask, grant: Grant, id_: str, created: int) -> Reply:
-        return Enveloped(self._words(ask, grant, id_, created))
+        return Enveloped(self._words(ask, grant, id_, created), self._tier)
 
 
-def dialect(model: str, *, stream: bool) -> Dialect:
-    call = _Invocation(model, stream=stream)
+def dialect(model: str, *, stream: bool, tier: str | None = None) -> Dialect:
+    """Return the dialect of one call; `tier`: what its header `TIER` says."""
+    call = _Invocation(model, stream=stream, tier=tier)
     return replace(bedrock.RUNTIME, parse=call.parse, reply=call.reply)
 
 
@@ -285,7 +298,8 @@ def parse_count(body: bytes, *, model: str) -> Ask:
             Kind.INVALID, "input must have one field: converse or invokeModel", param="input"
         )
     if asked.converse is not None:
-        return Ask.chat(model, bedrock.messages_of(asked.converse))
+        messages, needs = prompt_of(asked.converse)
+        return Ask.chat(model, messages, needs=needs)
     assert asked.invoke_model is not None
     return _read(asked.invoke_model.body, model=model, stream=False)[1]
 
@@ -300,7 +314,7 @@ _REFUSED_HEADERS: Final = {
     b"x-amzn-bedrock-guardrailversion": frozenset[str](),
     b"x-amzn-bedrock-trace": frozenset({"DISABLED"}),
     b"x-amzn-bedrock-performanceconfig-latency": frozenset({"standard"}),
-    b"x-amzn-bedrock-service-tier": frozenset({"default"}),
+    TIER: frozenset({"default", "priority", "flex"}),
 }
 
 

@@ -16,6 +16,7 @@ SELECT seen_at, boot, steady_seconds FROM leadership;
 SELECT EXISTS (SELECT FROM gateway
                 WHERE instance <> %(instance)s
                   AND seen_at > %(now)s::timestamptz - interval '10 seconds') AS there;
+
 -- name: use_signature
 -- Whoever is second, on whichever gateway, gets no row.
 INSERT INTO used_signature (signature, used_at)
