@@ -9,7 +9,8 @@ with two kinds of caution:
   its own standard error, computed over blocks of a day (or of a window, where that is longer);
 - what was seen is mixed with what is usual elsewhere, as if `_PRIOR_WINDOWS` more windows had
   been seen of which a hundredth broke at a depth of one spread, a quarter of that a spread
-  deeper; and a part of one window is charged as broken, for what has never been seen at all;
+  deeper; and a part of one window is charged as broken, for what has never been seen at all, a
+  larger one for days, of which few are seen;
 - a depth that sells on a few days only has proven nothing: its sales must be spread over
   `_FEWEST_BLOCKS` blocks and more, and over twice as many where a block is a single window.
 
@@ -38,6 +39,7 @@ _PRIOR_WINDOWS: Final = 20.0
 _PRIOR_BROKEN: Final[Floats] = np.minimum(0.01 * 4.0 ** (1.0 - DEPTHS), 1.0)
 _UNSEEN: Final[Floats] = 0.05 * 2.0 ** (-0.5 * np.maximum(DEPTHS, 0.0))
 _FEWEST_BLOCKS: Final = 4.0
+_DAYS_UNSEEN: Final = 1.5  # days are few: more of what they can do has not been seen
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -96,6 +98,8 @@ class Ladder:
         usual = weighed.sum(axis=0) / (weight.sum() * self._block)
         prior = _PRIOR_WINDOWS * self._hours * np.maximum(usual, 1.0) * (_PRIOR_BROKEN - allowed)
         unseen = _UNSEEN * self._hours * np.maximum(np.maximum(usual, self.sellable[row]), 1.0)
+        if self._hours >= HOURS_A_DAY:
+            unseen = _DAYS_UNSEEN * unseen
         spread_over = weighed.sum(axis=0) ** 2 / np.maximum((weighed**2).sum(axis=0), 1e-9)
         worst = excess.sum(axis=0) + _CAUTION * error + prior + unseen
         fewest = _FEWEST_BLOCKS if self._hours < self._block else 2 * _FEWEST_BLOCKS
