@@ -28,6 +28,7 @@ class Control:
         (self.port,) = script.free_ports(1)
         self.url = f"http://127.0.0.1:{self.port}"
         self.process: subprocess.Popen[bytes] | None = None
+        self.failpoints: Path | None = None
         self.images: Path | None = None
         self.model = False  # whether it hosts the demo model
         self.notice_seconds = cluster.inner.notice_seconds
@@ -38,6 +39,8 @@ class Control:
 
     def environment(self) -> dict[str, str]:
         kept = {name: value for name, value in os.environ.items() if not name.startswith("SUBLET_")}
+        if self.failpoints is not None:
+            kept["SUBLET_FAILPOINTS"] = str(self.failpoints)
         if self.images is not None:
             kept["SUBLET_IMAGES"] = str(self.images)
         return kept | {
@@ -49,6 +52,13 @@ class Control:
         }
 
     def start(self) -> "Control":
+        self.start_again()
+        until(lambda: self.dead() or self._ready(), what="the control plane")
+        assert not self.dead(), self.log()
+        return self
+
+    def start_again(self) -> None:
+        """Start it, and do not wait for anything."""
         with (self.folder / "control.log").open("ab") as log:
             self.process = subprocess.Popen(
                 [SUBLET, "control", "--engine", "slurm", "--slurm", str(self.settings)],
@@ -56,11 +66,8 @@ class Control:
                 stdout=log,
                 stderr=log,
             )
-        until(lambda: self._dead() or self._ready(), what="the control plane")
-        assert not self._dead(), self.log()
-        return self
 
-    def _dead(self) -> bool:
+    def dead(self) -> bool:
         assert self.process is not None
         return self.process.poll() is not None
 

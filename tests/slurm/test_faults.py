@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
+import httpx
 import pytest
 from tests.engine.harness import notice
 from tests.engine.slurm_harness import SlurmHarness, slurm
@@ -14,6 +15,7 @@ from tests.slurm.cluster import Cluster, cluster, script, until
 from tests.slurm.control import Control, instant
 
 from sublet.core.errors import Unavailable
+from sublet.core.ids import new_id
 from sublet.engine.port import Phase
 from sublet.engine.slurm.adapter import SlurmEngine
 from sublet.engine.slurm.settings import Format
@@ -319,3 +321,47 @@ def test_with_the_controller_away_leases_go_on_and_are_charged_what_slurm_record
     billed = instant(ended["stopped_at"]) - instant(ended["running_at"])
     assert billed <= timedelta(seconds=int(recorded))
     control.verify()
+
+
+SLOW = "trap 'sleep 2; exit 0' TERM; echo up; while :; do sleep 0.05; done"
+STEPS = ("lease.start.*", "lease.stop.*")  # all that is done to the engine on the way
+
+
+def test_killed_before_and_after_each_order_to_slurm_it_loses_no_lease(
+    two_nodes: Cluster, run_on: Start, folder: Path
+) -> None:
+    control = run_on(two_nodes)
+    control.stop()
+    control.failpoints = folder / "failpoints"
+    for name in ("reached", "fired"):
+        (control.failpoints / name).mkdir(parents=True)
+    (control.failpoints / "plan").write_text("".join(f"{step} kill\n" for step in STEPS))
+    fired = control.failpoints / "fired"
+
+    def reached(what: Callable[[], bool]) -> None:
+        """Start it again whenever it dies, until something is so."""
+
+        def look() -> bool:
+            if control.dead():
+                control.start_again()
+            with contextlib.suppress(httpx.HTTPError, KeyError):
+                return what()
+            return False
+
+        until(look, seconds=120)
+
+    control.start_again()
+    lease = str(new_id())
+    body = {"id": lease, "command": ["sh", "-c", SLOW], "gpus": 4,
+            "max_seconds": 3600}  # fmt: skip
+    reached(lambda: control.api("POST", "/v1/leases", body, tenant=True).get("id") == lease)
+    reached(lambda: "up\n" in control.logs(lease) and control.show(lease)["state"] == "running")
+    job = two_nodes.sbatch("sleep 60", "--nodes=2", gpus=4)
+    reached(lambda: two_nodes.state(job) == "RUNNING")
+    reached(lambda: bool(control.show(lease)["state"] == "ended"))
+    # Of the notice, what is reached before the lease has gone: Slurm may have told it, too.
+    died_at = {path.name for path in fired.iterdir()}
+    assert died_at >= {"lease.start.before_engine kill", "lease.start.after_engine kill"}
+    shown = control.show(lease)
+    assert (shown["end_reason"], control.logs(lease).count("up\n")) == ("reclaimed", 1)
+    reached(lambda: bool(control.verify()))
