@@ -146,7 +146,10 @@ class Instance:
         for pid in (
             Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children").read_text().split()
         ):
-            command = Path(f"/proc/{pid}/cmdline").read_bytes()
+            try:
+                command = Path(f"/proc/{pid}/cmdline").read_bytes()
+            except (FileNotFoundError, ProcessLookupError):  # it ended since we listed it
+                continue
             if f"sublet.app.{part}".encode() in command or (
                 part == "postgres" and b"bin/postgres" in command
             ):

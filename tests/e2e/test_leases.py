@@ -2,7 +2,6 @@
 
 import json
 import re
-import time
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 
@@ -145,7 +144,6 @@ def test_internal_jobs_take_every_slot_within_the_notice(instance: Instance) -> 
     # So that there is a second to charge, and to credit.
     running_at = instant(instance.show_lease(firm["id"])["running_at"])
     until(lambda: datetime.now(UTC) - running_at > timedelta(seconds=2), what="two seconds")
-    started = time.monotonic()
     run = instance.cli(
         "internal", "run", "--slots", "4", "--", "sh", "-c", "echo mine; nproc; sleep 1"
     )
@@ -157,7 +155,6 @@ def test_internal_jobs_take_every_slot_within_the_notice(instance: Instance) -> 
     metrics = instance.api("GET", "/metrics").text
     assert 'sublet_internal_wait_seconds{pool="cpu",quantile="1"}' in metrics
     assert instance.api("GET", "/v1/status").json()["internal_waits"]["cpu"]["max_seconds"] > 0
-    assert time.monotonic() - started < 20
     ended = {
         lease["id"]: instance.await_lease(lease["id"], "ended")
         for lease in (polite, stubborn, firm)

@@ -55,13 +55,16 @@ class Planning:
             self._thread.join(timeout)
 
     def _plan(self) -> None:
-        try:
+        def plan() -> None:
             if self._planner is None:
                 self._planner = self._make()  # here, since its libraries are slow to load
             self._planner.plan(now=self._clock.now())
-            self._then(self._clock.now())
-        except Unavailable as error:
-            log.warning("surplus.not_planned", extra={"detail": str(error)})
-        except Exception:
-            # A bug here must not end the control plane: the last plan stands and grows stale.
-            log.exception("surplus.failed")
+
+        for step in (plan, lambda: self._then(self._clock.now())):
+            try:
+                step()
+            except Unavailable as error:
+                log.warning("surplus.not_planned", extra={"detail": str(error)})
+            except Exception:
+                # A bug here must not end the control plane: the last plan stands and grows stale.
+                log.exception("surplus.failed")
