@@ -15,8 +15,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sublet.core.certificates import ensure
+from sublet.gateway import call as calls
 from sublet.gateway import http
-from sublet.gateway.http import BodyTooLarge, BodyTooSlow, Call, HungUp, Server, Stopping
+from sublet.gateway.call import MAX_BODY_BYTES, BodyTooLarge, BodyTooSlow, Call, HungUp, Stopping
+from sublet.gateway.http import Server
 
 GET = b"GET /a?b=c HTTP/1.1\r\nHost: x\r\n\r\n"
 POST = b"POST /a HTTP/1.1\r\nHost: x\r\nContent-Length: 5\r\n\r\nhello"
@@ -222,18 +224,18 @@ def test_who_asks_before_sending_is_told_to_go_on_or_not() -> None:
     run(go)
 
 
-@pytest.mark.parametrize("size", [http.MAX_BODY_BYTES, http.MAX_BODY_BYTES + 1])
+@pytest.mark.parametrize("size", [MAX_BODY_BYTES, MAX_BODY_BYTES + 1])
 def test_a_body_may_be_so_large(size: int) -> None:
     head = b"POST /a HTTP/1.1\r\nhost: x\r\ncontent-length: %d\r\n\r\n" % size
     ((status, _, body),) = asked(head + b"x" * size, closes=False)
-    if size > http.MAX_BODY_BYTES:
+    if size > MAX_BODY_BYTES:
         assert (status, body) == (400, b"BodyTooLarge")
     else:
         assert (status, len(body)) == (200, size + 5)
 
 
 def test_a_body_without_end_is_cut_off(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(http, "_SWALLOWED_BYTES", 2 * http.MAX_BODY_BYTES)
+    monkeypatch.setattr(calls, "_SWALLOWED_BYTES", 2 * MAX_BODY_BYTES)
 
     async def go(_: Site, __: Server, reader: Reader, writer: Writer) -> None:
         writer.write(POST.replace(b"Length: 5", b"Length: 99999999")[:-5])

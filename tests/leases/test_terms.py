@@ -159,19 +159,6 @@ def test_a_policy_does_not_refuse_what_it_need_not(db: Database, shop: Shop) -> 
     buy(db, shop, REQUEST)
 
 
-def test_nothing_is_sold_for_less_than_was_bid(db: Database, shop: Shop) -> None:
-    for nanos, sold in ((1_300_000_000, False), (1_200_000_000, True)):
-        bid = Rate(nanos=nanos, per=3600)
-        request = replace(REQUEST, pool=shop.pool)
-        try:
-            with db.transaction() as tx:
-                service.admit(tx, shop.tenant, request, jobs=[], now=NOON, bid=bid)
-        except Refused:
-            assert not sold
-        else:
-            assert sold
-
-
 @pytest.mark.parametrize(
     ("changes", "why"),
     [

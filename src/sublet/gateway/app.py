@@ -24,11 +24,11 @@ from sublet.gateway import (
 )
 from sublet.gateway.ask import Ask
 from sublet.gateway.bedrock import Operation, Verb
+from sublet.gateway.call import Call, HungUp
 from sublet.gateway.dialect import Dialect
 from sublet.gateway.exchange import Exchange, stopping
 from sublet.gateway.failures import Failure, Kind
 from sublet.gateway.flow import Serving
-from sublet.gateway.http import Call, HungUp
 from sublet.gateway.limits import Subject
 from sublet.gateway.service import Service
 from sublet.gateway.signature import Rejected

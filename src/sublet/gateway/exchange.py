@@ -4,9 +4,9 @@ from collections.abc import Callable
 from typing import Final
 
 from sublet.core.ids import new_id
+from sublet.gateway.call import MAX_BODY_BYTES, BodyTooLarge, BodyTooSlow, Call, Stopping
 from sublet.gateway.dialect import Dialect
 from sublet.gateway.failures import Failure, Headers, Kind
-from sublet.gateway.http import MAX_BODY_BYTES, BodyTooLarge, BodyTooSlow, Call, Stopping
 
 _CLOSE: Final[Headers] = [(b"connection", b"close")]
 
