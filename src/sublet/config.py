@@ -31,7 +31,7 @@ class Config:
     images: Path | None = None  # SUBLET_IMAGES: the folder of unpacked images for leases
     slurm: Path | None = None  # SUBLET_SLURM: the file with the settings of the Slurm cluster
     keep_logs_days: int = 30  # SUBLET_KEEP_LOGS_DAYS: of workloads that ended
-    purse_seconds: float = 15.0  # SUBLET_PURSE_SECONDS: money is held ahead after the last request
+    purse_seconds: float = 60.0  # SUBLET_PURSE_SECONDS: money is held ahead after the last request
     gateway_settings: Path | None = None  # SUBLET_GATEWAY_SETTINGS: what may change while it runs
     unsafe_no_sandbox: bool = False  # SUBLET_UNSAFE_NO_SANDBOX: run tenants' code unguarded
     database_url: str | None = None  # DATABASE_URL: a PostgreSQL of yours, 15 or newer

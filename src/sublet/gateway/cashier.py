@@ -39,6 +39,7 @@ _WINDOW_SECONDS: Final = 0.001  # in which the first request after a lull may fi
 _HAND_OVER_SECONDS: Final = 0.05  # the same, of reports: nobody waits for those
 _MANY: Final = 250  # reports for which it is not worth waiting for more
 _MOST: Final = 500  # of either in one transaction
+_FEW: Final = 40  # purses that are returned in one
 _LOOK_SECONDS: Final = 0.25
 _FIRST_PAUSE: Final = 0.1
 _LONGEST_PAUSE: Final = 2.0
@@ -383,8 +384,13 @@ class Cashier:
                     resting and age > idle_seconds and purse.surplus(now=now)
                 ):
                     old.append(purse)
-        if idle:
-            await self._return_these(idle[:_MOST])
+        # A few at a time: who comes back meanwhile waits until his purse is returned.
+        for start in range(0, len(idle), _FEW):
+            still = [purse for purse in idle[start : start + _FEW] if purse.unused]
+            now = asyncio.get_running_loop().time()
+            await self._return_these(
+                [purse for purse in still if now - purse.used_at > idle_seconds]
+            )
         if old:
             turns = [self._begin_turn(purse, 0) for purse in old[:_MOST] if not purse.busy]
             done = await self._do_turns([], turns)
@@ -392,6 +398,8 @@ class Cashier:
                 self._end_turn(turn, 0, done=done)
 
     async def _return_these(self, purses: list[Purse[_Waiter]]) -> None:
+        if not purses:
+            return
         for purse in purses:
             purse.busy = purse.closed = True
         ids = [purse.hold_id for purse in purses if purse.hold_id is not None]

@@ -21,7 +21,7 @@ from sublet.gateway.grant import Grant, Need
 # be given from when the database is away and it cannot be renewed.
 USABLE_SECONDS: Final = 270.0
 RENEW_SECONDS: Final = 120.0
-IDLE_SECONDS: Final = 15.0  # then what is free goes back to the wallet
+IDLE_SECONDS: Final = 60.0  # then what is free goes back to the wallet
 _GROWTH: Final = 2
 _AHEAD: Final = 16  # times what was asked, the first time a tenant comes back soon
 

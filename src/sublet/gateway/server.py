@@ -6,6 +6,7 @@ with an error inside the stream, and settled. Then it waits for what is left to 
 
 import asyncio
 import contextlib
+import gc
 import glob
 import logging
 import signal
@@ -153,6 +154,10 @@ def _serve_alone(settings: Settings, sockets: _Listeners, *, retired: Sequence[s
         stack.callback(cashier.stop)
         budgets = Budgets(db, holder=instance.holder, clock=clock)
         stack.callback(budgets.stop)
+        # What is there from now on to the end need not be looked through again and again: that
+        # took some forty milliseconds each time, in which nobody was served.
+        gc.collect()
+        gc.freeze()
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
             runner.run(_serve(settings, instance, directory, cashier, budgets, sockets))
 
