@@ -154,8 +154,8 @@ def _serve_alone(settings: Settings, sockets: _Listeners, *, retired: Sequence[s
         stack.callback(cashier.stop)
         budgets = Budgets(db, holder=instance.holder, clock=clock)
         stack.callback(budgets.stop)
-        # What is there from now on to the end need not be looked through again and again: that
-        # took some forty milliseconds each time, in which nobody was served.
+        # What is there by now stays to the end, and need not be looked through again and again
+        # while everybody waits.
         gc.collect()
         gc.freeze()
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
