@@ -99,6 +99,7 @@ class Plane:
             "SUBLET_API_PORT": str(port) if self.part == "control" else "0",
             "SUBLET_GATEWAY_HTTP_PORT": str(port) if self.part == "gateway" else "0",
             "SUBLET_GATEWAY_PORT": str(free_port()),
+            "SUBLET_PURSE_SECONDS": "1",
             "SUBLET_SLOTS": str(SLOTS),
             "SUBLET_MODEL": "0",
             "SUBLET_NOTICE_SECONDS": "20",
