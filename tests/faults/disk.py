@@ -3,6 +3,7 @@
 import contextlib
 import os
 import subprocess
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -77,13 +78,32 @@ class BrittleDisk:
         Path(f"/sys/fs/ext4/{Path(device).name}/trigger_fs_error").write_text("1")
 
     def repair(self) -> None:
-        """As an operator does: nobody may use it any more."""
-        subprocess.run(["umount", self.root], check=True)
+        """As an operator does: nobody may use it any more.
+
+        Who was killed is gone from the list of processes before the kernel has closed its files.
+        """
+        end = time.monotonic() + 30
+        while subprocess.run(
+            ["umount", self.root], check=False, capture_output=True, text=True
+        ).returncode:
+            assert time.monotonic() < end, f"{self.root} is in use by {_users(self.root)}"
+            time.sleep(0.02)
         checked = subprocess.run(
             ["e2fsck", "-p", "-f", self.image], check=False, capture_output=True, text=True
         )
         assert checked.returncode in {0, 1}, checked.stdout  # 1: errors were corrected
         self.mount()
+
+
+def _users(root: Path) -> list[str]:
+    """Name the processes that have a file or their folder below `root`."""
+    found = set()
+    for link in [*Path("/proc").glob("[0-9]*/fd/*"), *Path("/proc").glob("[0-9]*/cwd")]:
+        with contextlib.suppress(OSError):
+            if link.readlink().is_relative_to(root):
+                process = Path(*link.parts[:3])
+                found.add(f"{process.name} {(process / 'comm').read_text().strip()}")
+    return sorted(found)
 
 
 @contextmanager
