@@ -36,6 +36,7 @@ NONE: dict[str, Any] = {"items": []}
     [
         ("status", "GET /v1/status", OPERATOR, None),
         ("surplus", "GET /v1/surplus", OPERATOR, None),
+        ("asset list", "GET /v1/assets", OPERATOR, None),
         ("tenant list", "GET /v1/tenants", OPERATOR, None),
         ("tenant show acme", f"GET /v1/tenants/{ID}", OPERATOR, None),
         (

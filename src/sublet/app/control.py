@@ -22,6 +22,7 @@ from sublet.app.loop import Control, Loop
 from sublet.app.planning import Planning
 from sublet.app.routes import (
     contracts,
+    finance,
     internal,
     leases,
     ledger,
@@ -101,6 +102,7 @@ def build_api(services: Services) -> FastAPI:
         leases,
         reservations,
         contracts,
+        finance,
         internal,
         operations,
         surplus,

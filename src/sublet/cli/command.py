@@ -122,18 +122,22 @@ def command(
     examples: Sequence[str],
     shared: Sequence[str] = _CLIENT_OPTIONS,
     runs_a_command: bool = False,
+    alone: bool = False,
 ) -> Callable[[Callable[Concatenate[Session, P], None]], Callable[Concatenate[Session, P], None]]:
     """Make a function the command `name` of `group`.
 
     Its first parameter is the `Session`; the others are the command's own, and the `shared`
     options are added to them. Its docstring and `examples` are the help. With
-    `runs_a_command`, everything from the first word on is left alone.
+    `runs_a_command`, everything from the first word on is left alone. With `alone`, it is what
+    `group` does when it is called without one of its commands; the group's name stays its own.
     """
 
     def register(
         function: Callable[Concatenate[Session, P], None],
     ) -> Callable[Concatenate[Session, P], None]:
         def run(ctx: typer.Context, **given: Any) -> None:
+            if alone and ctx.invoked_subcommand is not None:
+                return
             options = Options(**{option: given.pop(option) for option in shared})
             outer = ctx.find_root().obj
             if isinstance(outer, Options):
@@ -143,7 +147,11 @@ def command(
         own = list(inspect.signature(function).parameters.values())[1:]
         _sign(run, [_CONTEXT, *own, *_options(shared)])
         settings = {"allow_interspersed_args": not runs_a_command}
-        group.command(name, help=_help(function, examples), context_settings=settings)(run)
+        about = _help(function, examples)
+        if alone:
+            group.callback(invoke_without_command=True, help=about)(run)
+        else:
+            group.command(name, help=about, context_settings=settings)(run)
         return function
 
     return register

@@ -10,6 +10,7 @@ from typer.main import get_command
 
 from sublet import __version__
 from sublet.cli import (
+    assets,
     audit,
     backtest,
     contracts,
@@ -27,6 +28,7 @@ from sublet.cli import (
     processes,
     quotes,
     reservations,
+    returns,
     signals,
     simulate,
     status,
@@ -56,7 +58,7 @@ def build() -> typer.Typer:
     for module in (
         processes, status, leases, keys, limits, money, models, tenants, internal, fleet, prices, ledger,
         engine, verify, backtest, audit, surplus, quotes,
-        reservations, contracts, simulate, index, signals,
+        reservations, contracts, simulate, index, signals, assets, returns,
     ):  # fmt: skip
         module.add_to(root)
     return root

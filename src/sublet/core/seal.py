@@ -23,6 +23,8 @@ from sublet.core.db import Database, Tx
 LAW: Final = "past_stands"
 # Each table of record, and the column that orders its rows.
 TABLES: Final = {
+    "asset_change": "record",
+    "asset_lot": "record",
     "charge": "record",
     "credit": "record",
     "floor_exception": "record",

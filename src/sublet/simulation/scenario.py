@@ -13,8 +13,8 @@ from typing import Final
 
 from sublet.core.errors import Invalid, NotFound
 from sublet.core.money import NANOS
+from sublet.core.tables import Table
 from sublet.market.floor import Cost
-from sublet.simulation.reading import Table
 from sublet.simulation.rules import PRICING, RULES
 
 TIERS: Final = ("interruptible", "on_demand", "reserved", "contract")  # in the order they give way

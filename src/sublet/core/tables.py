@@ -1,4 +1,4 @@
-"""Reading a table of a scenario's file: each key once, in its bounds, and none that is unknown."""
+"""Reading a table of a TOML file: each key once, in its bounds, and none that is unknown."""
 
 from collections.abc import Mapping, Sequence
 from datetime import date, datetime
@@ -9,7 +9,7 @@ from sublet.core.errors import Invalid
 
 
 class Table:
-    """One table of the file, and where it is for messages."""
+    """One table of a file, and where it is for messages."""
 
     def __init__(self, values: Mapping[str, Any], where: str) -> None:
         self._values = dict(values)
@@ -84,6 +84,22 @@ class Table:
             pairs.append((float(pair[0]), float(pair[1])))
         if any(later[0] <= earlier[0] for earlier, later in pairwise(pairs)):
             raise self._wrong(key, "must rise in the first numbers of its pairs")
+        return tuple(pairs)
+
+    def priced_days(self, key: str) -> tuple[tuple[date, float], ...]:
+        """Return pairs of a day and a number, such as [[2026-03-02, 2.35]], whose days rise."""
+        value = self._take(key, None)
+        pairs = []
+        for pair in value if isinstance(value, list) else [value]:
+            match pair:
+                case [date() as day, int() | float() as number] if not isinstance(
+                    day, datetime
+                ) and not isinstance(number, bool):
+                    pairs.append((day, float(number)))
+                case _:
+                    raise self._wrong(key, f"must hold pairs of a day and a number, not {pair!r}")
+        if any(later[0] <= earlier[0] for earlier, later in pairwise(pairs)):
+            raise self._wrong(key, "must rise in the days of its pairs")
         return tuple(pairs)
 
     def counts(self, key: str, default: Sequence[int]) -> tuple[int, ...]:
