@@ -1,7 +1,6 @@
 """Running a gateway: its metrics, what may change while it runs, and what it cuts off."""
 
 import contextlib
-import re
 import socket
 from datetime import UTC, datetime
 from pathlib import Path
@@ -9,32 +8,19 @@ from typing import Any
 
 import httpx
 import pytest
+from tests.gateway.samples import samples
 from tests.gateway.stage import INPUT, MODEL, OUTPUT, Stage, eventually, says
 
 from sublet.core.errors import Misconfigured
 from sublet.core.money import Rate
 from sublet.gateway.failures import Kind
-from sublet.gateway.metrics import Metrics
+from sublet.gateway.metrics import Metrics, board, rest
 from sublet.gateway.tariff import Counts
 from sublet.gateway.tuning import Tuning
 from sublet.market import store as market
 from sublet.market.price import input_sku, model_tier, output_sku
 from sublet.metering.usage import Outcome
 from sublet.tenants import store as tenants
-
-SAMPLE = re.compile(r'^([a-z_]+)(?:\{((?:[a-z]+="(?:[^"\\]|\\.)*",?)*)\})? ([0-9.e+-]+)$')
-
-
-def samples(text: str) -> dict[str, float]:
-    """Read Prometheus' text format; every line must be of it."""
-    found = {}
-    for line in text.splitlines():
-        if line.startswith("#"):
-            continue
-        match = SAMPLE.match(line)
-        assert match is not None, line
-        found[f"{match[1]}{{{match[2] or ''}}}"] = float(match[3])
-    return found
 
 
 def test_what_was_served_is_counted() -> None:
@@ -45,7 +31,8 @@ def test_what_was_served_is_counted() -> None:
     metrics.served("c", Outcome.ABORTED, counts, first_seconds=None, rest_seconds=0.0)
     metrics.refused(Kind.RATE_LIMITED)
     metrics.refused(Kind.OVER_LIMIT)
-    found = samples(metrics.text({"running": ("Now.", 7)}).decode())
+    metrics.show({"running": 7})
+    found = samples(metrics.text().decode())
     name = 'model="a\\"b"'
     assert found[f'sublet_gateway_requests_total{{{name},outcome="completed"}}'] == 3
     assert found['sublet_gateway_requests_total{model="c",outcome="aborted"}'] == 1
@@ -57,6 +44,55 @@ def test_what_was_served_is_counted() -> None:
     assert found[f"sublet_gateway_token_seconds_sum{{{name}}}"] == pytest.approx(0.03)
     assert found['sublet_gateway_refusals_total{code="rate_limit_exceeded"}'] == 2
     assert found["sublet_gateway_running{}"] == 7
+
+
+def test_whichever_process_is_asked_adds_up_what_all_of_them_counted() -> None:
+    shared = board(3)
+    counts = Counts(input_tokens=1, cache_read_tokens=0, output_tokens=2, reasoning_tokens=3)
+    everybody = [Metrics(shared, process) for process in range(3)]
+    for number, one in enumerate(everybody, start=1):
+        for _ in range(number):
+            one.served("m", Outcome.COMPLETED, counts, first_seconds=0.3, rest_seconds=0.4)
+            one.refused(Kind.UNPAID)
+        one.served(f"own {number}", Outcome.FAILED, counts, first_seconds=None, rest_seconds=0)
+        one.show({"workers": 1, "running": number, "held_nanos": 10**15})
+    texts = {one.text() for one in everybody}
+    assert len(texts) == 1
+    found = samples(texts.pop().decode())
+    assert found['sublet_gateway_requests_total{model="m",outcome="completed"}'] == 6
+    assert found['sublet_gateway_requests_total{model="own 2",outcome="failed"}'] == 1
+    assert found['sublet_gateway_tokens_total{model="m",kind="reasoning"}'] == 18
+    assert found['sublet_gateway_first_token_seconds_bucket{model="m",le="0.5"}'] == 6
+    assert found['sublet_gateway_first_token_seconds_sum{model="m"}'] == pytest.approx(1.8)
+    assert found['sublet_gateway_token_seconds_count{model="m"}'] == 6
+    assert found['sublet_gateway_refusals_total{code="payment_required"}'] == 6
+    assert found["sublet_gateway_workers{}"] == 3
+    assert found["sublet_gateway_running{}"] == 6
+    assert found["sublet_gateway_held_nanos{}"] == 3 * 10**15
+
+    # One dies: what it counted stays, and its successor counts on.
+    rest(shared, 2)
+    found = samples(everybody[0].text().decode())
+    assert found["sublet_gateway_workers{}"] == 2
+    assert found["sublet_gateway_running{}"] == 3
+    assert found['sublet_gateway_requests_total{model="m",outcome="completed"}'] == 6
+    again = Metrics(shared, 2)
+    again.served("m", Outcome.COMPLETED, counts, first_seconds=None, rest_seconds=0)
+    found = samples(everybody[0].text().decode())
+    assert found['sublet_gateway_requests_total{model="m",outcome="completed"}'] == 7
+
+
+def test_more_models_than_there_is_place_for_are_counted_together() -> None:
+    metrics = Metrics()
+    counts = Counts(input_tokens=1, cache_read_tokens=0, output_tokens=1)
+    names = [*map(str, range(1100)), "long " * 100]
+    for name in names:
+        metrics.served(name, Outcome.COMPLETED, counts, first_seconds=None, rest_seconds=0)
+    found = samples(metrics.text().decode())
+    served = {name: n for name, n in found.items() if 'outcome="completed"' in name}
+    assert sum(served.values()) == len(names)
+    assert len(served) == 1000
+    assert found['sublet_gateway_requests_total{model="other",outcome="completed"}'] == 102
 
 
 def test_an_operator_reads_metrics_and_no_prompt_is_in_them(stage: Stage) -> None:

@@ -1,25 +1,21 @@
 """The process: how it starts, how it ends, and what is left after it was killed."""
 
 import json
-import os
-import signal
 import socket
 import ssl
 import threading
 from collections.abc import Iterator
 from datetime import UTC, datetime
-from functools import partial
 from pathlib import Path
-from typing import Any
 
 import httpx
 import pytest
 from openai import APIError
+from tests.gateway.reader import Reader
 from tests.gateway.stage import (
     INPUT,
     MODEL,
     OUTPUT,
-    Gateway,
     Stage,
     eventually,
     raised,
@@ -32,31 +28,6 @@ from sublet.core.db import Database
 from sublet.core.migrations import migrate
 from sublet.core.net import free_port
 from sublet.core.postgres import Postgres
-
-
-class Reader(threading.Thread):
-    """A client that reads a stream to its end, beside the test."""
-
-    def __init__(self, stage: Stage, key: str, **script: Any) -> None:
-        super().__init__()
-        self.texts: list[str] = []
-        self.error: APIError | httpx.TransportError | None = None
-        self._stage, self._key, self._script = stage, key, script
-        self.start()
-        eventually(lambda: len(self.texts) > 2)
-
-    def run(self) -> None:
-        messages: Any = says(**self._script)
-        with self._stage.client(self._key) as client:
-            try:
-                for chunk in client.chat.completions.create(
-                    model=MODEL, messages=messages, stream=True
-                ):
-                    self.texts.append(chunk.choices[0].delta.content or "")
-            except (APIError, httpx.TransportError) as error:
-                self.error = error
-            except Exception as error:  # noqa: BLE001 - the SDK's own transport's errors
-                self.error = httpx.ReadError(str(error))
 
 
 def test_killed_in_the_middle_it_leaks_no_hold_and_charges_nothing_twice(
@@ -274,76 +245,3 @@ def test_with_a_full_disk_it_serves_on_and_loses_nothing(own_stage: Stage) -> No
     own_stage.start()
     own_stage.check_books()
     own_stage.paid(tenant, 3 * (INPUT + OUTPUT))
-
-
-# ── several workers ──────────────────────────────────────────────────────────────────────
-
-
-def children(gateway: Gateway) -> list[int]:
-    pid = gateway.process.pid
-    return [int(one) for one in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
-
-
-def holders(stage: Stage) -> set[str]:
-    with stage.db.transaction() as tx:
-        rows = tx.execute("SELECT holder FROM open_hold").fetchall()
-    return {row["holder"].split(":")[1] for row in rows}
-
-
-def ask_until_both_hold(stage: Stage, key: str) -> int:
-    """Ask over ever new connections until both workers have held money; say how often."""
-    asked = 0
-
-    def both() -> bool:
-        nonlocal asked
-        assert stage.post(key, messages=says(tokens=1), max_tokens=1).status_code == 200
-        asked += 1
-        return holders(stage) == {"test", "test.1"}
-
-    eventually(both, seconds=60)
-    return asked
-
-
-def test_workers_share_a_port_and_one_that_dies_is_started_again(own_stage: Stage) -> None:
-    gateway = own_stage.start(workers=2, purse_seconds=60)
-    tenant, key = own_stage.tenant(10**12)
-    asked = ask_until_both_hold(own_stage, key)
-
-    def restarted(dead: list[int]) -> bool:
-        now = children(gateway)
-        return len(now) == 2 and not set(dead) & set(now)
-
-    before = children(gateway)
-    for number, dead in enumerate(before, start=1):
-        os.kill(dead, signal.SIGKILL)
-        eventually(partial(restarted, before[:number]))
-        asked += ask_until_both_hold(own_stage, key)
-    own_stage.paid(tenant, asked * (INPUT + OUTPUT))
-    assert gateway.stop() == 0
-    assert holders(own_stage) == set()
-    own_stage.check_books()
-    assert not list(own_stage.folder.rglob("*.spool"))
-
-
-def test_what_a_worker_left_is_taken_over_when_there_are_fewer(own_stage: Stage) -> None:
-    gateway = own_stage.start(workers=2, purse_seconds=60)
-    tenant, key = own_stage.tenant(10**12)
-    asked = ask_until_both_hold(own_stage, key)
-    gateway.kill()  # its workers go with it
-    own_stage.start()
-    assert holders(own_stage) == set()
-    own_stage.paid(tenant, asked * (INPUT + OUTPUT))
-    own_stage.check_books()
-    assert [path.name for path in (own_stage.folder / "spool").iterdir()] == ["test"]
-
-
-def test_workers_that_cannot_start_say_why_once_and_are_not_tried_again(own_stage: Stage) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as taken:
-        gateway = own_stage.start(http_port=taken.getsockname()[1], workers=2, wait=False)
-        assert gateway.process.wait(20) == 2
-    assert "cannot listen" in gateway.log.read_text()
-    first = own_stage.start()
-    second = own_stage.start(workers=2, wait=False)
-    assert second.process.wait(60) == 2
-    assert "another gateway" in second.log.read_text()
-    assert first.stop() == 0

@@ -175,8 +175,8 @@ class Gateway:
         caller = await self._identify(exchange)
         if caller.tenant is not None:
             raise Unauthorized("metrics are the operator's: send an operator's key")
-        service = self._service
-        body = service.metrics.text(service.gauges())
+        self._service.show()
+        body = self._service.metrics.text()
         await exchange.respond(200, body, kind=b"text/plain; version=0.0.4; charset=utf-8")
 
     async def _generate(self, exchange: Exchange) -> None:

@@ -151,6 +151,11 @@ class Cashier:
         committed = sum(purse.committed for purse in purses)
         return held, committed, len(self._unwritten) + len(self._unhanded)
 
+    @property
+    def queued(self) -> int:
+        """How many requests wait for money."""
+        return sum(len(purse.waiting) for purse in self._purses.values())
+
     # ── the end ──────────────────────────────────────────────────────────────────────────
 
     async def drain(self, seconds: float) -> int:

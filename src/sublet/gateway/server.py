@@ -15,6 +15,7 @@ import ssl
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Final
 
@@ -27,6 +28,7 @@ from sublet.core.errors import Misconfigured, Unavailable
 from sublet.core.failpoint import failpoint
 from sublet.core.net import listen
 from sublet.core.vault import Vault
+from sublet.gateway import metrics
 from sublet.gateway.app import Gateway
 from sublet.gateway.budgets import Budgets
 from sublet.gateway.cashier import Cashier
@@ -34,6 +36,7 @@ from sublet.gateway.directory import Directory
 from sublet.gateway.http import Server
 from sublet.gateway.instance import Instance
 from sublet.gateway.limits import Limiter
+from sublet.gateway.metrics import Metrics
 from sublet.gateway.purse import IDLE_SECONDS
 from sublet.gateway.replica import Replicas
 from sublet.gateway.service import Patience, Service
@@ -51,6 +54,7 @@ _REFRESH_SECONDS: Final = 0.25
 _BEAT_SECONDS: Final = 1.0
 _SHARE_SECONDS: Final = 1.0
 _PROBE_SECONDS: Final = 1.0
+_SHOW_SECONDS: Final = 1.0
 _WATCH_SECONDS: Final = 0.5
 _NAME_WAIT_SECONDS: Final = 5.0  # an earlier process of this name may just be ending
 _DRAIN_SECONDS: Final = 10.0  # to hand everything over, after the last stream ended
@@ -96,14 +100,15 @@ def serve(settings: Settings) -> None:
         listeners = [
             stack.enter_context(_listening(settings)) for _ in range(_checked_workers(settings))
         ]
+        shared = metrics.board(settings.workers)
         if settings.workers == 1:
-            _serve_alone(settings, listeners[0], retired=_retired(settings))
+            _serve_alone(settings, listeners[0], Metrics(shared), retired=_retired(settings))
             return
 
         def work(worker: int) -> None:
             own = replace(settings, name=name_of(settings.name, worker))
             retired = _retired(settings) if worker == 0 else []
-            _serve_alone(own, listeners[worker], retired=retired)
+            _serve_alone(own, listeners[worker], Metrics(shared, worker), retired=retired)
 
         def let_go(worker: int | None) -> None:
             for number, sockets in enumerate(listeners):
@@ -111,7 +116,8 @@ def serve(settings: Settings) -> None:
                     for listener, _ in sockets:
                         listener.close()
 
-        Workers(settings.workers, work=work, let_go=let_go).run()
+        ended = partial(metrics.rest, shared)
+        Workers(settings.workers, work=work, let_go=let_go, ended=ended).run()
 
 
 def _checked_workers(settings: Settings) -> int:
@@ -134,7 +140,9 @@ def _retired(settings: Settings) -> list[str]:
     return sorted(path.name for path in there if path.is_dir() and path.name not in own)
 
 
-def _serve_alone(settings: Settings, sockets: _Listeners, *, retired: Sequence[str]) -> None:
+def _serve_alone(
+    settings: Settings, sockets: _Listeners, counted: Metrics, *, retired: Sequence[str]
+) -> None:
     # A thread that works for the database gives way to the requests ten times sooner.
     sys.setswitchinterval(0.0005)
     clock = SystemClock()
@@ -159,7 +167,7 @@ def _serve_alone(settings: Settings, sockets: _Listeners, *, retired: Sequence[s
         gc.collect()
         gc.freeze()
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-            runner.run(_serve(settings, instance, directory, cashier, budgets, sockets))
+            runner.run(_serve(settings, instance, directory, cashier, budgets, counted, sockets))
 
 
 def _take_over(
@@ -231,6 +239,7 @@ async def _serve(
     directory: Directory,
     cashier: Cashier,
     budgets: Budgets,
+    counted: Metrics,
     sockets: _Listeners,
 ) -> None:
     tuning = _tuning(settings)
@@ -246,6 +255,7 @@ async def _serve(
             cashier=cashier,
             replicas=replicas,
             budgets=budgets,
+            metrics=counted,
             limiter=Limiter(
                 requests_per_minute=tuning.requests_per_minute,
                 tokens_per_minute=tuning.tokens_per_minute,
@@ -262,6 +272,7 @@ async def _serve(
             asyncio.create_task(_refresh(service)),
             asyncio.create_task(_share_rates(service)),
             asyncio.create_task(_probe(service)),
+            asyncio.create_task(_show(service)),
             asyncio.create_task(_watch(service, settings, [one for _, one in sockets if one])),
             asyncio.create_task(_beat(instance, directory, asked_to_stop)),
             asyncio.create_task(cashier.watch()),
@@ -331,6 +342,13 @@ async def _probe(service: Service) -> None:
         await asyncio.sleep(_PROBE_SECONDS)
         ready = [one for offer in service.table.offers.values() for one in offer.ready]
         await service.replicas.probe(ready)
+
+
+async def _show(service: Service) -> None:
+    """For a scrape of the gateway that another of its processes answers."""
+    while True:
+        service.show()
+        await asyncio.sleep(_SHOW_SECONDS)
 
 
 async def _share_rates(service: Service) -> None:

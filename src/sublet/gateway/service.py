@@ -61,18 +61,20 @@ class Service:
         except Unavailable:
             log.warning("gateway.table_kept")
 
-    def gauges(self) -> dict[str, tuple[str, int]]:
-        """Return what is so now, for metrics: {name: (what it is, how many)}."""
+    def show(self) -> None:
+        """Note for metrics what is so now."""
         held, committed, reports = self.cashier.standing()
-        return {
-            "running": ("Requests that run.", len(self.running)),
-            "replica_requests": (
-                "Requests that replicas have of this gateway.", self.replicas.routing.load.total(),
-            ),
-            "held_nanos": ("Money held in the ledger for requests, in nanos.", held),
-            "committed_nanos": ("Of it, given to requests that run.", committed),
-            "reports_waiting": ("Reports that are not handed over yet.", reports),
-        }  # fmt: skip
+        self.metrics.show(
+            {
+                "workers": 1,
+                "running": len(self.running),
+                "queued": self.cashier.queued,
+                "replica_requests": self.replicas.routing.load.total(),
+                "held_nanos": held,
+                "committed_nanos": committed,
+                "reports_waiting": reports,
+            }
+        )
 
     def cut(self) -> None:
         """End what still runs."""

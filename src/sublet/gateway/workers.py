@@ -6,7 +6,7 @@
 
 The kernel spreads connections over the workers' sockets, which the parent opens and keeps: while
 a worker that died is started again its connections wait. Nothing is shared between workers but
-the database, as between gateways on several machines.
+the database, as between gateways on several machines, and the numbers that they count (`board.py`).
 """
 
 import contextlib
@@ -38,7 +38,12 @@ class Workers:
     """Starts them, starts again what dies, and stops them all. Before any thread is started."""
 
     def __init__(
-        self, number: int, *, work: Callable[[int], None], let_go: Callable[[int | None], None]
+        self,
+        number: int,
+        *,
+        work: Callable[[int], None],
+        let_go: Callable[[int | None], None],
+        ended: Callable[[int], None],
     ) -> None:
         """Say what a worker does.
 
@@ -46,10 +51,12 @@ class Workers:
             number: how many there are.
             work: what the worker of that number does, in a process of its own, until SIGTERM.
             let_go: closes what only the other workers need; None: what any of them needs.
+            ended: notes that the worker of that number is no more.
         """
         self._number = number
         self._work = work
         self._let_go = let_go
+        self._ended = ended
         self._running: dict[int, tuple[int, float]] = {}  # by pid: which, and since when
         self._stopping = False
 
@@ -71,6 +78,7 @@ class Workers:
             if (found := self._running.pop(pid, None)) is None:
                 continue
             worker, since = found
+            self._ended(worker)
             code = os.waitstatus_to_exitcode(status)
             if self._stopping:
                 continue
