@@ -1,20 +1,24 @@
 """What a model request costs through Sublet's gateway, beside others, in one run.
 
-    python benchmarks/gateway.py                        a table, some minutes
+    python benchmarks/gateway.py                        a table: ours, and a bare proxy; 3 minutes
+    python benchmarks/gateway.py --peers FOLDER         beside litellm[proxy], ferrogw and smg, each in a
+                                                        virtual environment of its own in FOLDER, made there
+                                                        if it is not (litellm's takes minutes); 8 minutes
     python benchmarks/gateway.py --json                 a list with one object a gateway
-    python benchmarks/gateway.py --peers FOLDER         a virtual environment with litellm[proxy],
-                                                        ferrogw and smg, or some of them
-    python benchmarks/gateway.py --requests 1000000     how our memory grows over so many
+    python benchmarks/gateway.py --requests 1000000     and how our memory grows over so many
 
 All of them hand requests on to the same model server, which answers at once: 52 tokens, whole or
 as a stream of 52 events. Ours looks up a key, holds money, settles it, and keeps the books in a
 PostgreSQL that waits for the disk at every commit; the others do none of that, and `bare` does
 nothing at all. Load, model server, database and gateway share the processors. Processor time is
 that of the gateway's processes alone; PostgreSQL's is shown apart.
+
+All run at the same time, and are asked one after the other, round by round: what else the machine
+does meets all alike. Of the rounds the median counts. What is added is the difference to asking the
+model server itself, at half the rate that this gateway reaches, until the first bytes of an answer.
 """
 
 import argparse
-import asyncio
 import contextlib
 import json
 import os
@@ -23,32 +27,36 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
-import aiohttp
 from harness import (
     MODEL,
     ROOT,
-    body,
     cpu_seconds,
     deploy,
     gateway,
     load,
     machine,
+    postmaster,
     rss_bytes,
     server,
     stock,
     upstream,
     wait_for,
 )
+from paced import first_bytes, percentile
 
 from sublet.core.db import Database
 from sublet.core.net import free_port
 
 TENANTS: Final = 200
 PATH: Final = "/v1/chat/completions"
+# What is compared with. Never 1.82.7 or 1.82.8 of litellm: they had been tampered with.
+PEERS: Final = {"smg": "smg", "ferrogw": "ferrogw", "litellm": "litellm[proxy]>=1.83"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,26 +72,41 @@ class Candidate:
 
 
 @contextlib.contextmanager
-def sublet(folder: Path, straight: str, workers: int) -> Iterator[Candidate]:
-    with server() as (postgres, _), Database(postgres.url, connections=4, wait_seconds=30) as db:
+def sublet(straight: str, workers: int) -> Iterator[Candidate]:
+    with (
+        server() as (postgres, folder),
+        Database(postgres.url, connections=4, wait_seconds=30) as db,
+    ):
         made = stock(db, TENANTS)
         deploy(db, straight)
         with gateway(postgres.url, folder, workers=workers) as (process, url):
-
-            def database() -> float:
-                return sum(cpu_seconds(pid) for pid in _named(b"postgres"))
-
             name = "sublet" if workers == 1 else f"sublet, {workers} workers"
-            yield Candidate(name, process.pid, url, made.keys, database=database)
+            pid = postmaster(postgres)
+            yield Candidate(
+                name, process.pid, url, made.keys, database=lambda: cpu_seconds(pid, ended=True)
+            )
 
 
-def _named(name: bytes) -> list[int]:
-    found = []
-    for entry in Path("/proc").iterdir():
-        with contextlib.suppress(OSError):
-            if entry.name.isdigit() and (entry / "comm").read_bytes().strip() == name:
-                found.append(int(entry.name))
-    return found
+# ── others ───────────────────────────────────────────────────────────────────────────────
+
+
+def installed(peers: Path, name: str) -> Path:
+    """Return where its programs are, in a virtual environment that is made if it is not there.
+
+    Raises:
+        OSError: it cannot be installed.
+    """
+    programs = peers / name / "bin"
+    if not (programs / name).exists():
+        print(f"installing {name}", file=sys.stderr)
+        subprocess.run([sys.executable, "-m", "venv", peers / name], check=True)
+        done = subprocess.run(
+            [programs / "python", "-m", "pip", "install", "--quiet", PEERS[name]],
+            capture_output=True, text=True, check=False,
+        )  # fmt: skip
+        if done.returncode:
+            raise OSError(done.stderr)
+    return programs
 
 
 @contextlib.contextmanager
@@ -109,40 +132,40 @@ def _process(
             process.wait()
 
 
-def bare(folder: Path, straight: str) -> contextlib.AbstractContextManager[Candidate]:
+def bare(folder: Path, straight: str) -> AbstractContextManager[Candidate]:
     port = free_port()
     command = [sys.executable, ROOT / "benchmarks" / "bare_proxy.py", str(port), straight]
     return _process("bare", folder, port, command)
 
 
-def litellm(
-    folder: Path, straight: str, peers: Path
-) -> contextlib.AbstractContextManager[Candidate]:
+def litellm(folder: Path, straight: str, programs: Path) -> AbstractContextManager[Candidate]:
     port = free_port()
     config = folder / "litellm.yaml"
     config.write_text(
         f"model_list:\n  - model_name: {MODEL}\n    litellm_params:\n"
         f"      model: openai/{MODEL}\n      api_base: {straight}/v1\n      api_key: none\n"
     )
+    variables = {
+        "LITELLM_LOCAL_MODEL_COST_MAP": "True",  # it would fetch prices
+        "LITELLM_DANGEROUSLY_PERMIT_WEAK_OR_UNSET_MASTER_KEY": "true",
+    }
     command = [
-        peers / "bin" / "litellm", "--config", config, "--port", str(port), "--host", "127.0.0.1",
+        programs / "litellm", "--config", config, "--port", str(port), "--host", "127.0.0.1",
         "--num_workers", "1",
     ]  # fmt: skip
-    return _process("litellm", folder, port, command)
+    return _process("litellm", folder, port, command, variables=variables, seconds=180)
 
 
-def smg(folder: Path, straight: str, peers: Path) -> contextlib.AbstractContextManager[Candidate]:
+def smg(folder: Path, straight: str, programs: Path) -> AbstractContextManager[Candidate]:
     port = free_port()
     command = [
-        peers / "bin" / "smg", "launch", "--host", "127.0.0.1", "--port", str(port),
+        programs / "smg", "launch", "--host", "127.0.0.1", "--port", str(port),
         "--worker-urls", straight, "--prometheus-port", str(free_port()),
     ]  # fmt: skip
     return _process("smg", folder, port, command)
 
 
-def ferrogw(
-    folder: Path, straight: str, peers: Path
-) -> contextlib.AbstractContextManager[Candidate]:
+def ferrogw(folder: Path, straight: str, programs: Path) -> AbstractContextManager[Candidate]:
     port = free_port()
     config = folder / "ferrogw.yaml"
     config.write_text("strategy:\n  mode: single\ntargets:\n  - virtual_key: openai\n")
@@ -151,7 +174,7 @@ def ferrogw(
         "OPENAI_BASE_URL": straight, "MASTER_KEY": "benchmark-key", "ALLOW_UNAUTHENTICATED_PROXY": "true",
     }  # fmt: skip
     return _process(
-        "ferrogw", folder, port, [peers / "bin" / "ferrogw", "serve"], variables=variables,
+        "ferrogw", folder, port, [programs / "ferrogw", "serve"], variables=variables,
         model="gpt-4o", key="benchmark-key",
     )  # fmt: skip
 
@@ -159,133 +182,171 @@ def ferrogw(
 # ── measuring ────────────────────────────────────────────────────────────────────────────
 
 
-def measure(
-    one: Candidate, folder: Path, straight: str, given: argparse.Namespace
-) -> dict[str, Any]:
-    found: dict[str, Any] = {"name": one.name}
-    seconds = given.seconds
+@dataclass(slots=True)
+class Rounds:
+    """What was found of one gateway, a number a round in each list."""
 
-    def ask(*, stream: bool, long: float) -> tuple[float, float, float]:
-        """Return requests a second, and milliseconds of processor time a request: its own, its database's."""
-        before = cpu_seconds(one.pid)
+    one: Candidate
+    cpu_ms_per_request: list[float] = field(default_factory=list)
+    cpu_ms_per_stream: list[float] = field(default_factory=list)
+    rps: list[float] = field(default_factory=list)
+    streams_per_s: list[float] = field(default_factory=list)
+    database_cpu_ms_per_request: list[float] = field(default_factory=list)
+    added_ms_p50: list[float] = field(default_factory=list)
+    added_ms_p99: list[float] = field(default_factory=list)
+    first_token_ms_p50: list[float] = field(default_factory=list)
+    first_token_ms_p99: list[float] = field(default_factory=list)
+    rss_mb: float = 0.0
+    more: dict[str, float] = field(default_factory=dict)
+
+    def found(self) -> dict[str, Any]:
+        lists = {
+            name: statistics.median(values)
+            for name in self.__slots__
+            if isinstance(values := getattr(self, name), list) and values
+        }
+        return {"name": self.one.name, **lists, "rss_mb": self.rss_mb, **self.more}
+
+
+class Bench:
+    def __init__(self, folder: Path, straight: str, given: argparse.Namespace) -> None:
+        self._folder = folder
+        self._straight = straight
+        self._given = given
+
+    def _ask(self, one: Candidate, *, stream: bool, seconds: float) -> tuple[float, float, float]:
+        """Ask as fast as it answers.
+
+        Returns:
+            requests a second, and milliseconds of processor time a request: its own, and its
+            database's.
+
+        Raises:
+            RuntimeError: it refused some.
+        """
+        before = cpu_seconds(one.pid, ended=True)
         books = one.database() if one.database else 0.0
         done = load(
-            one.url, one.keys, folder, seconds=long, connections=given.connections,
-            stream=stream, model=one.model,
+            one.url, one.keys, self._folder, seconds=seconds, stream=stream, model=one.model,
+            connections=self._given.connections,
         )  # fmt: skip
-        if done.refused:
+        if done.refused or not done.requests:
             raise RuntimeError(f"{done.refused} of {done.requests} were refused")
-        own = 1000 * (cpu_seconds(one.pid) - before) / done.requests
-        other = 1000 * ((one.database() if one.database else 0.0) - books) / done.requests
-        return done.per_second, own, other
+        own = cpu_seconds(one.pid, ended=True) - before
+        other = (one.database() if one.database else 0.0) - books
+        return done.per_second, 1000 * own / done.requests, 1000 * other / done.requests
 
-    ask(stream=False, long=3)  # it warms up
-    whole = [ask(stream=False, long=seconds) for _ in range(given.rounds)]
-    ask(stream=True, long=2)
-    streams = [ask(stream=True, long=seconds) for _ in range(given.rounds)]
-    found["cpu_ms_per_request"] = statistics.median(own for _, own, _ in whole)
-    found["cpu_ms_per_stream"] = statistics.median(own for _, own, _ in streams)
-    found["rps"] = statistics.median(rate for rate, _, _ in whole)
-    found["streams_per_s"] = statistics.median(rate for rate, _, _ in streams)
-    if one.database is not None:
-        found["database_cpu_ms_per_request"] = statistics.median(other for _, _, other in whole)
-    pace = max(10.0, found["rps"] / 2)
-    for field, part in (("added", False), ("first_token", True)):
-        direct = [asyncio.run(paced(straight, one, pace, seconds, stream=part)) for _ in range(2)]
-        through = [asyncio.run(paced(one.url, one, pace, seconds, stream=part)) for _ in range(2)]
-        for name, share in (("p50", 0.5), ("p99", 0.99)):
-            found[f"{field}_ms_{name}"] = statistics.median(
-                percentile(ours, share) for ours in through
-            ) - statistics.median(percentile(theirs, share) for theirs in direct)
-    found["rss_mb"] = rss_bytes(one.pid) / 1e6
-    if given.requests and one.name == "sublet":
-        found["rss_growth_share"] = growth(one, folder, given)
-    return found
+    def warm(self, one: Candidate) -> None:
+        for stream in (False, True):
+            self._ask(one, stream=stream, seconds=2)
 
+    def round(self, rounds: Rounds) -> None:
+        one, seconds = rounds.one, self._given.seconds
+        rate, own, books = self._ask(one, stream=False, seconds=seconds)
+        rounds.rps.append(rate)
+        rounds.cpu_ms_per_request.append(own)
+        if one.database is not None:
+            rounds.database_cpu_ms_per_request.append(books)
+        rate, own, _ = self._ask(one, stream=True, seconds=seconds)
+        rounds.streams_per_s.append(rate)
+        rounds.cpu_ms_per_stream.append(own)
 
-async def paced(
-    url: str, one: Candidate, pace: float, seconds: float, *, stream: bool
-) -> list[float]:
-    """Return what each of a steady stream of requests took until its first bytes, in ms."""
-    took: list[float] = []
-    data = body(stream=stream, model=one.model).encode()
-    connector = aiohttp.TCPConnector(limit=0)
-    async with aiohttp.ClientSession(connector=connector) as session:
+    def added(self, rounds: Rounds) -> None:
+        one, pace = rounds.one, max(10.0, statistics.median(rounds.rps) / 2)
+        for stream, p50, p99 in (
+            (False, rounds.added_ms_p50, rounds.added_ms_p99),
+            (True, rounds.first_token_ms_p50, rounds.first_token_ms_p99),
+        ):
+            both = [
+                first_bytes(
+                    url + PATH, one.keys, model=one.model, pace=pace, seconds=self._given.seconds,
+                    stream=stream,
+                )
+                for url in (self._straight, one.url)
+            ]  # fmt: skip
+            for share, values in ((0.5, p50), (0.99, p99)):
+                direct, through = (percentile(took, share) for took in both)
+                values.append(through - direct)
 
-        async def ask(key: str) -> None:
-            headers = {"authorization": f"Bearer {key}", "content-type": "application/json"}
-            began = time.perf_counter()
-            async with session.post(url + PATH, data=data, headers=headers) as answer:
-                assert answer.status == 200, await answer.text()
-                await answer.content.readany()
-                took.append(1000 * (time.perf_counter() - began))
-                await answer.read()
-
-        running = []
-        began = time.perf_counter()
-        for number in range(int(seconds * pace)):
-            running.append(asyncio.create_task(ask(one.keys[number % len(one.keys)])))
-            await asyncio.sleep(max(0, began + number / pace - time.perf_counter()))
-        await asyncio.gather(*running)
-    return took[len(took) // 5 :]  # the first of them warm up
+    def growth(self, one: Candidate) -> float:
+        """Return how much memory grew from a fifth of the requests to the end."""
+        wanted = self._given.requests
+        done, first = 0, 0
+        while done < wanted:
+            done += load(
+                one.url, one.keys, self._folder, seconds=10, connections=self._given.connections
+            ).requests
+            if not first and done >= wanted / 5:
+                first = rss_bytes(one.pid)
+        return rss_bytes(one.pid) / first - 1
 
 
-def percentile(took: list[float], part: float) -> float:
-    return sorted(took)[min(len(took) - 1, int(part * len(took)))]
+def run(given: argparse.Namespace) -> list[dict[str, Any]]:
+    with contextlib.ExitStack() as stack:
+        _, straight = stack.enter_context(upstream())
+        _, folder = stack.enter_context(server())
+        makers: dict[str, Callable[[], AbstractContextManager[Candidate]]] = {
+            "sublet": lambda: sublet(straight, 1),
+            "sublet, 2 workers": lambda: sublet(straight, 2),
+            "bare": lambda: bare(folder, straight),
+        }
+        if given.peers is not None:
+            peers = given.peers.resolve()
+            makers |= {
+                "smg": lambda: smg(folder, straight, installed(peers, "smg")),
+                "ferrogw": lambda: ferrogw(folder, straight, installed(peers, "ferrogw")),
+                "litellm": lambda: litellm(folder, straight, installed(peers, "litellm")),
+            }
+        bench = Bench(folder, straight, given)
+        all_rounds: dict[str, Rounds] = {}
 
+        def attempt(name: str, work: Callable[[], None]) -> None:
+            try:
+                work()
+            except (AssertionError, RuntimeError, OSError) as error:
+                print(f"{name} is left out: {str(error)[-600:]}", file=sys.stderr)
+                all_rounds.pop(name, None)
 
-def growth(one: Candidate, folder: Path, given: argparse.Namespace) -> float:
-    """Return how much memory grew from a fifth of the requests to the end."""
-    done, first = 0, 0
-    while done < given.requests:
-        done += load(one.url, one.keys, folder, seconds=10, connections=given.connections).requests
-        if not first and done >= given.requests / 5:
-            first = rss_bytes(one.pid)
-    return rss_bytes(one.pid) / first - 1
+        def start(name: str) -> None:
+            all_rounds[name] = Rounds(stack.enter_context(makers[name]()))
+            bench.warm(all_rounds[name].one)
+
+        for name in makers:
+            attempt(name, partial(start, name))
+        for step in (bench.round, bench.added):
+            for _ in range(given.rounds):
+                for name, rounds in list(all_rounds.items()):
+                    attempt(name, partial(step, rounds))
+        for rounds in all_rounds.values():
+            rounds.rss_mb = rss_bytes(rounds.one.pid) / 1e6
+        if given.requests and (ours := all_rounds.get("sublet")):
+            ours.more["rss_growth_share"] = bench.growth(ours.one)
+        return [rounds.found() for rounds in all_rounds.values()]
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--json", action="store_true", help="print a list of objects")
-    parser.add_argument("--seconds", type=float, default=5.0, help="of one round")
+    parser.add_argument("--seconds", type=float, default=4.0, help="of one measurement")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--connections", type=int, default=16, help="at once")
     parser.add_argument("--requests", type=int, default=0, help="for our memory's growth")
-    parser.add_argument("--peers", type=Path, metavar="FOLDER", help="a virtual environment")
+    parser.add_argument("--peers", type=Path, metavar="FOLDER", help="of virtual environments")
     given = parser.parse_args()
-    results = []
-    with upstream() as (_, straight), server() as (_, folder):
-        makers: list[tuple[str, Callable[[], contextlib.AbstractContextManager[Candidate]]]] = [
-            ("sublet", lambda: sublet(folder, straight, 1)),
-            ("sublet, 2 workers", lambda: sublet(folder, straight, 2)),
-            ("bare", lambda: bare(folder, straight)),
-        ]
-        for name, make in (("smg", smg), ("ferrogw", ferrogw), ("litellm", litellm)):
-            if given.peers is not None and (given.peers / "bin" / name).exists():
-                makers.append(
-                    (name, lambda make=make: make(folder, straight, given.peers.resolve()))
-                )
-        for name, make in makers:
-            try:
-                with make() as one:
-                    results.append(measure(one, folder, straight, given))
-            except (AssertionError, RuntimeError, OSError, aiohttp.ClientError) as error:
-                print(f"{name} is left out: {str(error)[-400:]}", file=sys.stderr)
+    before = machine()
+    results = run(given)
     if given.json:
-        print(
-            json.dumps(
-                [
-                    {k: round(v, 3) if isinstance(v, float) else v for k, v in one.items()}
-                    for one in results
-                ]
-            )
-        )
-    else:
-        for one in results:
-            print(one.pop("name"))
-            for field, value in one.items():
-                print(f"    {field:<30} {value:>12,.3f}")
-        print(machine())
+        rounded = [
+            {k: round(v, 3) if isinstance(v, float) else v for k, v in one.items()}
+            for one in results
+        ]
+        print(json.dumps(rounded))
+        return 0
+    for one in results:
+        print(one.pop("name"))
+        for name, value in one.items():
+            print(f"    {name:<30} {value:>12,.3f}")
+    print(before, {"load_after": machine()["load_before"]})
     return 0
 
 

@@ -239,18 +239,29 @@ def load(
     return Load(int(found[1]), float(found[2]), int(found[3]), float(found[4]), float(found[5]))
 
 
+def postmaster(postgres: Postgres) -> int:
+    """Return the process that all others of a server are children of."""
+    return postgres.process.pid
+
+
 def family(pid: int) -> list[int]:
     """Return a process and its children."""
     children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
     return [pid, *map(int, children)]
 
 
-def cpu_seconds(pid: int) -> float:
-    """User and system time of a process and its children so far."""
+def cpu_seconds(pid: int, *, ended: bool = False) -> float:
+    """Return the user and system time of a process and its children so far.
+
+    Args:
+        pid: of the process.
+        ended: with that of children that have ended.
+    """
     ticks = 0
     for each in family(pid):
-        fields = Path(f"/proc/{each}/stat").read_text().rpartition(")")[2].split()
-        ticks += int(fields[11]) + int(fields[12])
+        with contextlib.suppress(FileNotFoundError):  # it has just ended
+            fields = Path(f"/proc/{each}/stat").read_text().rpartition(")")[2].split()
+            ticks += sum(map(int, fields[11 : 15 if ended else 13]))
     return ticks / _TICKS
 
 
