@@ -79,6 +79,8 @@ _WHAT: Final = {
     "gateway_cpu_ms": "the same: CPU of the gateway a request, ms",
     "added_ms_p50": f"what a gateway adds at {PACE_PER_S} requests/s of 1,000 tenants, median, ms",
     "added_ms_p99": "the same, p99, ms",
+    "disk_ms_p50": f"the disk itself, {PACE_PER_S} small writes/s meanwhile, each confirmed, median, ms",
+    "disk_ms_p99": "the same, p99, ms",
     "rss_growth_share": "growth of the gateway's memory over the last 4/5 of its requests",
 }
 
@@ -269,7 +271,7 @@ class Bench:
 
             running = []
             began = time.perf_counter()
-            for number in range(int(max(self.seconds, 4) * PACE_PER_S)):
+            for number in range(int(2 * max(self.seconds, 4) * PACE_PER_S)):
                 running.append(asyncio.create_task(one()))
                 await asyncio.sleep(max(0, began + number / PACE_PER_S - time.perf_counter()))
             await asyncio.gather(*running)
@@ -298,15 +300,46 @@ class Bench:
             found["pairs_per_s_http"] = statistics.median(rates)
             found["gateway_cpu_ms"] = statistics.median(cpu)
             added: dict[float, list[float]] = {0.5: [], 0.99: []}
+            disk: dict[float, list[float]] = {0.5: [], 0.99: []}
             for _ in range(self.rounds):
-                direct = asyncio.run(self.paced(straight + path))
+                # While nothing goes through the gateway, so that neither waits for the other.
+                with self.disk() as confirmed:
+                    direct = asyncio.run(self.paced(straight + path))
                 through = asyncio.run(self.paced(url + path))
                 for part, values in added.items():
                     values.append(percentile(through, part) - percentile(direct, part))
+                    disk[part].append(percentile(confirmed, part))
             found["added_ms_p50"] = statistics.median(added[0.5])
             found["added_ms_p99"] = statistics.median(added[0.99])
+            found["disk_ms_p50"] = statistics.median(disk[0.5])
+            found["disk_ms_p99"] = statistics.median(disk[0.99])
             if requests:
                 found["rss_growth_share"] = self.growth(process.pid, url, requests, connections)
+
+    @contextlib.contextmanager
+    def disk(self) -> Iterator[list[float]]:
+        """Meanwhile write as a spool does, at the pace; the ms that each write took to be safe."""
+        took: list[float] = []
+        done = threading.Event()
+        with (self.folder / "disk").open("wb", buffering=0) as file:
+            file.write(bytes(4 << 20))
+            os.fsync(file.fileno())
+            file.seek(0)
+
+            def write() -> None:
+                while not done.wait(1 / PACE_PER_S):
+                    began = time.perf_counter()
+                    file.write(b"x" * 600)
+                    os.fdatasync(file.fileno())
+                    took.append(1000 * (time.perf_counter() - began))
+
+            thread = threading.Thread(target=write)
+            thread.start()
+            try:
+                yield took
+            finally:
+                done.set()
+                thread.join()
 
     def warm(self, url: str, connections: int) -> None:
         """Let every tenant come some times: what is measured is a gateway that knows them."""

@@ -40,10 +40,12 @@ MODEL: Final = "fake"
 INPUT, CACHED, OUTPUT = 1_000, 100, 4_000  # nanos a token
 _START: Final = (
     "import json, logging, sys; from pathlib import Path\n"
+    "from sublet.core import failpoint\n"
     "from sublet.core.errors import Misconfigured\n"
     "from sublet.gateway.server import Settings, serve\n"
     "logging.basicConfig(level='INFO', format='%(levelname)s %(message)s')\n"
     "given = json.loads(sys.argv[1])\n"
+    "failpoint.arm({failpoint.VARIABLE: given.pop('failpoints', None)})\n"
     "most = given.pop('file_bytes', None)\n"
     "import resource, signal\n"
     "if most is not None: signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"

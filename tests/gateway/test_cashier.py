@@ -2,21 +2,26 @@
 
 import asyncio
 import itertools
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from uuid import UUID
+
+import pytest
 
 from sublet.app import bootstrap
 from sublet.app.audit import audit
 from sublet.core.clock import SystemClock
 from sublet.core.db import Database
+from sublet.core.errors import Unavailable
 from sublet.core.ids import new_id
 from sublet.core.money import Money, Rate
+from sublet.core.process import wait_for
 from sublet.gateway.cashier import Cashier
 from sublet.gateway.grant import Need
 from sublet.gateway.spool import Spool
 from sublet.gateway.tariff import Counts, Tariff
-from sublet.gateway.till import Till
+from sublet.gateway.till import Refill, Till
 from sublet.ledger import store as ledger
 from sublet.market import store as market
 from sublet.market.price import input_sku, output_sku
@@ -85,3 +90,39 @@ def test_nobody_waits_for_ever_and_everybody_pays_once(db: Database, folder: Pat
         paid = [ledger.get_account(tx, tenant.wallet).debits_posted for tenant in made]
     assert sum(paid) == CALLERS * EACH * (10 + 2 * 40)
     assert audit(db, clock=SystemClock()).differences == []
+
+
+class Deaf(Till):
+    """Does what it is asked, and does not hear the first answer."""
+
+    heard = False
+
+    def refill(self, refills: Sequence[Refill]) -> None:
+        super().refill(refills)
+        if not self.heard:
+            self.heard = True
+            raise Unavailable("the connection was lost after COMMIT")
+
+
+def test_a_hold_is_as_old_as_the_first_attempt_at_it(db: Database, folder: Path) -> None:
+    """Else it would be given from for longer than it lasts, when the database was away for long."""
+    made, tariff = open_shop(db)
+    spool = Spool(folder / "spool", new_id())
+    spool.open()
+    cashier = Cashier(Deaf(db, holder="gateway:test:1", clock=SystemClock()), spool)
+
+    async def run() -> None:
+        need = Need(prompt_tokens=1, counted=False, max_tokens=2, context_left=99, tariff=tariff)
+        with pytest.raises(Unavailable):
+            await cashier.hold(made[0].id, need)
+        told = asyncio.get_running_loop().time()
+        (purse,) = cashier._purses.values()
+        assert await asyncio.to_thread(wait_for, lambda: purse.hold_id is not None, wait_seconds=30)
+        assert asyncio.get_running_loop().time() > told > purse.held_at
+        assert await cashier.drain(30) == 0
+
+    try:
+        asyncio.run(run())
+    finally:
+        cashier.stop()
+        spool.close()

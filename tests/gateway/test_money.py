@@ -3,6 +3,7 @@
 import socket
 import time
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import httpx
 import pytest
@@ -207,6 +208,21 @@ def test_what_nobody_can_count_is_not_charged(stage: Stage, *, streaming: bool) 
         assert response.status_code == 502
     stage.paid(tenant, 0)
     stage.check_books()
+
+
+def test_a_step_that_fails_while_money_is_held_gives_all_of_it_back(
+    own_stage: Stage, folder: Path
+) -> None:
+    steps = ("gateway.request.held", "gateway.request.generated")
+    for name in ("reached", "fired"):
+        (folder / name).mkdir()
+    (folder / "plan").write_text("".join(f"{step} error\n" for step in steps))
+    own_stage.start(failpoints=str(folder))
+    tenant, key = own_stage.tenant()
+    asked = {"messages": says(tokens=1), "max_tokens": 1}
+    assert [own_stage.post(key, **asked).status_code for _ in range(3)] == [503, 503, 200]
+    own_stage.paid(tenant, INPUT + OUTPUT)
+    own_stage.check_books()
 
 
 def test_many_hang_ups_at_random_leave_nothing_held(stage: Stage) -> None:

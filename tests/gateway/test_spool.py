@@ -57,14 +57,57 @@ def test_a_file_goes_when_all_of_it_is_handed_over(
     monkeypatch.setattr(room, "_FILE_BYTES", 1)  # a file a write
     spool = opened(folder)
     first, second = spool.write([report(), report()]), spool.write([report()])
-    assert len(files(folder)) == 2
+    assert first != second
     spool.forget(first, 1)
-    assert len(files(folder)) == 2
+    spool._thread.submit(int).result()  # it has done what it was asked
+    assert {spool._path(first), spool._path(second)} <= {*files(folder)}
     spool.forget(first, 1)
-    assert len(files(folder)) == 1
+    spool._thread.submit(int).result()
+    assert spool._path(first) not in files(folder)
+    assert spool._path(second) in files(folder)
     spool.forget(second, 1)
     spool.close()
     assert files(folder) == []
+
+
+def test_a_file_is_there_before_it_is_needed_and_does_not_grow(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(room, "_FILE_BYTES", 4000)
+    monkeypatch.setattr(room, "_ZEROS", bytes(1000))
+    spool = opened(folder)
+    reports = [report(number) for number in range(1, 100)]
+    for one in reports:
+        number = spool.write([one])
+        if (ahead := spool._next) is not None:
+            ahead.result()
+            assert spool._path(number + 1).read_bytes() == bytes(4000)
+        assert {path.stat().st_size for path in files(folder)} == {4000}
+    assert number >= 3
+    assert [one for path in files(folder) for one in read(path)] == reports
+    assert not list(folder.rglob("*.torn"))
+    spool.close()
+
+
+def test_without_room_for_a_file_ahead_what_fits_is_kept_all_the_same(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write = os.pwrite
+
+    def nearly_full(file: int, data: bytes, at: int) -> int:
+        if at + len(data) > 100_000:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return write(file, data, at)
+
+    monkeypatch.setattr(os, "pwrite", nearly_full)
+    spool = opened(folder)
+    reports = [report(number) for number in range(1, 4)]
+    for one in reports:
+        spool.write([one])
+    (path,) = files(folder)
+    assert path.stat().st_size == spool._size < 100_000
+    assert list(read(path)) == reports
+    spool.close()
 
 
 @settings(max_examples=60, deadline=None)
@@ -78,10 +121,11 @@ def test_a_torn_or_damaged_end_is_cut_and_set_aside(
     ends = []
     for one in reports:
         spool.write([one])
-        (path,) = files(folder)
-        ends.append(path.stat().st_size)
+        ends.append(spool._size)
+    (path,) = files(folder)
     whole = path.read_bytes()
-    at = data.draw(st.integers(0, len(whole) - 1))
+    assert whole[ends[-1] - 1] and not any(whole[ends[-1] :])
+    at = data.draw(st.integers(0, ends[-1] - 1))
     if data.draw(st.booleans()):
         path.write_bytes(whole[:at])
         intact = sum(end <= at for end in ends)
@@ -92,8 +136,11 @@ def test_a_torn_or_damaged_end_is_cut_and_set_aside(
         intact = sum(end <= at for end in ends)
     assert list(read(path)) == reports[:intact]
     # Once cut, it is a whole file; what was cut off is kept for whoever wants to look.
+    end, torn = [0, *ends][intact], path.with_suffix(".torn")
+    left = path.read_bytes()
     assert list(read(path)) == reports[:intact]
-    assert path.stat().st_size == ([0, *ends][intact])
+    assert left == whole[:end]
+    assert not torn.exists() or torn.read_bytes()
     spool.close()
 
 
@@ -103,16 +150,16 @@ def test_a_full_disk_keeps_nothing_of_what_it_could_not_take(
     spool = opened(folder)
     first, lost, last = report(1), report(2), report(3)
     spool.write([first])
-    write = os.write
+    write = os.pwrite
 
-    def full(file: int, data: bytes) -> int:
-        write(file, bytes(data)[:10])  # some of it fits
+    def full(file: int, data: bytes, at: int) -> int:
+        write(file, bytes(data)[:10], at)  # some of it fits
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(os, "write", full)
+    monkeypatch.setattr(os, "pwrite", full)
     with pytest.raises(OSError, match="No space left"):
         spool.write([lost])
-    monkeypatch.setattr(os, "write", write)
+    monkeypatch.setattr(os, "pwrite", write)
     spool.write([last])
     (path,) = files(folder)
     assert list(read(path)) == [first, last]

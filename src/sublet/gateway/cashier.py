@@ -5,7 +5,7 @@
       └── the purse is too small: refill, with all others that wait
 
 A request waits for the ledger only when its tenant's purse is too small, and in the end for the
-gateway's own disk. What is on the disk goes to the ledger some milliseconds later, many together.
+gateway's own disk. What is on the disk goes to the ledger a moment later, many together.
 
 While the database is away purses give what they have. Then requests are refused, and told why.
 While the disk is full or read-only a request ends once it is handed over instead.
@@ -36,7 +36,9 @@ T = TypeVar("T")
 
 _WAIT_SECONDS: Final = 6.0  # for money; longer than any healthy refill by far
 _WINDOW_SECONDS: Final = 0.001  # in which the first request after a lull may find company
-_HAND_OVER_SECONDS: Final = 0.05  # the same, of reports: nobody waits for those
+_HAND_OVER_SECONDS: Final = 0.05  # the same, of reports: mostly nobody waits for those, …
+_STEADY_SECONDS: Final = 0.25  # … so where they keep coming the disk is asked for less often
+_LULL_SECONDS: Final = 1.0
 _MANY: Final = 250  # reports for which it is not worth waiting for more
 _MOST: Final = 500  # of either in one transaction
 _FEW: Final = 40  # purses that are returned in one
@@ -76,6 +78,8 @@ class Cashier:
     _running: dict[str, asyncio.Task[None]] = field(default_factory=dict)
     _away: bool = False  # did the database fail to answer the last time?
     _disk_sick: bool = False
+    _handed_at: float = float("-inf")  # when reports were last handed over
+    _soon: bool = False  # does somebody wait for the next time?
     _threads: dict[str, ThreadPoolExecutor] = field(
         default_factory=lambda: {
             name: ThreadPoolExecutor(1, thread_name_prefix=name)
@@ -130,8 +134,15 @@ class Cashier:
         """Take back a grant of which nothing was used."""
         self._purse(tenant_id).end(grant, used=0)
 
-    async def settle(self, grant: Grant, report: Report) -> None:
-        """Note what was used of a grant; returns once that cannot be lost any more."""
+    async def settle(self, grant: Grant, report: Report, *, soon: bool = False) -> None:
+        """Note what was used of a grant; returns once that cannot be lost any more.
+
+        Args:
+            grant: what `hold` returned.
+            report: of what was used of it.
+            soon: somebody waits until it is handed over: a budget, which holds the most for it.
+        """
+        self._soon = self._soon or soon
         self._purse(report.tenant_id).end(grant, used=report.nanos)
         entry = _Entry(report, asyncio.get_running_loop().create_future())
         self._unwritten.append(entry)
@@ -227,7 +238,7 @@ class Cashier:
                     purse.rehold(refill.before, at=purse.held_at)
                 continue
             for purse, waiters, refill in work:
-                self._end_refill(purse, waiters, refill)
+                self._end_refill(purse, waiters, refill, held_at=now)
 
     def _begin_refill(
         self, purse: Purse[_Waiter], now: float
@@ -247,9 +258,11 @@ class Cashier:
         )
         return purse, waiters, refill
 
-    def _end_refill(self, purse: Purse[_Waiter], waiters: list[_Waiter], refill: Refill) -> None:
+    def _end_refill(
+        self, purse: Purse[_Waiter], waiters: list[_Waiter], refill: Refill, *, held_at: float
+    ) -> None:
         now = asyncio.get_running_loop().time()
-        purse.rehold(refill.after, at=now)
+        purse.rehold(refill.after, at=held_at)  # as in `_end_turn`
         for waiter, answer in zip(waiters, refill.answers, strict=True):
             if waiter.answer.done():
                 continue  # it gave up
@@ -292,7 +305,10 @@ class Cashier:
         most = _MOST
         while self._unhanded:
             if len(self._unhanded) < _MANY:
-                await asyncio.sleep(_HAND_OVER_SECONDS)
+                lull = asyncio.get_running_loop().time() - self._handed_at > _LULL_SECONDS
+                soon = lull or self._soon or self._disk_sick  # then requests wait for it, too
+                await asyncio.sleep(_HAND_OVER_SECONDS if soon else _STEADY_SECONDS)
+            self._soon = False
             entries: list[_Entry] = []
             later: list[_Entry] = []
             while self._unhanded and len(entries) < most:
@@ -316,11 +332,13 @@ class Cashier:
         for entry in entries:
             tenant_id = entry.report.tenant_id
             spent[tenant_id] = spent.get(tenant_id, 0) + entry.report.nanos
+        began = asyncio.get_running_loop().time()
         turns = [self._begin_turn(self._purse(id_), nanos) for id_, nanos in spent.items()]
         done = await self._do_turns([entry.report for entry in entries], turns)
         for turn in turns:
-            self._end_turn(turn, spent[turn.tenant_id], done=done)
+            self._end_turn(turn, spent[turn.tenant_id], done=done, held_at=began)
         if done:
+            self._handed_at = asyncio.get_running_loop().time()
             failpoint("gateway.hand_over.before_forgetting")
             self._forget_reports(entries)
         return done
@@ -360,12 +378,13 @@ class Cashier:
             next_id=new_id(),
         )  # fmt: skip
 
-    def _end_turn(self, turn: Turn, spent: int, *, done: bool) -> None:
+    def _end_turn(self, turn: Turn, spent: int, *, done: bool, held_at: float) -> None:
         purse = self._purse(turn.tenant_id)
         if done:
             purse.spent -= spent
         if done and turn.after is not turn.before:
-            purse.rehold(turn.after, at=asyncio.get_running_loop().time())
+            # Of the first attempt, which may be the one that did it: it expires by that.
+            purse.rehold(turn.after, at=held_at)
         else:
             purse.rehold(turn.before, at=purse.held_at)
         if purse.waiting:
@@ -397,10 +416,11 @@ class Cashier:
                 [purse for purse in still if now - purse.used_at > idle_seconds]
             )
         if old:
+            began = asyncio.get_running_loop().time()
             turns = [self._begin_turn(purse, 0) for purse in old[:_MOST] if not purse.busy]
             done = await self._do_turns([], turns)
             for turn in turns:
-                self._end_turn(turn, 0, done=done)
+                self._end_turn(turn, 0, done=done, held_at=began)
 
     async def _return_these(self, purses: list[Purse[_Waiter]]) -> None:
         if not purses:

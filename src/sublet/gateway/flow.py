@@ -56,6 +56,7 @@ class Serving:
         self._tenant = tenant
         self._subjects = subjects  # whose limits it is within
         self._budgeted = False  # is something held in a budget for it?
+        self._granted: Grant | None = None  # what it has to pay out of, or to give back
         self._asked: Replica | None = None  # who generates
         self._seen: Counts | None = None  # what it had used, when last it said
         self._delivered: Counts | None = None  # the same, when the client last got text
@@ -154,8 +155,13 @@ class Serving:
             except BaseException:
                 self._release_budgets()
                 raise
-            failpoint("gateway.request.held")
-            used = await self._serve(grant)
+            self._granted = grant
+            try:
+                failpoint("gateway.request.held")
+                used = await self._serve(grant)
+            except BaseException:
+                self._release()
+                raise
         finally:
             limiter.give_back(subjects, need.most_tokens - used, now=now())
 
@@ -176,10 +182,12 @@ class Serving:
             self._budgeted = False
             self._service.budgets.release(self._exchange.id)
 
-    def _release(self, grant: Grant) -> None:
-        """Take back what was granted: nothing of it was used."""
-        self._service.cashier.release(self._tenant.id, grant)
-        self._release_budgets()
+    def _release(self) -> None:
+        """Take back what was granted, unless it was paid for or given back already."""
+        if self._granted is not None:
+            grant, self._granted = self._granted, None
+            self._service.cashier.release(self._tenant.id, grant)
+            self._release_budgets()
 
     async def _serve(self, grant: Grant) -> int:
         """Return how many tokens it used."""
@@ -204,7 +212,6 @@ class Serving:
                 service.running.discard(stop)
         except asyncio.CancelledError:
             if not stop.was_ours():
-                self._release(grant)
                 raise
             if stop.why is Why.HUNG_UP:
                 service.detach(self._settle_hung_up(grant))
@@ -214,9 +221,6 @@ class Serving:
             failure, counts = error.failure, error.counts
         except Failure as error:
             failure = error
-        except BaseException:
-            self._release(grant)
-            raise
         if failure is not None:
             return await self._break_off(grant, failure, counts)
         return await self._complete(reply)
@@ -385,8 +389,7 @@ class Serving:
         # A replica that is reclaimed in order says what it generated, all of it sent on.
         counts = counts or self._delivered
         if self._delivered is None or counts is None:
-            self._release(grant)
-            raise failure
+            raise failure  # all of it is given back
         reclaim = failure.kind is Kind.RECLAIMED
         outcome = Outcome.RECLAIMED if reclaim else Outcome.FAILED
         await self._charge(grant, self._believed(counts, grant), outcome)
@@ -394,6 +397,14 @@ class Serving:
 
     async def _settle_hung_up(self, grant: Grant) -> None:
         """Charge exactly what was generated until the engine stopped."""
+        try:
+            counts = await self._count_hung_up(grant)
+            if counts is not None and counts.total:
+                await self._charge(grant, self._believed(counts, grant), Outcome.ABORTED)
+        finally:
+            self._release()
+
+    async def _count_hung_up(self, grant: Grant) -> Counts | None:
         counts = self._seen
         if self._asked is not None:
             replicas, request_id = self._service.replicas, self._exchange.request_id
@@ -408,10 +419,7 @@ class Serving:
                 pass  # with what we saw: never more
         if counts is None and self._exchange.begun:
             counts = self._delivered = await self._tokenise(grant)
-        if counts is None or not counts.total:
-            self._release(grant)
-        else:
-            await self._charge(grant, self._believed(counts, grant), Outcome.ABORTED)
+        return counts
 
     async def _tokenise(self, grant: Grant) -> Counts | None:
         """Count what was delivered from its text; None: nobody can. The usage says who counted."""
@@ -452,7 +460,8 @@ class Serving:
             rest_seconds=self._moved_at - self._first_at,
         )
         report = Report.write(usage, grant.tariff.lines(counts))
-        await service.cashier.settle(grant, report)
+        self._granted = None
+        await service.cashier.settle(grant, report, soon=self._budgeted)
         log.debug("gateway.charged", extra=self._facts(outcome, counts))
         return Money(report.nanos)
 

@@ -2,13 +2,19 @@
 
 One folder a gateway's name, with files `<instance>-<number>.spool` in it. A file is a run of
 records, each four bytes of length, four of CRC-32, and that many bytes of a report's line, all
-little-endian. Records are only added; several are brought to the disk by one `fdatasync`. What
-a crash left half written at the end of a file is cut off: it was promised to nobody.
+little-endian, and then zeros. Records are only added; several are brought to the disk by one
+`fdatasync`. What a crash left half written behind the last record is cut off: it was promised
+to nobody.
+
+Files are written full of zeros ahead of their use, by a thread of their own. A record then goes
+into blocks that are there: a file that grows is a change of the file system's own, and whoever
+waits for that waits for whatever else it is writing at that moment, as for PostgreSQL's tables.
 
 A file whose records have all been handed over is removed. A crash may come between the two,
 so the next run hands some over again, and their ids keep them from counting twice.
 """
 
+import contextlib
 import fcntl
 import os
 import re
@@ -16,6 +22,7 @@ import struct
 import threading
 import zlib
 from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Final
 from uuid import UUID
@@ -26,7 +33,8 @@ from sublet.metering.report import Report
 
 _HEAD: Final = struct.Struct("<II")
 _LONGEST: Final = 1 << 20  # of one record; a longer length is garbage
-_FILE_BYTES: Final = 8 << 20  # then the next file begins
+_FILE_BYTES: Final = 4 << 20  # then the next file begins
+_ZEROS: Final = bytes(1 << 18)  # written at a time: who writes a record is not held up for long
 _NAME: Final = re.compile(r"([0-9a-f-]{36})-([0-9]{6})\.spool")
 
 
@@ -39,9 +47,11 @@ class Spool:
         self._number = 0
         self._file: int | None = None
         self._size = 0
+        self._next: Future[int] | None = None  # the file that comes after this one
         self._left: dict[int, int] = {}  # file number: its records that were not handed over
         self._counting = threading.Lock()
         self._lock: int | None = None
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="spool")
 
     def open(self) -> None:
         """Take the folder.
@@ -65,10 +75,17 @@ class Spool:
                 f"cannot use the spool {self._folder}: {error.strerror or error};"
                 " make it writable, or choose another folder"
             ) from None
+        self._next = self._thread.submit(self._make, self._number)
 
     def close(self) -> None:
         """Close the files, and remove what was handed over."""
         self._rotate()
+        if self._next is not None:
+            with contextlib.suppress(OSError):  # it could not be made
+                os.close(self._next.result())
+            self._next = None
+            self._remove(self._number)
+        self._thread.shutdown()
         if self._lock is not None:
             os.close(self._lock)
             self._lock = None
@@ -81,26 +98,25 @@ class Spool:
         Raises:
             OSError: the disk is full or read-only; none of them is kept.
         """
-        if self._size >= _FILE_BYTES:
-            self._rotate()
         data = b"".join(
             part
             for report in reports
             for part in (_HEAD.pack(len(report.line), zlib.crc32(report.line)), report.line)
         )
+        if self._size and self._size + len(data) > _FILE_BYTES:
+            self._rotate()
         failpoint("gateway.spool.before_write")
         file = self._current()
         try:
             written = 0
             while written < len(data):
-                written += os.write(file, memoryview(data)[written:])
+                written += os.pwrite(file, memoryview(data)[written:], self._size + written)
             failpoint("gateway.spool.written")
             os.fdatasync(file)
         except OSError:
             # Nothing half written may stand before what comes next.
             try:
                 os.ftruncate(file, self._size)
-                os.lseek(file, self._size, os.SEEK_SET)
             except OSError:
                 self._rotate()  # what follows goes into another file
             raise
@@ -108,6 +124,8 @@ class Spool:
         self._size += len(data)
         with self._counting:
             self._left[self._number] = self._left.get(self._number, 0) + len(reports)
+        if self._next is None and 2 * self._size > _FILE_BYTES:
+            self._next = self._thread.submit(self._make, self._number + 1)
         return self._number
 
     def forget(self, number: int, records: int) -> None:
@@ -118,19 +136,45 @@ class Spool:
             if done:
                 del self._left[number]
         if done:
-            self._path(number).unlink(missing_ok=True)
+            # Elsewhere: whoever forgets may be in a hurry, and removing takes what it takes.
+            self._thread.submit(self._remove, number)
 
     def _current(self) -> int:
         if self._file is None:
-            path = self._path(self._number)
-            self._file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+            ahead, self._next = self._next, None
+            try:
+                self._file = ahead.result() if ahead is not None else self._make(self._number)
+            except OSError:
+                self._file = self._make(self._number)  # by now there may be room
             self._size = 0
+        return self._file
+
+    def _make(self, number: int) -> int:
+        """Make a file full of zeros, or an empty one where there is no room for them.
+
+        Raises:
+            OSError: not even that can be made.
+        """
+        path = self._path(number)
+        path.unlink(missing_ok=True)  # of an attempt that failed
+        file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            try:
+                for start in range(0, _FILE_BYTES, len(_ZEROS)):
+                    if os.pwrite(file, _ZEROS, start) < len(_ZEROS):
+                        break  # the disk is full
+                    os.fdatasync(file)
+            except OSError:
+                os.ftruncate(file, 0)
             folder = os.open(self._folder, os.O_RDONLY | os.O_CLOEXEC)
             try:
                 os.fsync(folder)  # its name, too, must outlive a power cut
             finally:
                 os.close(folder)
-        return self._file
+        except OSError:
+            os.close(file)
+            raise
+        return file
 
     def _rotate(self) -> None:
         if self._file is None:
@@ -143,7 +187,10 @@ class Spool:
                 self._left.pop(self._number, None)
             self._number += 1
         if done:
-            self._path(self._number - 1).unlink(missing_ok=True)
+            self._remove(self._number - 1)
+
+    def _remove(self, number: int) -> None:
+        self._path(number).unlink(missing_ok=True)
 
     def _path(self, number: int) -> Path:
         return self._folder / f"{self._instance}-{number:06d}.spool"
@@ -170,6 +217,8 @@ def read(path: Path) -> Iterator[Report]:
     at = 0
     while at + _HEAD.size <= len(data):
         length, check = _HEAD.unpack_from(data, at)
+        if not length:
+            break
         line = data[at + _HEAD.size : at + _HEAD.size + length]
         if length > _LONGEST or len(line) < length or zlib.crc32(line) != check:
             break
@@ -179,6 +228,6 @@ def read(path: Path) -> Iterator[Report]:
             break
         yield report
         at += _HEAD.size + length
-    if at < len(data):
-        path.with_suffix(".torn").write_bytes(data[at:])
+    if torn := data[at:].rstrip(b"\0"):
+        path.with_suffix(".torn").write_bytes(torn)
         os.truncate(path, at)
