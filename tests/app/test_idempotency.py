@@ -13,10 +13,12 @@ from typing import Any, Final
 import httpx
 import pytest
 from fastapi import FastAPI
+from psycopg import sql
 from tests.core.databases import fresh
 
 from sublet.app import bootstrap, idempotency
 from sublet.app.control import build_api
+from sublet.app.idempotency import Document
 from sublet.app.services import Services
 from sublet.config import Config
 from sublet.core.clock import ManualClock
@@ -27,6 +29,7 @@ from sublet.engine.port import Node
 from sublet.engine.simulated import SimulatedEngine
 from sublet.fleet import store as fleet
 from sublet.ledger import store as ledger
+from sublet.planner import store as plans
 from sublet.tenants import store as tenants
 from sublet.tenants.tenant import Tenant
 
@@ -34,6 +37,13 @@ NOON: Final = datetime(2026, 1, 1, 12, tzinfo=UTC)
 DOLLAR: Final = 1_000_000_000
 GPUS: Final = 64
 LEASE: Final = {"command": ["sleep", "60"], "pool": "h200"}
+WINDOW: Final = {
+    "pool": "h200", "starts_at": "2026-01-01T12:00:00Z", "ends_at": "2026-01-01T13:00:00Z",
+}  # fmt: skip
+CONTRACT: Final = {
+    "name": "bulk", "pool": "h200", "ends_at": "2026-03-01T00:00:00Z",
+    "steps": [{"starts_at": "2026-02-01T00:00:00Z", "gpus": 2, "usd_per_gpu_hour": "2"}],
+}  # fmt: skip
 JOB: Final = {"command": ["sleep", "60"], "pool": "h200", "name": "training"}
 
 
@@ -364,10 +374,91 @@ def test_a_call_has_one_name(api: Api) -> None:
     is_refused(answer, 422, "invalid", "send one Idempotency-Key")
 
 
-def test_every_call_that_makes_something_may_be_named(api: Api) -> None:
+def posts(api: Api) -> dict[str, dict[str, Any]]:
     document = api.get("/openapi.json").json()
-    posts = {path: calls["post"] for path, calls in document["paths"].items() if "post" in calls}
-    assert len(posts) >= 6
-    for path, call in posts.items():
+    return {path: calls["post"] for path, calls in document["paths"].items() if "post" in calls}
+
+
+def test_every_call_that_makes_something_may_be_named(api: Api) -> None:
+    for path, call in posts(api).items():
         named = [p for p in call.get("parameters", []) if p["name"] == "Idempotency-Key"]
         assert [(p["in"], p["required"]) for p in named] == [("header", False)], path
+
+
+def rows(api: Api) -> dict[str, int]:
+    """Count what there is, in every table and in the cluster."""
+    with api.db.transaction() as tx:
+        tables = [
+            row["name"]
+            for row in tx.execute(
+                "SELECT relname AS name FROM pg_class WHERE relkind = 'r'"
+                " AND relnamespace = 'public'::regnamespace"
+            )
+        ]
+        counts = tx.execute(
+            sql.SQL(" UNION ALL ").join(
+                sql.SQL("SELECT {} AS name, count(*) AS rows FROM {}").format(
+                    sql.Literal(table), sql.Identifier(table)
+                )
+                for table in tables
+            )
+        ).fetchall()
+    found = {row["name"]: row["rows"] for row in counts}
+    return found | {"jobs in the cluster": len(api.engine.internal_jobs())}
+
+
+# Of each call: what is sent, whether the operator sends it, and which tables it adds to.
+CALLS: Final[dict[str, tuple[Document, bool, set[str]]]] = {
+    "/v1/tenants": ({"name": "acme"}, True, {"tenant"}),
+    "/v1/tenants/{tenant_id}/credits": ({"amount_usd": "5"}, True, {"transfer"}),
+    "/v1/tenants/{tenant_id}/keys": ({"name": "ci"}, True, {"api_key"}),
+    "/v1/keys": ({"name": "ci"}, False, {"api_key"}),
+    "/v1/leases": (LEASE, False, {"lease", "transfer", "open_hold"}),
+    "/v1/quotes": ({"pool": "h200"}, False, {"quote"}),
+    "/v1/reservations": (WINDOW, False, {"reservation", "transfer", "open_hold"}),
+    "/v1/reservations/{reservation_id}/resales": ({"gpus": 1}, False, {"resale"}),
+    "/v1/contracts": (CONTRACT, True, {"contract"}),
+    "/v1/internal-jobs": (JOB, True, {"jobs in the cluster"}),
+}
+
+
+def test_each_of_them_sent_again_under_its_name_adds_nothing(api: Api) -> None:
+    assert set(CALLS) == set(posts(api)), "a new call belongs into this table"
+    acme = customer(api, dollars=10_000)
+    plan_nothing_inside(api)
+    for path, (body, operator, added) in CALLS.items():
+        sent = body | ({"tenant_id": str(acme.tenant.id)} if path == "/v1/contracts" else {})
+        by, key = None if operator else acme.secret, str(new_id())
+        window = api.post("/v1/reservations", WINDOW, by=acme.secret).json()["id"]
+        where = path.format(tenant_id=acme.tenant.id, reservation_id=window)
+        before = rows(api)
+        first = api.post(where, sent, key=key, by=by)
+        assert first.status_code in (200, 201), first.text
+        after = rows(api)
+        grown = {name for name in after if after[name] > before.get(name, 0)}
+        assert added | {"idempotency_key"} <= grown, (path, grown)
+        again = api.post(where, sent, key=key, by=by)
+        assert rows(api) == after, path
+        if "key" in first.json():
+            is_refused(again, 409, "refused", first.json()["id"])
+        else:
+            assert replayed(again) and again.content == first.content, again.text
+        for other in ({"name": "other"}, {"name": "other", "gpus": 2}, {"amount_usd": "6"}):
+            changed = {name: value for name, value in other.items() if name in sent}
+            if changed:
+                is_refused(
+                    api.post(where, sent | changed, key=key, by=by), 422, "invalid", "another body"
+                )
+        assert rows(api) == after, path
+
+
+def plan_nothing_inside(api: Api) -> None:
+    """Let the planner say that all of it may be promised."""
+    firm = dict.fromkeys(("1h", "4h", "24h"), GPUS)
+    document = {
+        "firm": firm, "later": {name: [GPUS] * 168 for name in firm}, "reasons": [],
+        "known_hours": 900.0,
+        "band": [{"ahead_seconds": ahead, "demand": {"0.5": 0}} for ahead in (300, 86_400)],
+    }  # fmt: skip
+    with api.db.transaction() as tx:
+        plans.put_plans(tx, {"h200": document}, now=NOON)

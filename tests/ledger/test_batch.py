@@ -363,6 +363,28 @@ def test_several_payments_of_one_wallet_must_fit_it_together(db: Database) -> No
         assert store.get_account(tx, "wallet:0").available == Money(0)
 
 
+def test_of_two_payments_at_once_the_second_sees_what_the_first_has_left(
+    database_url: str,
+) -> None:
+    with Database(database_url, connections=3) as db:
+        with db.transaction() as tx:
+            revenue, wallet = accounts(tx, 100)
+        with db.transaction() as first, ThreadPoolExecutor(1) as pool:
+            assert batch.pay_many(first, [transfer(1, wallet, revenue, 60)], now=NOON) == {}
+
+            def pay() -> dict[UUID, SubletError]:
+                with db.transaction() as tx:
+                    return batch.pay_many(tx, [transfer(2, wallet, revenue, 60)], now=NOON)
+
+            paying = pool.submit(pay)
+            until_one_waits(db)
+            first.commit()
+            refused = paying.result(30)
+        assert {id_: type(error) for id_, error in refused.items()} == {UUID(int=2): Unpaid}
+        with db.transaction() as tx:
+            assert store.get_account(tx, "wallet:0").available == Money(40)
+
+
 def test_a_payment_whose_id_somebody_takes_at_this_moment_is_not_made(database_url: str) -> None:
     # Two ask for the same id over other accounts, so their locks do not keep them apart.
     with Database(database_url, connections=3) as db:

@@ -1,16 +1,21 @@
-"""Two hundred ask for a lease at once, from several processes: the wallet says how many."""
+"""A thousand ask for a lease at once, two of four processes are killed: the wallet says how many."""
 
+import signal
 from collections import Counter
-from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
-from dataclasses import replace
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from multiprocessing import get_context
+from multiprocessing.connection import Connection
+from pathlib import Path
 from uuid import UUID
 
 import psycopg
 
 from sublet.app import bootstrap
 from sublet.app.audit import audit
+from sublet.core import failpoint
 from sublet.core.clock import SystemClock
 from sublet.core.db import Database
 from sublet.core.errors import Unavailable, Unpaid
@@ -30,13 +35,16 @@ from sublet.tenants.tenant import Tenant
 
 POOL = "ample"
 PROCESSES, THREADS = 4, 10
-ASKED, WORTH = 200, 37
+ASKED, WORTH = 1000, 50
+# The steps at which the last two of them die, as by the power button: the money and the GPUs of a
+# lease are set aside and nothing is committed; and they are committed and nobody was told.
+DEATHS = ("*.one.before_commit", "*.one.after_commit")
 MINUTE = timedelta(minutes=1)
 NANOS = 333_333_333  # a GPU-minute
 GATE = 815
 
 
-def ask(url: str, tenant: Tenant, ids: list[UUID]) -> list[str]:
+def ask(url: str, tenant: Tenant, ids: Sequence[UUID]) -> list[str]:
     """Ask for a lease with each of these ids, all at once; say what came of it."""
     request = Request(
         pool=POOL, gpus=1, tier=Tier.INTERRUPTIBLE, max_duration=MINUTE, spec=Spec(command=["x"])
@@ -58,7 +66,46 @@ def ask(url: str, tenant: Tenant, ids: list[UUID]) -> list[str]:
 
         with ThreadPoolExecutor(THREADS) as threads:
             shares = [ids[number::THREADS] for number in range(THREADS)]
-            return [answer for answers in threads.map(work, shares) for answer in answers]
+            return [answer for part in threads.map(work, shares) for answer in part]
+
+
+def be_asker(
+    answers: Connection, url: str, tenant: Tenant, ids: Sequence[UUID], deaths: str | None
+) -> None:
+    failpoint.arm({} if deaths is None else {failpoint.VARIABLE: deaths})
+    answers.send(ask(url, tenant, ids))
+
+
+@dataclass
+class Asker:
+    """A process that asks."""
+
+    url: str
+    tenant: Tenant
+    ids: Sequence[UUID]
+    deaths: Path | None = None  # a plan of failpoints
+
+    def __post_init__(self) -> None:
+        # Spawned, not forked: a fork would share the sockets of this process's connections.
+        context = get_context("spawn")
+        self.answers, theirs = context.Pipe(duplex=False)
+        deaths = None if self.deaths is None else str(self.deaths)
+        self.process = context.Process(
+            target=be_asker, args=(theirs, self.url, self.tenant, self.ids, deaths)
+        )
+        self.process.start()
+        theirs.close()
+
+    def end(self) -> list[str]:
+        """Wait for its end; return what it was answered, which nobody knows of one that died."""
+        answers: list[str] = []
+        try:
+            if self.answers.poll(240):
+                answers = self.answers.recv()
+        except EOFError:
+            pass
+        self.process.join(60)
+        return answers
 
 
 def open_shop(db: Database, minutes: int) -> Tenant:
@@ -73,26 +120,31 @@ def open_shop(db: Database, minutes: int) -> Tenant:
     return tenant
 
 
+def plan(folder: Path, step: str) -> Path:
+    for name in ("reached", "fired"):
+        (folder / name).mkdir(parents=True)
+    (folder / "plan").write_text(f"{step} kill\n")
+    return folder
+
+
 def test_a_wallet_worth_so_many_first_minutes_leases_so_many(
-    db: Database, database_url: str
+    db: Database, database_url: str, folder: Path
 ) -> None:
     tenant = open_shop(db, WORTH)
-    # A third of the ids are asked for twice, at about the same time.
+    # A quarter of the ids are asked for twice, at about the same time.
     ids = [new_id() for _ in range(ASKED * 3 // 4)]
     ids += ids[: ASKED - len(ids)]
-    # Spawned, not forked: a fork would share the sockets of this process's connections.
-    with (
-        psycopg.connect(database_url, autocommit=True) as gate,
-        ProcessPoolExecutor(PROCESSES, mp_context=get_context("spawn")) as processes,
-    ):
+    deaths = [plan(folder / str(number), step) for number, step in enumerate(DEATHS)]
+    plans = [*[None] * (PROCESSES - len(deaths)), *deaths]
+    with psycopg.connect(database_url, autocommit=True) as gate:
         gate.execute("SELECT pg_advisory_lock(%s)", [GATE])
-        shares = [ids[number::PROCESSES] for number in range(PROCESSES)]
-        asked = [processes.submit(ask, database_url, tenant, share) for share in shares]
+        askers = [
+            Asker(database_url, tenant, ids[number::PROCESSES], deaths=plans[number])
+            for number in range(PROCESSES)
+        ]
 
         def all_wait() -> bool:
-            for one in asked:
-                if one.done():
-                    one.result()  # says why it did not wait
+            assert all(asker.process.is_alive() for asker in askers)
             row = gate.execute(
                 "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND NOT granted"
                 " AND database = (SELECT oid FROM pg_database WHERE datname = current_database())"
@@ -100,10 +152,15 @@ def test_a_wallet_worth_so_many_first_minutes_leases_so_many(
             return row is not None and row[0] == PROCESSES * THREADS
 
         try:
-            assert wait_for(all_wait, wait_seconds=60)
+            assert wait_for(all_wait, wait_seconds=240)
         finally:
             gate.execute("SELECT pg_advisory_unlock(%s)", [GATE])
-        answers = [answer for one in asked for answer in one.result(120)]
+            ended = [asker.end() for asker in askers]
+    codes = [asker.process.exitcode for asker in askers]
+    assert codes == [0] * (PROCESSES - len(deaths)) + [-signal.SIGKILL] * len(deaths)
+    # Those who come after the dead ask for the same once more.
+    ended += [ask(database_url, tenant, asker.ids) for asker in askers[-len(deaths) :]]
+    answers = [answer for one in ended for answer in one]
 
     assert len(answers) == ASKED
     assert set(answers) == {State.ADMITTED, Unpaid.code}, Counter(answers)

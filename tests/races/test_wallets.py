@@ -20,7 +20,6 @@ CENTS = 10_000_000  # in nanos
 EACH = 10 * CENTS  # what every request costs: an input token for 2 cents, 8 of output for 1
 WORTH = 50  # so many the wallet pays for
 REQUESTS, AFTER = 800, 200  # with one killed in the middle; while it comes back
-AT_ONCE = 24
 
 
 @dataclass(slots=True)
@@ -36,7 +35,8 @@ class Clients:
         url = self.fleet.gateways[NAMES[number % 3]].url
         body = {
             "model": MODEL,
-            "messages": says(tokens=8, first_ms=400, delay_ms=2),
+            # Some are long done when others have hardly begun.
+            "messages": says(tokens=8, first_ms=200 + number % 8 * 200, delay_ms=2),
             "max_tokens": 8,
         }
         if number % 2:
@@ -54,15 +54,9 @@ class Clients:
             self.paid.add(response.headers["x-request-id"])
 
     async def ask_many(self, numbers: range) -> None:
-        todo = iter(numbers)
-
-        async def work() -> None:
-            for number in todo:
-                await self.ask(number)
-
         async with asyncio.TaskGroup() as group:
-            for _ in range(AT_ONCE):
-                group.create_task(work())
+            for number in numbers:
+                group.create_task(self.ask(number))
 
 
 @asynccontextmanager
@@ -104,7 +98,7 @@ def test_a_wallet_worth_fifty_serves_fifty_whoever_dies(own_stage: Stage) -> Non
             await until(lambda: stage.open_holds() == gateways.holds(killed) == 1)
             wallet = stage.wallet(tenant)
             lost, rest = divmod(wallet.debits_pending, EACH)
-            assert 0 < lost < WORTH
+            assert 0 < lost <= WORTH
             assert not rest
             assert wallet.debits_posted == (WORTH - lost) * EACH
             assert wallet.available.nanos == 0
