@@ -201,6 +201,7 @@ class Cashier:
 
     async def watch(self) -> None:
         """Return what is idle and renew what grows old, for as long as this runs."""
+        self.spool.prepare()
         while True:
             await asyncio.sleep(_LOOK_SECONDS)
             self._start("return", lambda: self._return(idle_seconds=self.idle_seconds))

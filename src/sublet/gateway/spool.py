@@ -75,7 +75,11 @@ class Spool:
                 f"cannot use the spool {self._folder}: {error.strerror or error};"
                 " make it writable, or choose another folder"
             ) from None
-        self._next = self._thread.submit(self._make, self._number)
+
+    def prepare(self) -> None:
+        """Make the first file ahead of its use."""
+        if self._file is None and self._next is None:
+            self._next = self._thread.submit(self._make, self._number)
 
     def close(self) -> None:
         """Close the files, and remove what was handed over."""
