@@ -1,8 +1,11 @@
 """A real model, asked through the real SDK, paid from a real wallet."""
 
+import json
 import ssl
 import time
 from decimal import Decimal
+from operator import mul
+from typing import Any
 
 import anthropic
 import httpx
@@ -67,6 +70,54 @@ def test_plain_completions_and_the_list_of_models(instance: Instance) -> None:
     assert client.models.retrieve(MODEL).id == MODEL
     with pytest.raises(openai.NotFoundError):
         client.models.retrieve("gpt-0")
+
+
+def test_the_demo_model_s_features_work(instance: Instance) -> None:
+    client = instance.openai()
+    schema = {
+        "type": "object",
+        "properties": {"city": {"type": "string", "maxLength": 20}, "big": {"type": "boolean"}},
+        "required": ["city", "big"],
+        "additionalProperties": False,
+    }
+    form: Any = {"type": "json_schema", "json_schema": {"name": "city", "schema": schema}}
+    answer = client.chat.completions.create(
+        model=MODEL, messages=QUESTION, response_format=form, max_tokens=60
+    )
+    said = json.loads(answer.choices[0].message.content or "")
+    assert set(said) == {"city", "big"} and isinstance(said["big"], bool)
+    response = client.responses.create(
+        model=MODEL, input=ASKED, max_output_tokens=60,
+        text={"format": {"type": "json_schema", "name": "city", "schema": schema}},
+    )  # fmt: skip
+    assert set(json.loads(response.output_text)) == {"city", "big"}
+
+    likely = client.chat.completions.create(
+        model=MODEL, messages=QUESTION, logprobs=True, top_logprobs=2, max_tokens=5
+    )
+    assert likely.choices[0].logprobs is not None
+    tokens = likely.choices[0].logprobs.content
+    assert tokens is not None and likely.usage is not None
+    assert len(tokens) == likely.usage.completion_tokens
+    assert all(len(token.top_logprobs) == 2 and token.logprob <= 0 for token in tokens)
+
+
+def test_embeddings_are_charged_by_their_input(instance: Instance) -> None:
+    _, key = instance.tenant("embeds")
+    texts = ["The cat sat on the mat.", "A kitten sat on a rug.", "Revenue grew by a tenth."]
+    answer = instance.openai(key).embeddings.create(
+        model=MODEL, input=texts, encoding_format="float"
+    )
+    cat, kitten, money = (row.embedding for row in answer.data)
+    assert sum(map(mul, cat, kitten)) > sum(map(mul, cat, money))
+    easy = instance.openai(key, strict=False).embeddings.create(model=MODEL, input=texts[0])
+    assert easy.data[0].embedding == pytest.approx(cat, abs=1e-3)
+    instance.settled(key)
+    charged = instance.charges(key)
+    assert {charge["sku"] for charge in charged} == {f"model:{MODEL}:input"}
+    tokens = answer.usage.prompt_tokens + easy.usage.prompt_tokens
+    assert sum(charge["quantity"] for charge in charged) == tokens
+    instance.verify()
 
 
 def test_the_same_model_answers_in_anthropics_words(instance: Instance) -> None:

@@ -33,6 +33,7 @@ import msgspec
 import uvicorn
 
 from sublet.core.errors import Conflict, Invalid, NotFound
+from sublet.models.replica import embedding
 from sublet.models.replica.asgi import Gone, Message, Receive, Request, Response, Send
 from sublet.models.replica.dialect import error_body, read_object
 from sublet.models.replica.usage import Book, Record, State, Usage
@@ -116,8 +117,34 @@ class FakeReplica:
                 await response.whole(200, {"input_tokens": _words(body)})
             case "POST", "/v1/chat/completions" | "/v1/completions":
                 await self._complete(request, response)
+            case "POST", "/v1/embeddings":
+                await self._embed(request, response)
             case _:
                 raise NotFound(f"no such call: {request.method} {request.path}")
+
+    async def _embed(self, request: Request, response: Response) -> None:
+        """Answer with each input's length, and 1; what hangs is read to its first input."""
+        raw = await request.body(limit_bytes=2**24)
+        body = read_object(raw)
+        self.bodies.append(body)
+        inputs = embedding.read(raw).inputs()
+        sizes = [len(one.split() if isinstance(one, str) else one) for one in inputs]
+        script = self._script_of(body)
+        record = self.book.open(request.header("x-request-id") or uuid.uuid4().hex)
+        if script.hang:
+            record.usage = Usage(input_tokens=sizes[0])
+            await request.hung_up()
+            record.finish(State.ABORTED, record.usage)
+            raise Gone
+        record.finish(State.DONE, Usage(input_tokens=sum(sizes)))
+        vectors = [[float(size), 1.0] for size in sizes]
+        encoding = str(body.get("encoding_format", "float"))
+        answer = embedding.whole(vectors, record.usage, model=MODEL, encoding=encoding)
+        if script.no_usage:
+            del answer["usage"], answer["sublet"]
+        if script.cut_after is not None:
+            del answer["data"][script.cut_after :]
+        await response.whole(200, answer)
 
     async def _complete(self, request: Request, response: Response) -> None:
         body = read_object(await request.body(limit_bytes=2**24))
@@ -366,6 +393,10 @@ class _Play:
 def _texts(body: dict[str, Any]) -> Iterator[str]:
     if isinstance(body.get("prompt"), str):
         yield body["prompt"]
+    given = body.get("input", [])
+    yield from (
+        one for one in ([given] if isinstance(given, str) else given) if isinstance(one, str)
+    )
     for message in body.get("messages") or []:
         content = message.get("content")
         parts = [{"text": content}] if isinstance(content, str) else content or []
@@ -375,6 +406,9 @@ def _texts(body: dict[str, Any]) -> Iterator[str]:
 def _words(body: dict[str, Any]) -> int:
     if isinstance(body.get("prompt"), list):
         return len(body["prompt"])
+    if "input" in body:
+        inputs = embedding.read(json.dumps(body).encode()).inputs()
+        return sum(len(one.split() if isinstance(one, str) else one) for one in inputs)
     texts = list(_texts(body))
     if not texts:
         raise Invalid("messages or prompt is missing")

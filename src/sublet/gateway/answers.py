@@ -58,7 +58,7 @@ class _TheirUsage(Struct):
     """What servers say that do not count as our replicas do: OpenAI's own form."""
 
     prompt_tokens: _Count
-    completion_tokens: _Count
+    completion_tokens: _Count = 0  # embeddings have none
     prompt_tokens_details: _InputDetails | None = None
     completion_tokens_details: _OutputDetails | None = None
 
@@ -117,6 +117,17 @@ class _Whole(Struct):
     usage: _TheirUsage | None = None
 
 
+class _Vector(Struct):
+    index: _Count
+    embedding: list[float] | str  # base64, if that was asked for
+
+
+class _Vectors(Struct):
+    data: list[_Vector]
+    sublet: Counts | None = None
+    usage: _TheirUsage | None = None
+
+
 # The same with all that a rich answer may have; apart, as most answers are not.
 
 
@@ -169,6 +180,7 @@ class _RichWhole(Struct):
 _RICH_CHUNK: Final = msgspec.json.Decoder(_RichChunk)
 _RICH_WHOLE: Final = msgspec.json.Decoder(_RichWhole)
 _CHUNK: Final = msgspec.json.Decoder(_Chunk)
+_VECTORS: Final = msgspec.json.Decoder(_Vectors)
 _WHOLE: Final = msgspec.json.Decoder(_Whole)
 
 
@@ -221,6 +233,19 @@ async def read_whole(answer: Answer, ask: Ask) -> Piece:
     text = choice.text if choice.message is None else choice.message.content
     counts = _counts(whole.sublet, whole.usage)
     return Piece(text or "", _reason(choice.finish_reason), counts)
+
+
+async def read_vectors(answer: Answer, ask: Ask) -> Piece:
+    """Return the vectors of all inputs, in their order, as the JSON of a list of them."""
+    try:
+        read = _VECTORS.decode(await answer.read_all(most=_LONGEST_ANSWER))
+    except (Lost, ValueError) as error:
+        raise Broken(failed(ask)) from error
+    vectors = sorted(read.data, key=lambda vector: vector.index)
+    if [vector.index for vector in vectors] != list(range(ask.messages)):
+        raise Broken(failed(ask))
+    said = msgspec.json.encode([vector.embedding for vector in vectors]).decode()
+    return Piece(said, "stop", _counts(read.sublet, read.usage))
 
 
 def _piece(data: bytes, ask: Ask) -> Piece:

@@ -45,10 +45,12 @@ _GENERATE: Final[Mapping[str, Dialect]] = MappingProxyType(
             ("", "/v1/chat/completions", openai.CHAT),
             ("", "/v1/completions", openai.COMPLETION),
             ("", "/v1/responses", responses.RESPONSES),
+            ("", "/v1/embeddings", embeddings.EMBEDDINGS),
             ("", "/v1/messages", anthropic.MESSAGES),
             ("/openai", "/v1/chat/completions", openai.CHAT),
             ("/openai", "/v1/completions", openai.COMPLETION),
             ("/openai", "/v1/responses", responses.RESPONSES),
+            ("/openai", "/v1/embeddings", embeddings.EMBEDDINGS),
             ("/anthropic", "/v1/messages", anthropic.MESSAGES),
         )
     }
@@ -147,9 +149,6 @@ class Gateway:
             await self._count(exchange, *_COUNT[path][1:])
         elif operation := bedrock.find(path):
             await self._operate(exchange, operation)
-        elif path in embeddings.PATHS:
-            await self._admit(exchange)
-            embeddings.refuse(await exchange.read_body(), self._service.table)
         elif foundation.has(path):
             await self._look(exchange)
             body = foundation.answer(path, exchange.query, self._service.table)
@@ -299,12 +298,7 @@ def _model_of(path: str) -> str | None:
 
 def _methods(path: str) -> bytes:
     """Return what may be done with a path; nothing when there is no such path."""
-    if (
-        path in _GENERATE
-        or path in _COUNT
-        or path in embeddings.PATHS
-        or bedrock.find(path) is not None
-    ):
+    if path in _GENERATE or path in _COUNT or bedrock.find(path) is not None:
         return b"POST, OPTIONS"
     if before := _BEFORE.match(path):
         return {None: b"GET, DELETE, OPTIONS", "/cancel": b"POST, OPTIONS"}.get(

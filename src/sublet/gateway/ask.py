@@ -18,6 +18,7 @@ PARAMETERS: Final[Mapping[Feature, str]] = MappingProxyType(
         Feature.JSON: "response_format",
         Feature.LOGPROBS: "logprobs",
         Feature.IMAGES: "messages",
+        Feature.EMBEDDINGS: "model",
     }
 )
 
@@ -25,6 +26,7 @@ PARAMETERS: Final[Mapping[Feature, str]] = MappingProxyType(
 class Api(StrEnum):
     CHAT = "chat"
     COMPLETION = "completion"
+    EMBEDDING = "embedding"
 
 
 class Needs(NamedTuple):
@@ -85,6 +87,11 @@ class Ask:
     counted: bool = (
         False  # its prompt is not text alone: nobody but the replica says how long it is
     )
+
+    @property
+    def generates(self) -> bool:
+        """Has its answer tokens of its own?"""
+        return self.api is not Api.EMBEDDING
 
     @property
     def rich(self) -> bool:

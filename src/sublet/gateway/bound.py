@@ -23,6 +23,15 @@ class Bounds:
 
     def need(self, ask: Ask, offer: Offer, tariff: Tariff) -> Need | None:
         """Return what `ask` can use at most; None when its prompt must be counted to know."""
+        if not ask.generates:
+            # Each input is within the context, or refused: how many there are is not limited.
+            return Need(
+                prompt_tokens=ask.prompt_bytes + _EACH_MESSAGE * ask.messages,
+                counted=False,
+                max_tokens=0,
+                context_left=0,
+                tariff=tariff,
+            )
         template = self._template.get(ask.model)
         if template is None or ask.counted:
             return None
@@ -40,7 +49,7 @@ class Bounds:
 
     def learn(self, ask: Ask, prompt_tokens: int) -> None:
         """Note how many tokens a prompt had."""
-        if ask.counted:
+        if ask.counted or not ask.generates:
             return
         over = prompt_tokens - ask.prompt_bytes - _EACH_MESSAGE * ask.messages + _SPARE
         known = self._template.get(ask.model)

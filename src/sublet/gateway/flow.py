@@ -103,7 +103,7 @@ class Serving:
         prompt_tokens = await self.count()
         service.bounds.learn(ask, prompt_tokens)
         context_tokens = offer.deployment.context_tokens
-        if prompt_tokens >= context_tokens:
+        if ask.generates and prompt_tokens >= context_tokens:
             raise Failure(
                 Kind.TOO_LONG,
                 f"the input has {prompt_tokens} tokens and the context of model {ask.model!r}"
@@ -115,7 +115,7 @@ class Serving:
                 prompt_tokens=prompt_tokens,
                 counted=True,
                 max_tokens=ask.max_tokens,
-                context_left=context_tokens - prompt_tokens,
+                context_left=context_tokens - prompt_tokens if ask.generates else 0,
                 tariff=tariff,
             )
         )
@@ -426,7 +426,7 @@ class Serving:
         if self._asked is None:
             return None
         prompt = grant.prompt_tokens if grant.counted else None
-        text = "".join(self._texts + self._said)
+        text = "".join(self._texts + self._said) if self._ask.generates else ""
         counts = await self._service.replicas.reconcile(self._asked, self._ask, prompt, text)
         self._tokenised = counts is not None
         return counts

@@ -48,7 +48,8 @@ class Need(Struct, kw_only=True, eq=False, gc=False):
     def most_tokens(self) -> int:
         """The most it can use, prompt and output together."""
         both = self.prompt_tokens + self.most_output
-        return both if self.counted else min(both, self.context_left + 1)
+        exact = self.counted or not self.most_output
+        return both if exact else min(both, self.context_left + 1)
 
     @property
     def most(self) -> Money:
@@ -120,7 +121,8 @@ def decide(need: Need, wallet: Account) -> Grant | Failure | CountFirst:
 
 
 def _refusal(need: Need, max_tokens: int, amount: Money, wallet: Account) -> Failure:
-    asked = f"{need.prompt_tokens} input tokens and up to {max_tokens} output tokens need {amount}"
+    made = f" and up to {max_tokens} output tokens" if max_tokens else ""
+    asked = f"{need.prompt_tokens} input tokens{made} need {amount}"
     if amount.nanos <= wallet.balance.nanos:
         return Failure(
             Kind.IN_FLIGHT,

@@ -1,7 +1,8 @@
 """Bedrock's InvokeModel: a body in the words of the model's maker, inside AWS's envelope.
 
 Which maker's words they are, the body says: `anthropic_version` is Anthropic's Messages, a
-`prompt` is Llama's, `messages` alone are OpenAI's chat. Any of them may be put to any model here:
+`prompt` is Llama's, `inputText` Titan's and `texts` Cohere's, which ask for embeddings
+(`vectors.py`), `messages` alone are OpenAI's chat. Any of them may be put to any model here:
 they are only ways of asking. Bodies in the words that the gateway speaks anyway are read and
 answered by those dialects, with the model from the path, and their streams cut into frames.
 """
@@ -16,7 +17,7 @@ import msgspec
 from msgspec import Meta, Raw, Struct
 
 from sublet.core.money import Money
-from sublet.gateway import anthropic, bedrock, eventstream, openai
+from sublet.gateway import anthropic, bedrock, eventstream, openai, vectors
 from sublet.gateway.ask import Api, Ask, ToolDelta
 from sublet.gateway.converse import Nothing, Prompt, Share, prompt_of
 from sublet.gateway.dialect import Dialect, Reply, RichReply, grant_headers, grant_note
@@ -89,6 +90,8 @@ def _read(body: bytes, *, model: str, stream: bool) -> tuple[Words, Ask]:
         return anthropic.Reply, anthropic.parse(_named(fields, model, stream=stream))
     if "prompt" in fields:
         return LlamaReply, _parse_llama(body, model=model, stream=stream)
+    if (words := vectors.read(fields, body, model=model, stream=stream)) is not None:
+        return words
     fields.pop("model", None)  # some put it here, too: the path's is the one that counts
     fields.pop("stream", None)  # and so does the path say whether it streams
     if stream:

@@ -25,6 +25,7 @@ from sublet.gateway.answers import (
     failed,
     read_events,
     read_refusal,
+    read_vectors,
     read_whole,
     refused,
 )
@@ -35,7 +36,12 @@ from sublet.gateway.tariff import Counts
 from sublet.gateway.wire import Lost, Wire
 from sublet.models.deployment import Replica
 
-_PATHS: Final = {Api.CHAT: "/v1/chat/completions", Api.COMPLETION: "/v1/completions"}
+_PATHS: Final = {
+    Api.CHAT: "/v1/chat/completions",
+    Api.COMPLETION: "/v1/completions",
+    Api.EMBEDDING: "/v1/embeddings",
+}
+_PROMPTS: Final = {Api.CHAT: "messages", Api.COMPLETION: "prompt", Api.EMBEDDING: "input"}
 _LONGEST_EVENT: Final = 1 << 20
 # Of the connection. Whether tokens come in time is looked at by `flow`.
 _SILENCE_SECONDS: Final = 600.0
@@ -94,7 +100,7 @@ class Replicas:
             Gone: nobody listens there.
             Broken: it could not say.
         """
-        field = "messages" if ask.api is Api.CHAT else "prompt"
+        field = _PROMPTS[ask.api]
         asked = {"model": ask.model, field: ask.payload[field]}
         for name in ("tools", "tool_choice"):  # which the template writes into the prompt
             if name in ask.payload:
@@ -157,11 +163,13 @@ class Replicas:
             Gone: nobody listens there, so it was not asked.
             Broken: it refused, or broke off before it was done; it may have been at work.
         """
-        asked = ask.payload | {"model": ask.model, "stream": ask.stream}
-        if ask.stream:
-            asked["stream_options"] = _INCLUDE_USAGE
-        if max_tokens is not None:
-            asked["max_tokens"] = max_tokens
+        asked = ask.payload | {"model": ask.model}
+        if ask.generates:
+            asked["stream"] = ask.stream
+            if ask.stream:
+                asked["stream_options"] = _INCLUDE_USAGE
+            if max_tokens is not None:
+                asked["max_tokens"] = max_tokens
         door = self._door(replica)
         request = door.request(
             "POST", _PATHS[ask.api], msgspec.json.encode(asked), request_id=request_id,
@@ -189,7 +197,8 @@ class Replicas:
                 if ask.stream:
                     await read_events(answer, ask, take)
                 else:
-                    await take([await read_whole(answer, ask)])
+                    read = read_whole if ask.generates else read_vectors
+                    await take([await read(answer, ask)])
                 said_all = True
             finally:
                 # Read to its end, the connection is kept. Closing it is what stops the engine.

@@ -26,6 +26,7 @@ class Feature(StrEnum):
     JSON = "json"  # answers in JSON, of a schema if one is given
     LOGPROBS = "logprobs"  # says how likely each token was
     IMAGES = "images"  # reads them
+    EMBEDDINGS = "embeddings"  # turns texts into vectors
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

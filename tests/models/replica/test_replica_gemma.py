@@ -1,5 +1,6 @@
 """A replica with its real model: what it says, and that it counts what the engine did."""
 
+import base64
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -8,6 +9,7 @@ from typing import Any
 from uuid import uuid4
 
 import httpx
+import numpy as np
 import openai
 import pytest
 from tests.models.replica.harness import COUNTS, KEY, MODEL, Running, chunks_of, until
@@ -286,3 +288,62 @@ def test_nothing_is_said_without_the_key(gemma: Running, path: str) -> None:
 def test_unknown_calls_and_unknown_requests_are_not_found(gemma: Running) -> None:
     assert gemma.client.get("/usage/never-seen").status_code == 404
     assert gemma.client.get("/nothing").status_code == 404
+
+
+# ── embeddings ───────────────────────────────────────────────────────────────────────────
+
+
+def embedded(gemma: Running, inputs: object, **more: object) -> dict[str, Any]:
+    answer = gemma.client.post("/v1/embeddings", json={"input": inputs, **more})
+    assert answer.status_code == 200, answer.text
+    value: dict[str, Any] = answer.json()
+    return value
+
+
+def test_embeddings_are_counted_to_the_token_and_like_texts_are_alike(gemma: Running) -> None:
+    texts = ["The cat sat on the mat.", "A kitten sat on a rug.", "Revenue grew by a tenth."]
+    answer = embedded(gemma, texts)
+    assert answer["usage"]["prompt_tokens"] == answer["sublet"]["input_tokens"]
+    assert answer["usage"]["prompt_tokens"] == sum(gemma.count({"prompt": t}) for t in texts)
+    assert answer["usage"]["prompt_tokens"] == gemma.count({"input": texts})
+    cat, kitten, money = (np.array(row["embedding"]) for row in answer["data"])
+    assert np.linalg.norm(cat) == pytest.approx(1, abs=1e-3)
+    assert cat @ kitten > cat @ money
+
+    (alone,) = embedded(gemma, texts[0])["data"]
+    assert alone["embedding"] == pytest.approx(cat, abs=1e-3), "whatever else was asked with it"
+    (packed,) = embedded(gemma, texts[0], encoding_format="base64")["data"]
+    unpacked = np.frombuffer(base64.b64decode(packed["embedding"]), "<f4")
+    assert unpacked == pytest.approx(cat, abs=1e-3)
+
+
+def test_embeddings_of_tokens_are_those_of_their_text(gemma: Running) -> None:
+    (text,) = embedded(gemma, "x")["data"]
+    tokens = [2, 236781]  # <bos> and "x"
+    assert gemma.count({"prompt": "x"}) == len(tokens)
+    one, two = (embedded(gemma, given)["data"][0] for given in (tokens, [tokens]))
+    assert one["embedding"] == two["embedding"] == text["embedding"]
+
+
+@pytest.mark.parametrize("inputs", [[], "", [""], [1, "a"], [[]], 5, [2**31]])
+def test_inputs_that_cannot_be_are_refused(gemma: Running, inputs: object) -> None:
+    answer = gemma.client.post("/v1/embeddings", json={"input": inputs})
+    assert answer.status_code == 400, answer.text
+
+
+def test_an_input_longer_than_the_context_is_named(gemma: Running) -> None:
+    answer = gemma.client.post("/v1/embeddings", json={"input": ["short", [5] * 5000]})
+    assert answer.status_code == 400
+    assert answer.json()["error"]["code"] == "context_length_exceeded"
+    assert "input[1] has 5000 tokens" in answer.json()["error"]["message"]
+
+
+def test_embeddings_end_when_the_client_hangs_up(gemma: Running) -> None:
+    id_ = str(uuid4())
+    inputs = [[number % 1000 + 300] * 100 for number in range(400)]
+    connection = gemma.send("/v1/embeddings", {"input": inputs}, request_id=id_)
+    until(lambda: gemma.has_read(id_, more_than=0), what="reading")
+    connection.close()
+    ended = gemma.usage(id_)
+    assert ended["state"] == "aborted"
+    assert 0 < ended["input_tokens"] < 40_000

@@ -14,7 +14,7 @@ import signal
 import socket
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import AsyncExitStack, contextmanager, suppress
 from datetime import datetime
 from pathlib import Path
 from typing import Final
@@ -23,9 +23,10 @@ import msgspec
 import uvicorn
 
 from sublet.core.clock import Clock, SystemClock
-from sublet.core.errors import Misconfigured, SubletError
+from sublet.core.errors import Misconfigured, SubletError, Unavailable
 from sublet.models.replica.agent import Agent
-from sublet.models.replica.engine import Ready, Settings
+from sublet.models.replica.embedding import Embedder
+from sublet.models.replica.engine import EMBED, Ready, Settings
 from sublet.models.replica.llama import Llama
 from sublet.models.replica.recipe import Recipe, load
 
@@ -153,8 +154,21 @@ class Replica:
         if not line:
             return
         ready = msgspec.json.decode(line, type=Ready)
-        async with Llama(ready.address, key) as llama:
-            self._agent.serve(llama)
+        async with AsyncExitStack() as stack:
+            llama = await stack.enter_async_context(Llama(ready.address, key))
+
+            async def embedding() -> Llama:
+                """Start the server of embeddings: whoever never asks for one need not have it."""
+                assert process.stdin is not None
+                assert process.stdout is not None
+                process.stdin.write(EMBED)
+                line = await process.stdout.readline()
+                if not line:
+                    raise Unavailable("the engine ended")
+                address = msgspec.json.decode(line, type=Ready).address
+                return await stack.enter_async_context(Llama(address, key))
+
+            self._agent.serve(llama, Embedder(embedding, self._recipe.context_tokens))
             log.info("replica.ready", extra={"model": self._recipe.name})
             await process.wait()
 

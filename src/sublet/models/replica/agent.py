@@ -10,8 +10,8 @@ import asyncio
 import hmac
 import logging
 import uuid
-from collections.abc import Awaitable, Callable, Mapping
-from contextlib import aclosing
+from collections.abc import Awaitable, Callable, Iterator, Mapping
+from contextlib import aclosing, contextmanager
 from enum import StrEnum
 from typing import Any, Final
 
@@ -27,6 +27,7 @@ from sublet.core.errors import (
     Unauthorized,
     Unavailable,
 )
+from sublet.models.replica import embedding
 from sublet.models.replica.asgi import Gone, Message, Receive, Request, Response, Send
 from sublet.models.replica.dialect import (
     Job,
@@ -37,6 +38,7 @@ from sublet.models.replica.dialect import (
     read_prompt,
     translate,
 )
+from sublet.models.replica.embedding import Embedder, Embedding
 from sublet.models.replica.generation import Generation, Rejected, Stop, Stuck
 from sublet.models.replica.llama import Counted, Llama, Tokens
 from sublet.models.replica.pins import RANKS, Pins
@@ -55,6 +57,7 @@ LINGER_SECONDS: Final = 2.0
 CUT_SECONDS: Final = 0.5
 
 RECLAIMED: Final = "model_reclaimed"
+_RECLAIMED_WORDS: Final = "the capacity under this model was reclaimed; send the request again"
 
 # By class: the status, and OpenAI's type of error. Looked up along the class's bases.
 STATUSES: Final[Mapping[type[SubletError], tuple[int, str]]] = {
@@ -102,17 +105,20 @@ class Agent:
         self._leave = leave
         self._fail = fail
         self._llama: Llama | None = None
+        self._embedder: Embedder | None = None
         self._phase = Phase.LOADING
         self._book = Book()
         self._pins = Pins(recipe.slots, max_waiting=max_waiting)
-        self._running: set[Generation] = set()
+        self._running: set[Generation | Embedding] = set()
         self._lingering_until: float | None = None
 
     # The life of the process
 
-    def serve(self, llama: Llama) -> None:
+    def serve(self, llama: Llama, embedder: Embedder) -> None:
         """Take requests: the engine has loaded."""
         self._llama = llama
+        if "embeddings" in self._recipe.features:
+            self._embedder = embedder
         if self._phase is Phase.LOADING:
             self._phase = Phase.SERVING
 
@@ -185,6 +191,8 @@ class Agent:
                 return self._count
             case "POST", "/v1/chat/completions" | "/v1/completions":
                 return self._complete
+            case "POST", "/v1/embeddings":
+                return self._embed
             case _:
                 raise NotFound(f"no such call: {request.method} {request.path}")
 
@@ -230,7 +238,12 @@ class Agent:
             self._leave_if_idle()
 
     async def _count(self, request: Request, response: Response) -> None:
-        body = read_object(await request.body(limit_bytes=MAX_BODY_BYTES))
+        raw = await request.body(limit_bytes=MAX_BODY_BYTES)
+        body = read_object(raw)
+        if "input" in body:
+            inputs = await self._tokenise(embedding.read(raw))
+            await response.whole(200, {"input_tokens": sum(map(len, inputs))})
+            return
         chat = "messages" in body
         prompt = read_prompt(body, chat=chat)
         special = body.get("add_special") is not False  # of an answer, none are added
@@ -243,20 +256,88 @@ class Agent:
         elif isinstance(prompt["prompt"], list):
             return len(prompt["prompt"])
         else:
-            path = "/tokenize"
-            body = {"content": prompt["prompt"], "add_special": special, "parse_special": special}
+            return len(await self._read_tokens(prompt["prompt"], special=special))
         async with await self._engine().post(path, body) as answer:
             raw = await answer.read()
             if answer.status != 200:
                 raise Invalid("the engine cannot read this prompt")
-        if chat:
-            return msgspec.json.decode(raw, type=Counted).input_tokens
-        return len(msgspec.json.decode(raw, type=Tokens).tokens)
+        return msgspec.json.decode(raw, type=Counted).input_tokens
+
+    async def _read_tokens(self, text: str, *, special: bool) -> list[int]:
+        body = {"content": text, "add_special": special, "parse_special": special}
+        async with await self._engine().post("/tokenize", body) as answer:
+            raw = await answer.read()
+            if answer.status != 200:
+                raise Invalid("the engine cannot read this prompt")
+        return msgspec.json.decode(raw, type=Tokens).tokens
+
+    async def _tokenise(self, body: embedding.Body) -> list[list[int]]:
+        return [
+            one if isinstance(one, list) else await self._read_tokens(one, special=True)
+            for one in body.inputs()
+        ]
 
     def _engine(self) -> Llama:
         if self._llama is None:
             raise Closed("the model is still loading")
         return self._llama
+
+    # Embeddings
+
+    async def _embed(self, request: Request, response: Response) -> None:
+        raw = await request.body(limit_bytes=MAX_BODY_BYTES)
+        self._engine()
+        embedder = self._embedder
+        if embedder is None:
+            raise NotFound(f"{self._recipe.name} has no embeddings")
+        if self._phase is Phase.DRAINING:
+            raise Closed("this replica is draining")
+        body = embedding.read(raw)
+        inputs = await self._tokenise(body)
+        embedder.check(inputs)
+        record = self._book.open(request.header("x-request-id") or uuid.uuid4().hex)
+        response.headers["x-request-id"] = record.request_id
+        run = Embedding(record)
+        with self._watched(request, run):
+            try:
+                vectors = await run.run(embedder, inputs)
+            except Unavailable as error:
+                log.warning("replica.engine_failed", extra={"error": str(error)})
+                await _fail(response, str(error), kind="engine_failed", usage=record.usage)
+                return
+            if run.stopped is Stop.RECLAIMED:
+                await _fail(response, _RECLAIMED_WORDS, kind=RECLAIMED, usage=record.usage)
+            elif run.stopped is None:
+                answer = embedding.whole(
+                    vectors, record.usage, model=self._recipe.name, encoding=body.encoding_format
+                )
+                await response.whole(200, answer)
+
+    @contextmanager
+    def _watched(self, request: Request, run: Generation | Embedding) -> Iterator[None]:
+        """Stop `run` when its client hangs up, and note how it ended."""
+        record = run.record
+        self._running.add(run)
+        watch = asyncio.create_task(_watch(request, run))
+        try:
+            yield
+        finally:
+            watch.cancel()
+            self._running.discard(run)
+            if not record.final.is_set():
+                record.finish(State.ABORTED, record.usage)
+            # A count that went out in band need not be asked for; one that hung up must be.
+            record.told = record.told or run.stopped is not Stop.HANG_UP
+            log.info(
+                "replica.finished",
+                extra={
+                    "request": record.request_id,
+                    "state": record.state,
+                    "stopped": run.stopped,
+                    **record.usage.as_dict(),
+                },
+            )
+            self._leave_if_idle()
 
     # Completions
 
@@ -270,28 +351,9 @@ class Agent:
         response.headers["x-request-id"] = record.request_id
 
         generation = Generation(record)
-        self._running.add(generation)
-        watch = asyncio.create_task(_watch(request, generation))
-        try:
+        with self._watched(request, generation):
             rank = RANKS.get(request.header("x-sublet-tier") or "default", RANKS["default"])
             await self._run(llama, job, generation, response, rank=rank)
-        finally:
-            watch.cancel()
-            self._running.discard(generation)
-            if not record.final.is_set():
-                record.finish(State.ABORTED, record.usage)
-            # A count that went out in band need not be asked for; one that hung up must be.
-            record.told = record.told or generation.stopped is not Stop.HANG_UP
-            log.info(
-                "replica.finished",
-                extra={
-                    "request": record.request_id,
-                    "state": record.state,
-                    "stopped": generation.stopped,
-                    **record.usage.as_dict(),
-                },
-            )
-            self._leave_if_idle()
 
     async def _run(
         self, llama: Llama, job: Job, generation: Generation, response: Response, *, rank: int
@@ -347,9 +409,9 @@ class Agent:
                     spoke_at = loop.time()
 
 
-async def _watch(request: Request, generation: Generation) -> None:
+async def _watch(request: Request, run: Generation | Embedding) -> None:
     await request.hung_up()
-    generation.stop(Stop.HANG_UP)
+    run.stop(Stop.HANG_UP)
 
 
 async def _conclude(generation: Generation, reply: Reply, response: Response) -> None:
@@ -358,8 +420,7 @@ async def _conclude(generation: Generation, reply: Reply, response: Response) ->
     if generation.stopped is Stop.HANG_UP:
         return
     if record.state is not State.DONE:
-        message = "the capacity under this model was reclaimed; send the request again"
-        await _fail(response, message, kind=RECLAIMED, usage=record.usage)
+        await _fail(response, _RECLAIMED_WORDS, kind=RECLAIMED, usage=record.usage)
     elif reply.job.stream:
         await response.stream(reply.last_events(record.usage), last=True)
     else:

@@ -1,23 +1,31 @@
 """The engine's own process: llama.cpp's server on a private port, until stdin closes.
 
+Asked for embeddings, it starts a second server beside the first, over the same weights. What
+that one reads cannot get into the first one's slots, from which counts are read.
+
 It is apart from the agent because loading a model holds Python's lock for seconds, in which
 the agent must already answer; and because a crash of native code must not take the counts
 of running requests with it.
 
 It reads one line of JSON on stdin (`Settings`; not argv, which every user of the machine can
-read), writes `{"address": ...}` on stdout once loaded, and ends when stdin does: so it cannot
-outlive the agent, however that died.
+read), writes `{"address": ...}` on stdout once loaded, the same for each line `EMBED` that comes
+then, and ends when stdin does: so it cannot outlive the agent, however that died.
 """
 
 import os
 import signal
 import sys
 from pathlib import Path
+from typing import Any, Final
 
 import msgspec
 
-from sublet.models.replica.recipe import load
+from sublet.models.replica.recipe import Recipe, load
 from sublet.models.replica.weights import prepare
+
+EMBED: Final = b"embeddings\n"
+# Of a prompt that is embedded: it is read in parts, and more at once would take memory.
+_EMBED_BATCH: Final = 64
 
 
 class Settings(msgspec.Struct, frozen=True, kw_only=True):
@@ -39,6 +47,28 @@ def main() -> None:
     recipe = load(settings.recipe)
     path = prepare(recipe.weights, Path(settings.weights))
 
+    server = _serve(_generating(settings, recipe, path))
+    embedding = None
+    while (line := sys.stdin.buffer.readline()) == EMBED:
+        embedding = embedding or _serve(_embedding(settings, recipe, path))
+    assert not line, line
+    del server, embedding
+    # Past the destructors: they wait for running requests, and nobody listens any more.
+    os._exit(0)
+
+
+def _serve(params: Any) -> Any:
+    """Start a server, and say where it listens."""
+    import xllamacpp  # noqa: PLC0415 - as below
+
+    server = xllamacpp.Server(params)
+    ready = msgspec.json.encode(Ready(address=server.listening_address))
+    sys.stdout.buffer.write(ready + b"\n")
+    sys.stdout.buffer.flush()
+    return server
+
+
+def _common(settings: Settings, recipe: Recipe, path: Path) -> Any:
     import xllamacpp  # noqa: PLC0415 - native and large: nothing else may pay for it
 
     params = xllamacpp.CommonParams()
@@ -48,36 +78,50 @@ def main() -> None:
     params.port = 0
     params.api_keys = [settings.key]
     params.ui = False
-    params.endpoint_slots = True  # the count after a hang-up
-    params.endpoint_metrics = True
-    params.sse_ping_interval = -1
-    # Streams hold a thread each; the rest are for counting and looking at slots.
-    params.n_threads_http = recipe.slots + 8
     params.verbosity = 0  # its log could show prompts
-
     params.cpuparams.n_threads = settings.threads
     params.cpuparams_batch.n_threads = settings.threads
-    params.n_parallel = recipe.slots
     params.kv_unified = False  # a slot keeps its own prompt: its length is our count
-    params.n_ctx = recipe.slots * recipe.context_tokens
-    params.n_batch = params.n_ubatch = recipe.batch_tokens
     params.ctx_shift = False
     params.fit_params = False
     # Prompts are reused within their slot only; copies of idle ones would take gigabytes.
     params.cache_ram_mib = 0
     params.cache_idle_slots = False
+    return params
+
+
+def _generating(settings: Settings, recipe: Recipe, path: Path) -> Any:
+    params = _common(settings, recipe, path)
+    params.endpoint_slots = True  # the count after a hang-up
+    params.endpoint_metrics = True
+    params.sse_ping_interval = -1
+    # Streams hold a thread each; the rest are for counting and looking at slots.
+    params.n_threads_http = recipe.slots + 8
+    params.n_parallel = recipe.slots
+    params.n_ctx = recipe.slots * recipe.context_tokens
+    params.n_batch = params.n_ubatch = recipe.batch_tokens
     params.n_ctx_checkpoints = 4
     params.use_jinja = True
     params.chat_template = recipe.chat_template
+    return params
 
-    server = xllamacpp.Server(params)
-    ready = msgspec.json.encode(Ready(address=server.listening_address))
-    sys.stdout.buffer.write(ready + b"\n")
-    sys.stdout.buffer.flush()
 
-    sys.stdin.buffer.read()
-    # Past the destructors: they wait for running requests, and nobody listens any more.
-    os._exit(0)
+def _embedding(settings: Settings, recipe: Recipe, path: Path) -> Any:
+    import xllamacpp  # noqa: PLC0415 - as above
+
+    assert recipe.pooling is not None
+    params = _common(settings, recipe, path)
+    params.embedding = True
+    kinds = xllamacpp.llama_pooling_type
+    params.pooling_type = getattr(kinds, f"LLAMA_POOLING_TYPE_{recipe.pooling.upper()}")
+    params.n_threads_http = 4
+    params.n_parallel = 1
+    params.n_ctx = recipe.context_tokens
+    # Only the last token's vector can be had from a prompt that is read in parts.
+    parts = recipe.pooling == "last"
+    params.n_batch = params.n_ubatch = _EMBED_BATCH if parts else recipe.context_tokens
+    params.warmup = False
+    return params
 
 
 if __name__ == "__main__":

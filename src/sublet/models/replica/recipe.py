@@ -16,7 +16,9 @@ from sublet.core.errors import Invalid, NotFound
 from sublet.core.money import parse_amount
 
 # What the agent hands on; see `dialect.py`.
-_FEATURES: Final = frozenset({"json", "logprobs"})
+_FEATURES: Final = frozenset({"embeddings", "json", "logprobs"})
+# How the vectors of a text's tokens become one; llama.cpp's words.
+_POOLINGS: Final = frozenset({"last", "mean", "cls"})
 RECIPES: Final = Path(__file__).parents[1] / "recipes"
 
 
@@ -67,7 +69,8 @@ class Recipe:
     licence: Licence
     sampling: Sampling
     price: Price
-    features: tuple[str, ...] = ()  # "json", "logprobs": what callers may ask for beside text
+    features: tuple[str, ...] = ()  # of _FEATURES: what callers may ask for beside text
+    pooling: str | None = None  # of _POOLINGS: how its embeddings are made
 
     def missing(self) -> str | None:
         """Say in one sentence which wheels this recipe lacks, or None; imports nothing heavy."""
@@ -132,7 +135,12 @@ def _check_keys(table: Mapping[str, Any], kind: type, source: str) -> None:
 
 def _check_values(recipe: Recipe, source: str) -> None:
     if unknown := sorted(set(recipe.features) - _FEATURES):
-        raise Invalid(f"{source}: features has {', '.join(unknown)}; there are json, logprobs")
+        known = ", ".join(sorted(_FEATURES))
+        raise Invalid(f"{source}: features has {', '.join(unknown)}; there are {known}")
+    if ("embeddings" in recipe.features) != (recipe.pooling is not None):
+        raise Invalid(f"{source}: pooling and the feature embeddings need each other")
+    if recipe.pooling is not None and recipe.pooling not in _POOLINGS:
+        raise Invalid(f"{source}: pooling must be one of {', '.join(sorted(_POOLINGS))}")
     if recipe.engine != "llama.cpp":
         raise Invalid(f"{source}: engine must be llama.cpp, not {recipe.engine!r}")
     for name in ("gpus", "threads", "slots", "context_tokens", "batch_tokens"):
