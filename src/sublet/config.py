@@ -33,6 +33,8 @@ class Config:
     keep_logs_days: int = 30  # SUBLET_KEEP_LOGS_DAYS: of workloads that ended
     purse_seconds: float = 60.0  # SUBLET_PURSE_SECONDS: money is held ahead after the last request
     gateway_settings: Path | None = None  # SUBLET_GATEWAY_SETTINGS: what may change while it runs
+    gateway_traces: str | None = None  # SUBLET_GATEWAY_TRACES: where an OTLP collector takes traces
+    gateway_traces_share: float = 1.0  # SUBLET_GATEWAY_TRACES_SHARE: of calls that are traced
     unsafe_no_sandbox: bool = False  # SUBLET_UNSAFE_NO_SANDBOX: run tenants' code unguarded
     database_url: str | None = None  # DATABASE_URL: a PostgreSQL of yours, 15 or newer
 
@@ -104,6 +106,15 @@ def load(environment: Mapping[str, str] | None = None, **overrides: Any) -> Conf
             raise Misconfigured(f"{variable_of(name)} must lie in 0…65535")
     if not 1 <= config.gateway_workers <= 256:
         raise Misconfigured("SUBLET_GATEWAY_WORKERS must lie in 1…256")
+    if config.gateway_traces is not None and not config.gateway_traces.startswith(
+        ("http://", "https://")
+    ):
+        raise Misconfigured(
+            "SUBLET_GATEWAY_TRACES must be an address of OTLP over http, such as"
+            " http://127.0.0.1:4318/v1/traces"
+        )
+    if not 0 <= config.gateway_traces_share <= 1:
+        raise Misconfigured("SUBLET_GATEWAY_TRACES_SHARE must lie in 0…1")
     if config.slots is not None and not 1 <= config.slots <= 4096:
         raise Misconfigured("SUBLET_SLOTS must lie in 1…4096")
     if config.engine not in {"local", "slurm"}:

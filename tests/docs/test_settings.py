@@ -15,6 +15,7 @@ _WORDS = {
     "images": "none",
     "slurm": "none",
     "gateway_settings": "none",
+    "gateway_traces": "none",
     "data": "~/.local/share/sublet",
     "slots": "one for each CPU core",
     "database_url": "an embedded PostgreSQL",

@@ -213,6 +213,35 @@ def test_a_tier_costs_what_it_costs_and_the_answer_says_which(stage: Stage) -> N
     stage.paid(tenant, 4 * (10 + 3 * 40))
 
 
+def test_flex_is_refused_where_nothing_is_idle_and_the_others_are_served(
+    own_stage: Stage,
+) -> None:
+    stage = own_stage
+    flex = model_tier(MODEL, "flex")
+    with stage.db.transaction() as tx:
+        for sku in (input_sku(flex), output_sku(flex)):
+            market.set_price(tx, sku, Rate(nanos=10, per=1), now=datetime.now(UTC))
+    tenant, key = stage.tenant()
+    stage.start()
+    body: dict[str, Any] = {"messages": says(tokens=1), "service_tier": "flex"}
+    assert stage.post(key, **body).status_code == 200
+    now = datetime.now(UTC)
+    with stage.db.transaction() as tx:
+        tx.execute("SET LOCAL session_replication_role = replica")  # a lease without its pool
+        tx.execute(
+            "INSERT INTO lease (id, tenant_id, pool, gpus, tier, notice_seconds, price_id, workload,"
+            " max_seconds, requested_at, state, since, version)"
+            " VALUES (%s, %s, 'x', 1, 'on_demand', 1, 1, '{}', 1, %s, 'running', %s, 1)",
+            [stage.replica_id, tenant.id, now, now],
+        )
+    eventually(lambda: stage.post(key, **body).status_code == 503)
+    refused = stage.post(key, **body)
+    assert refused.json()["error"]["code"] == "capacity_unavailable"
+    assert refused.headers["retry-after-ms"] == "5000"
+    assert stage.post(key, messages=says(tokens=1)).status_code == 200
+    stage.check_books()
+
+
 def test_a_tier_without_a_price_is_not_sold(stage: Stage) -> None:
     tenant, key = stage.tenant()
     for tier in ("priority", "batch"):

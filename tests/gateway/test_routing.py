@@ -1,12 +1,15 @@
 """Whom a request goes to, with all that is known of many replicas."""
 
+from dataclasses import replace
 from datetime import UTC, datetime
 from uuid import UUID
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from sublet.gateway.ask import Api, Ask
+from sublet.gateway.embeddings import ask_for
 from sublet.gateway.routing import Routing, beginning_of
 from sublet.models.deployment import Replica, ReplicaState
 
@@ -90,3 +93,43 @@ def test_a_plain_prompt_has_a_beginning_too() -> None:
 
     assert beginning_of(plain("x" * 2000)) == beginning_of(plain("x" * 1500 + "y"))
     assert beginning_of(plain("a")) != beginning_of(plain("b"))
+
+
+# ── tiers ────────────────────────────────────────────────────────────────────────────────
+
+FIRM = [replace(A, firm=True), replace(B, firm=True)]
+IDLE = [C, D]
+
+
+def of_tier(
+    tier: str | None, ready: list[Replica], *, tried: list[Replica] | None = None
+) -> set[UUID]:
+    routing, found = Routing(), set()
+    for number in range(40):
+        asked = replace(ask(str(number)), service_tier=tier)
+        replica = routing.pick(ready, asked, tried=tried or [], now=0)
+        if replica is not None:
+            routing.begin(replica)
+            found.add(replica.id)
+    return found
+
+
+@pytest.mark.parametrize("tier", ["flex", "batch"])
+def test_what_is_sold_from_idle_capacity_runs_on_nothing_else(tier: str) -> None:
+    assert of_tier(tier, FIRM + IDLE) == {C.id, D.id}
+    assert of_tier(tier, FIRM) == set()
+    assert of_tier(tier, FIRM[:1]) == set()
+    assert of_tier(tier, FIRM + IDLE, tried=IDLE) == set()
+
+
+def test_the_best_tier_prefers_what_was_promised_and_others_take_all() -> None:
+    assert of_tier("priority", FIRM + IDLE) == {A.id, B.id}
+    assert of_tier("priority", FIRM + IDLE, tried=FIRM) == {C.id, D.id}
+    assert of_tier("priority", IDLE) == {C.id, D.id}
+    for tier in ("default", None):
+        assert of_tier(tier, FIRM + IDLE) == {A.id, B.id, C.id, D.id}
+
+
+def test_embeddings_have_a_beginning_too() -> None:
+    assert beginning_of(ask_for("m", ["a"])) != beginning_of(ask_for("m", ["b"]))
+    assert Routing().pick(MANY, ask_for("m", ["a"]), tried=[], now=0) in MANY

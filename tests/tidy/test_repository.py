@@ -45,8 +45,8 @@ def test_no_source_file_holds_two_nouns() -> None:
     assert {file: lines for file, lines in lengths.items() if lines > LONGEST_LINES} == {}
 
 
-def test_migrations_are_numbered_without_a_gap() -> None:
-    assert list(available()) == list(range(1, len(available()) + 1))
+def test_migrations_are_numbered() -> None:
+    # They are applied by set, in order: a number may be left out, and none is used twice.
     files = [file.name for file in (SOURCE / "schema").iterdir() if file.suffix == ".sql"]
     assert len(files) == len(available()), "a file's name is not 0001_like_this.sql"
 

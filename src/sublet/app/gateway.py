@@ -46,6 +46,8 @@ def main() -> int:
                 vault=config.data / VAULT,
                 purse_seconds=config.purse_seconds,
                 tuning=config.gateway_settings,
+                traces=config.gateway_traces,
+                traces_share=config.gateway_traces_share,
             )
         )
     except SubletError as error:

@@ -22,13 +22,15 @@ from sublet.gateway import (
     responses_body,
     signature,
 )
-from sublet.gateway.ask import Ask
+from sublet.gateway.ask import Ask, Keep
+from sublet.gateway.background import Quiet, begun, ended
 from sublet.gateway.bedrock import Operation, Verb
 from sublet.gateway.call import Call, HungUp
-from sublet.gateway.dialect import Dialect
+from sublet.gateway.dialect import Dialect, KeptReply
 from sublet.gateway.exchange import Exchange, stopping
 from sublet.gateway.failures import Failure, Kind
 from sublet.gateway.flow import Serving
+from sublet.gateway.grant import Grant
 from sublet.gateway.limits import Subject
 from sublet.gateway.service import Service
 from sublet.gateway.signature import Rejected
@@ -73,7 +75,9 @@ _MODELS: Final = ("/v1/models", "/openai/v1/models", "/anthropic/v1/models")
 _HEALTH: Final = "/healthz"
 _METRICS: Final = "/metrics"
 _LONGEST_KEY: Final = 512
+_ROUTE: Final = re.compile(r"^/model/.*/([^/]*)\Z", re.DOTALL)
 _REFUSAL_SECONDS: Final = 5.0
+_CANCEL_SECONDS: Final = 5.0  # for a gateway to hear of it, and its engine to stop
 
 
 class Gateway:
@@ -88,6 +92,7 @@ class Gateway:
 
     async def answer(self, call: Call) -> None:
         exchange = Exchange(call, _dialect_of(call))
+        failure: Failure | None = None
         try:
             failure = await self._answer(exchange)
             if failure is not None:
@@ -96,6 +101,9 @@ class Gateway:
                     await exchange.refuse(failure)
         except (HungUp, TimeoutError):
             return  # nobody listens, or reads: the connection is closed
+        finally:
+            if exchange.trace is not None:
+                exchange.trace.end(failure)
 
     async def _answer(self, exchange: Exchange) -> Failure | None:
         """Serve `exchange`, or return what to refuse it with."""
@@ -154,8 +162,7 @@ class Gateway:
             body = foundation.answer(path, exchange.query, self._service.table)
             await exchange.respond(200, body)
         elif before := _BEFORE.match(path):
-            await self._look(exchange)
-            raise responses.not_kept(before[1])
+            await self._look_back(exchange, before[1], before[2])
         else:
             await self._look(exchange)
             words = anthropic if exchange.dialect is anthropic.MESSAGES else openai
@@ -179,9 +186,93 @@ class Gateway:
         await exchange.respond(200, body, kind=b"text/plain; version=0.0.4; charset=utf-8")
 
     async def _generate(self, exchange: Exchange) -> None:
+        if (tracer := self._service.tracer) is not None:
+            path = exchange.path
+            exchange.trace = tracer.begin(
+                method=exchange.method,
+                route=path if path in _GENERATE else _ROUTE.sub(r"/model/{modelId}/\1", path),
+                request_id=exchange.request_id,
+                traceparent=exchange.header(b"traceparent"),
+            )
         caller, tenant, subjects = await self._admit(exchange)
         ask = exchange.dialect.parse(await exchange.read_body())
+        if ask.keep is not None:
+            ask = await self._go_on(ask, ask.keep, tenant)
+            if ask.keep is not None and ask.keep.background:
+                await self._serve_in_background(exchange, ask, caller, tenant, subjects)
+                return
         await Serving(self._service, exchange, ask, caller, tenant, subjects).run()
+
+    async def _go_on(self, ask: Ask, keep: Keep, tenant: Tenant) -> Ask:
+        """Return a request with what was said before it, if it goes on from an answer."""
+        kept = self._service.kept
+        if keep.store:
+            kept.check()
+        if keep.previous is None:
+            return ask
+        record, runs = await kept.get(tenant.id, keep.previous)
+        if runs:
+            raise Failure(
+                Kind.INVALID,
+                f"response {keep.previous!r} has not ended yet",
+                param="previous_response_id",
+            )
+        return ask.after(record.messages)
+
+    async def _serve_in_background(
+        self,
+        exchange: Exchange,
+        ask: Ask,
+        caller: Caller,
+        tenant: Tenant,
+        subjects: tuple[Subject, ...],
+    ) -> None:
+        service = self._service
+        service.table.find(ask.model)  # so much can be said at once
+        quiet = Quiet(exchange)
+        grant = Grant.nothing(service.table.find(ask.model).tariff_for(ask))
+        created = (exchange.id.int >> 80) // 1000
+        reply = exchange.dialect.reply(ask, grant, exchange.id.hex, created)
+        assert isinstance(reply, KeptReply)
+        record = begun(ask, reply.begun("in_progress"))
+        await service.kept.add(tenant.id, exchange.id, record, running=True)
+        serving = Serving(service, quiet, ask, caller, tenant, subjects)
+        service.detach(
+            service.background.run(
+                quiet, tenant.id, record, serving.run,
+                lambda body: ended(record, body, serving.turn),
+            )
+        )  # fmt: skip
+        await exchange.respond(200, reply.begun("queued"))
+
+    async def _look_back(self, exchange: Exchange, name: str, verb: str | None) -> None:
+        """Serve what is asked of an answer of before."""
+        caller = await self._identify(exchange)
+        if caller.tenant is None:
+            raise Failure(Kind.FORBIDDEN, "answers are their tenants': use a key of the tenant")
+        self._enter(exchange, caller.key_id, caller.tenant)
+        kept, tenant_id = self._service.kept, caller.tenant.id
+        responses.check_query(exchange.query)
+        if exchange.method == "DELETE":
+            await kept.delete(tenant_id, name)
+            await exchange.respond(200, responses.deleted(name))
+            return
+        record, runs = await kept.get(tenant_id, name)
+        if verb == "/input_items":
+            await exchange.respond(200, responses.input_items(record.items))
+            return
+        if verb == "/cancel":
+            if not record.background:
+                raise Failure(
+                    Kind.INVALID, "only answers in the background can be cancelled", param=None
+                )
+            if runs:
+                await kept.ask_cancel(tenant_id, name)
+                until = asyncio.get_running_loop().time() + _CANCEL_SECONDS
+                while runs and asyncio.get_running_loop().time() < until:
+                    await asyncio.sleep(0.1)
+                    record, runs = await kept.get(tenant_id, name)
+        await exchange.respond(200, bytes(record.response))
 
     async def _operate(self, exchange: Exchange, operation: Operation) -> None:
         """Serve one of Bedrock's, which name the model in the path."""

@@ -1,7 +1,7 @@
 """The one form that requests of every dialect are taken into."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from types import MappingProxyType
 from typing import Any, Final, NamedTuple, Self
@@ -69,6 +69,16 @@ class Needs(NamedTuple):
 _NOTHING: Final = Needs()
 
 
+class Keep(NamedTuple):
+    """What a caller wants beyond the answer itself: of Responses alone."""
+
+    store: bool
+    background: bool
+    previous: str | None  # the answer to go on from
+    instructions: bool  # is the first message the instructions of this request?
+    items: list[dict[str, object]]  # what was asked, in their words
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Ask:
     """One request, checked. `payload` is what a replica gets, but for how many tokens."""
@@ -84,6 +94,7 @@ class Ask:
     messages: int
     echo: Mapping[str, object] = field(default_factory=dict)  # of it, what the answer says again
     features: frozenset[Feature] = frozenset()  # what its model must do beside text
+    keep: Keep | None = None  # None: nothing is kept, and nothing gone on from
     counted: bool = (
         False  # its prompt is not text alone: nobody but the replica says how long it is
     )
@@ -128,6 +139,26 @@ class Ask:
             messages=len(messages),
             echo=echo,
             features=needs.features,
+            counted=not plain,
+        )
+
+    def after(self, before: Sequence[Mapping[str, Any]]) -> Self:
+        """Return this chat with what was said `before` in front of it."""
+        assert self.keep is not None
+        messages = self.payload["messages"]
+        assert isinstance(messages, list)
+        head = messages[:1] if self.keep.instructions else []
+        joined = [*head, *before, *messages[len(head) :]]
+        features = set(self.features)
+        if any(isinstance(message.get("content"), list) for message in joined):
+            features.add(Feature.IMAGES)
+        plain = not features and all(type(m.get("content")) is str for m in joined)
+        return replace(
+            self,
+            payload=self.payload | {"messages": joined},
+            prompt_bytes=_bytes_of(joined) if plain else len(_encode(joined)),
+            messages=len(joined),
+            features=frozenset(features),
             counted=not plain,
         )
 

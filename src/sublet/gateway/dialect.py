@@ -55,6 +55,26 @@ class RichReply(Reply, Protocol):
         """
 
 
+@runtime_checkable
+class KeptReply(Reply, Protocol):
+    """An answer that may be kept and gone on from."""
+
+    @property
+    def ask(self) -> Ask: ...
+
+    def kept(self, text: str, finish_reason: str, counts: Counts, charge: Money) -> bytes:
+        """Return it whole, also when it was streamed."""
+
+    def said(self, text: str) -> dict[str, object]:
+        """Return it as a turn, in the form that replicas read."""
+
+    def not_kept(self) -> None:
+        """Say from now on that it could not be kept."""
+
+    def begun(self, status: str) -> bytes:
+        """Return it as it is before there is anything of it."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Dialect:
     parse: Callable[[bytes], Ask]  # raises Failure

@@ -11,6 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from typing import Final, ParamSpec, Protocol, TypeVar
+from uuid import UUID
 
 from sublet.core.clock import Clock
 from sublet.core.db import Database, Tx, one
@@ -69,6 +70,22 @@ class Directory:
 
     def now(self) -> datetime:
         return self._clock.now()
+
+    @property
+    def instance_id(self) -> UUID:
+        return self._instance.id
+
+    async def transact(self, work: Callable[[Tx], T]) -> T:
+        """Do a small work in a transaction.
+
+        Raises:
+            Unavailable: the database is away.
+        """
+        return await self._call(self._transact, work)
+
+    def _transact(self, work: Callable[[Tx], T]) -> T:
+        with self._db.transaction() as tx:
+            return work(tx)
 
     async def beat(self) -> bool:
         """As `Instance.beat`."""

@@ -7,6 +7,7 @@ from sublet.core.ids import new_id
 from sublet.gateway.call import MAX_BODY_BYTES, BodyTooLarge, BodyTooSlow, Call, Stopping
 from sublet.gateway.dialect import Dialect
 from sublet.gateway.failures import Failure, Headers, Kind
+from sublet.gateway.tracing import Trace  # noqa: TC001 - annotations are looked at elsewhere
 
 _CLOSE: Final[Headers] = [(b"connection", b"close")]
 
@@ -21,6 +22,7 @@ class Exchange:
         self.request_id: Final = f"req_{self.id.hex}"
         self.limits: Callable[[], Headers] = list  # what the caller's limits say, once known
         self._call = call
+        self.trace: Trace | None = None
 
     @property
     def begun(self) -> bool:

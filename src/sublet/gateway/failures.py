@@ -38,6 +38,7 @@ class Kind(Enum):
     INTERNAL = auto()  # a bug of ours
     MODEL_FAILED = auto()  # the replica broke off, or answered with nonsense
     MODEL_BUSY = auto()  # the replica takes no more just now
+    NO_IDLE = auto()  # a tier that runs on idle capacity, and nothing is idle
     NOT_READY = auto()  # no replica of this model is up
     RECLAIMED = auto()  # internal jobs took the model's GPUs
     TIMED_OUT = auto()  # the request ran for longer than any may
@@ -83,6 +84,7 @@ TABLE: Final[Mapping[Kind, Row]] = MappingProxyType(
         Kind.INTERNAL: Row(500, "server_error", "internal_error"),
         Kind.MODEL_FAILED: Row(502, "server_error", "model_failed", retry=True),
         Kind.MODEL_BUSY: Row(503, "server_error", "model_busy", retry=True, after_seconds=1),
+        Kind.NO_IDLE: Row(503, "server_error", "capacity_unavailable", retry=True, after_seconds=5),
         Kind.NOT_READY: Row(503, "model_not_ready", "model_not_ready", retry=True, after_seconds=2),
         Kind.RECLAIMED: Row(503, "model_reclaimed", "model_reclaimed", retry=True, after_seconds=2),
         Kind.TIMED_OUT: Row(504, "server_error", "request_too_long", retry=False),

@@ -18,13 +18,13 @@ from sublet.core.failpoint import failpoint
 from sublet.core.money import Money
 from sublet.gateway.answers import Broken, Gone, Piece, reclaimed
 from sublet.gateway.ask import Ask
+from sublet.gateway.background import Quiet, keep
 from sublet.gateway.dialect import Reply, RichReply
 from sublet.gateway.exchange import Exchange
 from sublet.gateway.failures import Failure, Kind
 from sublet.gateway.grant import CountFirst, Grant, Need
 from sublet.gateway.limits import Subject, budgets_of
 from sublet.gateway.service import MAX_SECONDS, Service, Stop, Why, why_cut
-from sublet.gateway.table import Offer
 from sublet.gateway.tariff import Counts
 from sublet.metering.report import Report
 from sublet.metering.usage import Outcome, Usage
@@ -43,7 +43,7 @@ class Serving:
     def __init__(
         self,
         service: Service,
-        exchange: Exchange,
+        exchange: Exchange | Quiet,
         ask: Ask,
         caller: Caller,
         tenant: Tenant,
@@ -57,6 +57,8 @@ class Serving:
         self._subjects = subjects  # whose limits it is within
         self._budgeted = False  # is something held in a budget for it?
         self._granted: Grant | None = None  # what it has to pay out of, or to give back
+        self.turn: dict[str, object] = {}  # the answer as a turn, of one that may be kept
+        self._left = False  # did the client hang up? What it used is then found out beside.
         self._asked: Replica | None = None  # who generates
         self._seen: Counts | None = None  # what it had used, when last it said
         self._delivered: Counts | None = None  # the same, when the client last got text
@@ -75,12 +77,21 @@ class Serving:
             Failure: what the client is to be told; nothing is held any more.
             Unavailable: the database is away, and the tenant's purse is too small.
         """
-        limiter = self._service.limiter
+        limiter, trace = self._service.limiter, self._exchange.trace
         limiter.begin(self._subjects)
+        error: str | None = "cancelled"
+        if trace is not None:
+            trace.ask(self._ask, tenant=str(self._tenant.id))
         try:
             await self._run()
+            error = None
+        except Failure as failure:
+            error = failure.row.code
+            raise
         finally:
             limiter.end(self._subjects)
+            if trace is not None and not self._left:
+                trace.end_call(error)
 
     async def _run(self) -> None:
         service, ask = self._service, self._ask
@@ -214,6 +225,7 @@ class Serving:
             if not stop.was_ours():
                 raise
             if stop.why is Why.HUNG_UP:
+                self._left = True
                 service.detach(self._settle_hung_up(grant))
                 return 0 if self._seen is None else self._seen.total
             failure = why_cut(stop, service.patience, model=self._ask.model)
@@ -252,6 +264,8 @@ class Serving:
 
     async def _generate_on(self, replica: Replica, reply: Reply) -> None:
         self._asked = replica
+        if self._exchange.trace is not None:
+            self._exchange.trace.asked(self._ask.model, replica.url)
         await self._service.replicas.generate(
             replica,
             self._ask,
@@ -329,7 +343,7 @@ class Serving:
             offer = self._service.table.find(self._ask.model)
             replica = self._service.replicas.pick(offer.ready, self._ask, tried=tried)
             if replica is None:
-                raise failure or self._nobody(offer)
+                raise failure or offer.nobody(self._ask)
             tried.append(replica)
             try:
                 return await call(replica)
@@ -340,17 +354,10 @@ class Serving:
                     raise
                 failure = error.failure
 
-    def _nobody(self, offer: Offer) -> Failure:
-        if not offer.ready:
-            return offer.refusal()
-        return Failure(
-            Kind.NOT_READY, f"model {self._ask.model!r} is not ready: its replica does not answer"
-        )
-
     # ── ending ───────────────────────────────────────────────────────────────────────────
 
     async def _complete(self, reply: Reply) -> int:
-        exchange, grant = self._exchange, reply.grant
+        exchange, grant, service = self._exchange, reply.grant, self._service
         if self._seen is None:
             self._seen = await self._tokenise(grant)
         if self._seen is None:
@@ -365,6 +372,9 @@ class Serving:
         failpoint("gateway.request.generated")
         charge = await self._charge(grant, counts, Outcome.COMPLETED)
         failpoint("gateway.request.settled")
+        if self._ask.keep is not None:
+            said = "".join(self._texts), self._finish_reason, counts, charge
+            self.turn = await keep(service.kept, self._tenant.id, exchange.id, reply, said)
         try:
             async with asyncio.timeout(_LAST_BYTES_SECONDS):
                 if not self._ask.stream:
@@ -382,7 +392,7 @@ class Serving:
 
     async def _break_off(self, grant: Grant, failure: Failure, counts: Counts | None) -> int:
         """Charge what was delivered, nothing if nothing was, then raise `failure`."""
-        if failure.kind is Kind.MODEL_FAILED and await self._was_reclaimed():
+        if failure.kind is Kind.MODEL_FAILED and await self._service.was_reclaimed(self._ask.model):
             failure = reclaimed(self._ask)
         if self._exchange.begun and self._seen is None:
             self._seen = self._delivered = await self._tokenise(grant)
@@ -403,20 +413,14 @@ class Serving:
                 await self._charge(grant, self._believed(counts, grant), Outcome.ABORTED)
         finally:
             self._release()
+            if self._exchange.trace is not None:
+                self._exchange.trace.end_call("client_closed")
 
     async def _count_hung_up(self, grant: Grant) -> Counts | None:
         counts = self._seen
         if self._asked is not None:
-            replicas, request_id = self._service.replicas, self._exchange.request_id
-            try:
-                final = await replicas.usage(self._asked, request_id)
-                if final is None:
-                    # Perhaps our request is still on its way in: look once more.
-                    await asyncio.sleep(0.3)
-                    final = await replicas.usage(self._asked, request_id)
-                counts = final or counts
-            except Gone:
-                pass  # with what we saw: never more
+            request_id = self._exchange.request_id
+            counts = await self._service.replicas.final(self._asked, request_id) or counts
         if counts is None and self._exchange.begun:
             counts = self._delivered = await self._tokenise(grant)
         return counts
@@ -439,9 +443,7 @@ class Serving:
             id=self._exchange.id,
             source=service.tokeniser if self._tokenised else service.source,
             sequence=next(service.tokenised if self._tokenised else service.sequence),
-            tenant_id=self._tenant.id,
-            api_key_id=self._caller.key_id,
-            model=self._ask.model,
+            tenant_id=self._tenant.id, api_key_id=self._caller.key_id, model=self._ask.model,
             request_id=self._exchange.request_id,
             input_tokens=counts.input_tokens,
             cache_read_tokens=counts.cache_read_tokens,
@@ -449,17 +451,24 @@ class Serving:
             output_tokens=counts.output_tokens,
             reasoning_tokens=counts.reasoning_tokens,
             delivered_tokens=min(delivered, counts.completion_tokens),
-            outcome=outcome,
-            happened_at=service.directory.now(),
-        )
+            outcome=outcome, happened_at=service.directory.now(),
+        )  # fmt: skip
+        first_seconds = self._first_at - self._began_at if self._first_at else None
         service.metrics.served(
             self._ask.model,
             outcome,
             counts,
-            first_seconds=self._first_at - self._began_at if self._first_at else None,
+            first_seconds=first_seconds,
             rest_seconds=self._moved_at - self._first_at,
         )
         report = Report.write(usage, grant.tariff.lines(counts))
+        if (trace := self._exchange.trace) is not None:
+            trace.used(
+                counts, Money(report.nanos), outcome,
+                response_id=self._exchange.request_id,
+                finish_reason=self._finish_reason,
+                first_seconds=first_seconds,
+            )  # fmt: skip
         self._granted = None
         await service.cashier.settle(grant, report, soon=self._budgeted)
         log.debug("gateway.charged", extra=self._facts(outcome, counts))
@@ -474,14 +483,6 @@ class Serving:
         if believed is not counts:
             log.error("gateway.overcounted", extra=self._facts(Outcome.FAILED, counts))
         return believed
-
-    async def _was_reclaimed(self) -> bool:
-        """Say whether the replica broke off because an internal job took its GPUs."""
-        await self._service.refresh()
-        offer = self._service.table.offers.get(self._ask.model)
-        if offer is None or offer.ready:
-            return False
-        return offer.refusal().kind is Kind.RECLAIMED
 
     def _facts(self, outcome: Outcome, counts: Counts | None = None) -> dict[str, object]:
         """What a log line says: never what was asked or answered."""

@@ -85,6 +85,14 @@ class Grant(Struct, frozen=True, kw_only=True, gc=False):
     amount: Money  # to hold
     tariff: Tariff
 
+    @classmethod
+    def nothing(cls, tariff: Tariff) -> "Grant":
+        """What is granted before anybody looked."""
+        return cls(
+            prompt_tokens=0, counted=False, most_output=0, max_tokens=None, clipped_by=None,
+            amount=Money(0), tariff=tariff,
+        )  # fmt: skip
+
 
 class CountFirst(Exception):
     """The wallet may be too small for a bound: come again with an exact count."""

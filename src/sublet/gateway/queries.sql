@@ -26,3 +26,41 @@ RETURNING used_at;
 
 -- name: forget_signatures
 DELETE FROM used_signature WHERE used_at < %(before)s;
+
+-- name: insert_response
+INSERT INTO stored_response (id, tenant_id, status, instance, sealed, created_at, expires_at)
+VALUES (%(id)s, %(tenant_id)s, %(status)s, %(instance)s, %(sealed)s, %(now)s, %(expires_at)s);
+
+-- name: end_response
+-- One that was deleted meanwhile stays deleted.
+UPDATE stored_response SET status = 'ended', sealed = %(sealed)s
+ WHERE id = %(id)s AND tenant_id = %(tenant_id)s;
+
+-- name: get_response
+SELECT s.status, s.sealed,
+       EXISTS (SELECT FROM gateway g
+                WHERE g.instance = s.instance
+                  AND g.seen_at > %(now)s::timestamptz - interval '30 seconds') AS alive
+  FROM stored_response s
+ WHERE s.id = %(id)s AND s.tenant_id = %(tenant_id)s AND s.expires_at > %(now)s;
+
+-- name: delete_response
+DELETE FROM stored_response WHERE id = %(id)s AND tenant_id = %(tenant_id)s RETURNING id;
+
+-- name: cancel_response
+UPDATE stored_response SET cancel_asked = true WHERE id = %(id)s AND tenant_id = %(tenant_id)s;
+
+-- name: list_running_responses
+-- Of these, which shall go on.
+SELECT id FROM stored_response
+ WHERE id = ANY(%(ids)s) AND status = 'running' AND NOT cancel_asked;
+
+-- name: forget_responses
+-- What is over its time, and of each tenant what is over its number.
+DELETE FROM stored_response
+ WHERE expires_at <= %(now)s
+    OR id IN (SELECT id
+                FROM (SELECT id, row_number() OVER (PARTITION BY tenant_id ORDER BY created_at DESC)
+                                 AS place
+                        FROM stored_response) AS newest
+               WHERE place > %(most)s);

@@ -31,7 +31,7 @@ from sublet.gateway.answers import (
 )
 from sublet.gateway.ask import Api, Ask
 from sublet.gateway.failures import Kind
-from sublet.gateway.routing import Routing
+from sublet.gateway.routing import IDLE_TIERS, Routing
 from sublet.gateway.tariff import Counts
 from sublet.gateway.wire import Lost, Wire
 from sublet.models.deployment import Replica
@@ -75,7 +75,7 @@ class Replicas:
         self, ready: Sequence[Replica], ask: Ask, *, tried: Sequence[Replica] = ()
     ) -> Replica | None:
         """As `Routing.pick`."""
-        if len(ready) == 1 and not tried:
+        if len(ready) == 1 and not tried and ask.service_tier not in IDLE_TIERS:
             return ready[0]  # and nobody asks for the time
         now = asyncio.get_running_loop().time()
         return self.routing.pick(ready, ask, tried=tried, now=now)
@@ -236,6 +236,18 @@ class Replicas:
             else:
                 await asyncio.sleep(0.2)
         raise Gone("it does not say")
+
+    async def final(self, replica: Replica, request_id: str) -> Counts | None:
+        """Return what a request used that was hung up; None: nobody can say."""
+        try:
+            final = await self.usage(replica, request_id)
+            if final is None:
+                # Perhaps our request is still on its way in: look once more.
+                await asyncio.sleep(0.3)
+                final = await self.usage(replica, request_id)
+        except Gone:
+            return None
+        return final
 
     async def _exchange(
         self, replica: Replica, method: str, path: str, body: bytes, seconds: float

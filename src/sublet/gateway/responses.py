@@ -1,13 +1,14 @@
 """OpenAI's Responses in their own words. Their SDK, reading strictly, is held against it.
 
-Nothing is kept here after an answer, so none can be fetched, or gone on from by its id:
-`store` and `previous_response_id` are refused by name, and every answer says `"store": false`.
+Nothing is kept after an answer unless `store: true` asks for it (`kept.py`): then it can be fetched,
+gone on from by its id, and deleted. Every answer says in `store` whether it is.
 """
 
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Final
+from urllib.parse import parse_qsl
 
 import msgspec
 
@@ -22,6 +23,10 @@ from sublet.gateway.tariff import Counts
 
 # After every other event: an error does not know how many there were.
 _LAST: Final = 2**31 - 1
+# What may be in a query: what asks for nothing.
+_QUERIES: Final = frozenset(
+    {("stream", "false"), ("order", "desc"), ("include_obfuscation", "false")}
+)
 _TEXT: Final = -1  # among the items of an answer; calls have their places
 
 
@@ -137,6 +142,32 @@ class Reply:
     def whole(self, text: str, finish_reason: str, counts: Counts, charge: Money) -> bytes:
         return _encode(self._whole(text, finish_reason, counts, charge))
 
+    def kept(self, text: str, finish_reason: str, counts: Counts, charge: Money) -> bytes:
+        """Return what is fetched later: the same, whether or not it was streamed."""
+        return self.whole(text or "".join(self._said), finish_reason, counts, charge)
+
+    def not_kept(self) -> None:
+        """Say in what is still to be said that it could not be kept."""
+        self.ask = replace(self.ask, echo={**self.ask.echo, "store": False})
+
+    def said(self, text: str) -> dict[str, object]:
+        """Return the answer as a turn, in the form that replicas read."""
+        turn: dict[str, object] = {"role": "assistant", "content": text or "".join(self._said)}
+        if self._calls:
+            turn["content"] = turn["content"] or None
+            turn["tool_calls"] = [
+                {
+                    "id": call.id, "type": "function",
+                    "function": {"name": call.name, "arguments": call.arguments},
+                }
+                for call in self._calls.values()
+            ]  # fmt: skip
+        return turn
+
+    def begun(self, status: str) -> bytes:
+        """Return it as it is before there is anything of it."""
+        return _encode(self._response(status, [], None))
+
     @property
     def _place(self) -> dict[str, object]:
         index = self._order.index(_TEXT)
@@ -218,6 +249,15 @@ def _usage(counts: Counts) -> dict[str, object]:
     }
 
 
+def check_query(query: bytes) -> None:
+    """Raises Failure: it asks for what is not done with an answer of before."""
+    for name, value in parse_qsl(query.decode("latin-1"), keep_blank_values=True):
+        if (name, value) not in _QUERIES:
+            raise Failure(
+                Kind.UNSUPPORTED, f"Unknown or unsupported parameter: {name[:100]!r}", param=name
+            )
+
+
 def _break_off(failure: Failure, request_id: str) -> bytes:  # noqa: ARG001
     error = {
         "type": "error", "sequence_number": _LAST, "code": failure.row.code,
@@ -231,13 +271,16 @@ def counted(input_tokens: int) -> bytes:
     return _encode({"object": "response.input_tokens", "input_tokens": input_tokens})
 
 
-def not_kept(id_: str) -> Failure:
-    """Return what to say of an answer of before."""
-    return Failure(
-        Kind.NO_SUCH_RESPONSE,
-        f"there is no response {id_[:100]!r}: answers are not kept here; send what was said before"
-        " as `input`",
-    )
+def deleted(name: str) -> bytes:
+    """Return the answer of DELETE."""
+    return _encode({"id": name, "object": "response", "deleted": True})
+
+
+def input_items(items: Sequence[Mapping[str, object]]) -> bytes:
+    """Return a page with all that was asked, the newest first, as theirs."""
+    data = list(reversed(items))
+    page = {"object": "list", "data": data, "has_more": False}
+    return _encode(page | {"first_id": data[0]["id"], "last_id": data[-1]["id"]})
 
 
 RESPONSES: Final = Dialect(

@@ -1,12 +1,14 @@
 """What clients may ask in the words of Responses."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Annotated, Final, Literal
 
 import msgspec
 from msgspec import Meta, Struct
 
-from sublet.gateway.ask import Ask, Needs
+from sublet.core.ids import new_id
+from sublet.gateway.ask import Ask, Keep, Needs
 from sublet.gateway.failures import Failure, Kind
 from sublet.gateway.reading import decode, plain
 from sublet.gateway.request import (
@@ -112,7 +114,7 @@ class Prompt(Struct, forbid_unknown_fields=True, kw_only=True):
     instructions: str | None = None
     conversation: None = None
     parallel_tool_calls: bool | None = None
-    previous_response_id: None = None
+    previous_response_id: Label | None = None
     reasoning: Reasoning | None = None
     text: Text | None = None
     tool_choice: Literal["none", "auto", "required"] | NamedFunction | None = None
@@ -127,8 +129,8 @@ class Body(Prompt, forbid_unknown_fields=True, kw_only=True):
     stream: bool | None = None
     stream_options: StreamOptions | None = None
     service_tier: ServiceTier | None = None
-    store: Literal[False] | None = None
-    background: Literal[False] | None = None
+    store: bool | None = None  # their default is to store; ours is not, and the answer says so
+    background: bool | None = None
     include: Nothing | None = None
     max_tool_calls: None = None
     top_logprobs: Literal[0] | None = None
@@ -155,8 +157,8 @@ _BODY: Final = msgspec.json.Decoder(Body)
 _PROMPT: Final = msgspec.json.Decoder(Prompt)
 _ONLY_EMPTY: Final = frozenset(
     {
-        "background", "conversation", "include", "max_tool_calls", "parallel_tool_calls",
-        "previous_response_id", "prompt", "reasoning", "service_tier", "store", "text", "tools",
+        "conversation", "include", "max_tool_calls", "parallel_tool_calls", "prompt", "reasoning",
+        "service_tier", "text", "tools",
         "top_logprobs", "truncation",
     }
 )  # fmt: skip
@@ -189,9 +191,12 @@ def parse(body: bytes) -> Ask:
         "user": asked.user,
         "safety_identifier": asked.safety_identifier,
         "prompt_cache_key": asked.prompt_cache_key,
+        "store": bool(asked.store),
+        "background": bool(asked.background),
+        "previous_response_id": asked.previous_response_id,
     }
     messages = _messages(asked)
-    return Ask.chat(
+    ask = Ask.chat(
         asked.model,
         messages,
         sampling=sampling,
@@ -201,6 +206,56 @@ def parse(body: bytes) -> Ask:
         echo=echo,
         needs=_needs(asked, messages),
     )
+    return replace(ask, keep=_keep(asked))
+
+
+def _keep(asked: Body) -> Keep | None:
+    if asked.background and not asked.store:
+        raise Failure(
+            Kind.INVALID,
+            "background needs store: true: the answer is fetched later",
+            param="background",
+        )
+    if asked.background and asked.stream:
+        raise Failure(
+            Kind.UNSUPPORTED,
+            "Unsupported value of 'background': an answer in the background does not stream",
+            param="background",
+        )
+    if not asked.store and asked.previous_response_id is None:
+        return None
+    return Keep(
+        store=bool(asked.store),
+        background=bool(asked.background),
+        previous=asked.previous_response_id,
+        instructions=bool(asked.instructions),
+        items=_items_of(asked.input),
+    )
+
+
+def _items_of(given: str | list[msgspec.Raw]) -> list[dict[str, object]]:
+    """Return what was asked as their SDK reads it back, each with an id."""
+    if isinstance(given, str):
+        given = [msgspec.Raw(msgspec.json.encode({"role": "user", "content": given}))]
+    items: list[dict[str, object]] = []
+    for raw in given:
+        item: dict[str, object] = msgspec.json.decode(raw)
+        kind = item.setdefault("type", "message")
+        if kind == "message":
+            content = item["content"]
+            if isinstance(content, str):
+                said = "output_text" if item["role"] == "assistant" else "input_text"
+                part: dict[str, object] = {"type": said, "text": content}
+                if said == "output_text":
+                    part |= {"annotations": [], "logprobs": []}
+                item["content"] = [part]
+        if not item.get("id"):
+            prefix = {"function_call": "fc", "function_call_output": "fco"}.get(str(kind), "msg")
+            item["id"] = f"{prefix}_{new_id().hex}"
+        if not item.get("status"):
+            item["status"] = "completed"
+        items.append(item)
+    return items
 
 
 def parse_prompt(body: bytes) -> Ask:
@@ -210,6 +265,13 @@ def parse_prompt(body: bytes) -> Ask:
         Failure: as `parse`.
     """
     asked = decode(_PROMPT, body, only_empty=_ONLY_EMPTY)
+    if asked.previous_response_id is not None:
+        raise Failure(
+            Kind.UNSUPPORTED,
+            "Unsupported value of 'previous_response_id': send what was said before as `input`, to"
+            " count it",
+            param="previous_response_id",
+        )
     messages = _messages(asked)
     return Ask.chat(asked.model, messages, needs=_needs(asked, messages))
 

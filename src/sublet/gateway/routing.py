@@ -1,7 +1,8 @@
 """Which replica a request goes to.
 
 The one with the least of our work outstanding, unless another has this prompt's beginning in its
-cache and little more to do. One that failed rests, longer each time, and is asked again when it
+cache and little more to do. A tier that is sold from idle capacity stays on it, and the best tier
+prefers what was promised. One that failed rests, longer each time, and is asked again when it
 answers `/health`, or when its rest is over; but it is asked all the same when no other is left.
 Pure: no network; times are seconds that only go forward.
 """
@@ -16,6 +17,8 @@ from uuid import UUID
 from sublet.gateway.ask import Api, Ask
 from sublet.models.deployment import Replica
 
+# Sold from what is idle: they run on interruptible leases alone.
+IDLE_TIERS: Final = frozenset({"flex", "batch"})
 _SLACK: Final = 4  # requests more than the least loaded: a cached prompt is worth so many
 _PREFIX: Final = 1024  # characters of a prompt's beginning
 _MOST_PREFIXES: Final = 20_000
@@ -25,6 +28,8 @@ _LONGEST_REST_SECONDS: Final = 30.0
 
 @dataclass(slots=True)
 class Routing:
+    """Who works on how much, and rests until when."""
+
     load: Counter[UUID] = field(default_factory=Counter)  # requests of ours, by replica
     _last: OrderedDict[int, UUID] = field(default_factory=OrderedDict)  # by beginning: who had it
     _failures: dict[UUID, int] = field(default_factory=dict)  # in a row
@@ -34,9 +39,8 @@ class Routing:
         self, ready: Sequence[Replica], ask: Ask, *, tried: Sequence[Replica], now: float
     ) -> Replica | None:
         """Return whom to ask next; None when all were."""
-        if len(ready) == 1 and not tried:
-            return ready[0]
         left = [replica for replica in ready if replica not in tried] if tried else ready
+        left = by_tier(left, ask.service_tier)
         if not left:
             return None
         rests, load = self._rests, self.load
@@ -89,10 +93,21 @@ class Routing:
             self._failures.pop(id_, None)
 
 
+def by_tier(ready: Sequence[Replica], tier: str | None) -> Sequence[Replica]:
+    """Return those on which a tier may run; of the best tier, those that it prefers."""
+    if tier in IDLE_TIERS:
+        return [replica for replica in ready if not replica.firm]
+    if tier == "priority":
+        return [replica for replica in ready if replica.firm] or ready
+    return ready
+
+
 def beginning_of(ask: Ask) -> int:
     """Return a number for how a prompt begins: turns of one conversation share it."""
     if ask.api is Api.COMPLETION:
         said = [str(ask.payload["prompt"])]
+    elif ask.api is Api.EMBEDDING:
+        said = [str(ask.payload["input"])]
     else:
         messages = ask.payload["messages"]
         assert isinstance(messages, list)

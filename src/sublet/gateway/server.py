@@ -22,6 +22,7 @@ from typing import Final
 import uvloop
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
+from sublet import __version__
 from sublet.core.clock import SystemClock
 from sublet.core.db import Database
 from sublet.core.errors import Misconfigured, Unavailable
@@ -30,11 +31,13 @@ from sublet.core.net import listen
 from sublet.core.vault import Vault
 from sublet.gateway import metrics
 from sublet.gateway.app import Gateway
+from sublet.gateway.background import Background
 from sublet.gateway.budgets import Budgets
 from sublet.gateway.cashier import Cashier
 from sublet.gateway.directory import Directory
 from sublet.gateway.http import Server
 from sublet.gateway.instance import Instance
+from sublet.gateway.kept import Kept
 from sublet.gateway.limits import Limiter
 from sublet.gateway.metrics import Metrics
 from sublet.gateway.purse import IDLE_SECONDS
@@ -43,6 +46,7 @@ from sublet.gateway.service import Patience, Service
 from sublet.gateway.signers import Signers
 from sublet.gateway.spool import Spool, read
 from sublet.gateway.till import Till
+from sublet.gateway.tracing import Tracer
 from sublet.gateway.tuning import Tuning, Watched
 from sublet.gateway.workers import Workers, name_of
 from sublet.metering.report import Report
@@ -56,6 +60,8 @@ _SHARE_SECONDS: Final = 1.0
 _PROBE_SECONDS: Final = 1.0
 _SHOW_SECONDS: Final = 1.0
 _WATCH_SECONDS: Final = 0.5
+_TIDY_SECONDS: Final = 0.5
+_FORGET_SECONDS: Final = 60.0
 _NAME_WAIT_SECONDS: Final = 5.0  # an earlier process of this name may just be ending
 _DRAIN_SECONDS: Final = 10.0  # to hand everything over, after the last stream ended
 _CONNECTIONS: Final = 8
@@ -82,6 +88,8 @@ class Settings:
     tuning: Path | None = None  # a file with other values of these four, read when it changes
     drain_seconds: float = 10.0  # how long streams may go on after SIGTERM
     vault: Path | None = None  # the key that opens access keys' secrets; without, none is taken
+    traces: str | None = None  # where an OTLP collector takes them
+    traces_share: float = 1.0  # of the calls that are traced, when their callers do not say
     purse_seconds: float = IDLE_SECONDS  # then money held ahead goes back to a tenant's wallet
 
 
@@ -247,7 +255,13 @@ async def _serve(
     asked_to_stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, asked_to_stop.set)
-    with contextlib.closing(Replicas()) as replicas:
+    with contextlib.ExitStack() as stack:
+        replicas = stack.enter_context(contextlib.closing(Replicas()))
+        tracer = _tracer(settings)
+        if tracer is not None:
+            stack.callback(tracer.close)
+        vault = None if settings.vault is None else Vault(settings.vault)
+        kept = Kept(directory, vault)
         service = Service(
             source=f"gateway:{instance.id}",
             tokeniser=f"tokeniser:{instance.id}",
@@ -256,6 +270,9 @@ async def _serve(
             replicas=replicas,
             budgets=budgets,
             metrics=counted,
+            kept=kept,
+            background=Background(kept),
+            tracer=tracer,
             limiter=Limiter(
                 requests_per_minute=tuning.requests_per_minute,
                 tokens_per_minute=tuning.tokens_per_minute,
@@ -263,7 +280,6 @@ async def _serve(
         )
         _tune(service, tuning)
         await service.refresh()
-        vault = None if settings.vault is None else Vault(settings.vault)
         app = Gateway(service, Signers(directory, vault))
         server = Server(app.answer)
         for listener, context in sockets:
@@ -273,6 +289,7 @@ async def _serve(
             asyncio.create_task(_share_rates(service)),
             asyncio.create_task(_probe(service)),
             asyncio.create_task(_show(service)),
+            asyncio.create_task(_tidy(service)),
             asyncio.create_task(_watch(service, settings, [one for _, one in sockets if one])),
             asyncio.create_task(_beat(instance, directory, asked_to_stop)),
             asyncio.create_task(cashier.watch()),
@@ -289,6 +306,14 @@ async def _serve(
             for task in loops:
                 task.cancel()
     log.info("gateway.stopped")
+
+
+def _tracer(settings: Settings) -> Tracer | None:
+    if settings.traces is None:
+        return None
+    return Tracer(
+        settings.traces, share=settings.traces_share, gateway=settings.name, version=__version__
+    )
 
 
 async def _refresh(service: Service) -> None:
@@ -349,6 +374,19 @@ async def _show(service: Service) -> None:
     while True:
         service.show()
         await asyncio.sleep(_SHOW_SECONDS)
+
+
+async def _tidy(service: Service) -> None:
+    """Stop background answers that nobody wants any more, and forget kept ones in time."""
+    loop = asyncio.get_running_loop()
+    forgot = float("-inf")
+    while True:
+        await asyncio.sleep(_TIDY_SECONDS)
+        with contextlib.suppress(Unavailable):
+            await service.background.look()
+            if loop.time() - forgot > _FORGET_SECONDS:
+                forgot = loop.time()
+                await service.kept.forget()
 
 
 async def _share_rates(service: Service) -> None:

@@ -9,15 +9,18 @@ from enum import Enum, auto
 from typing import Final
 
 from sublet.core.errors import Unavailable
+from sublet.gateway.background import Background
 from sublet.gateway.bound import Bounds
 from sublet.gateway.budgets import Budgets
 from sublet.gateway.cashier import Cashier
 from sublet.gateway.directory import Directory
 from sublet.gateway.failures import Failure, Kind
+from sublet.gateway.kept import Kept
 from sublet.gateway.limits import Limiter
 from sublet.gateway.metrics import Metrics
 from sublet.gateway.replica import Replicas
 from sublet.gateway.table import Table
+from sublet.gateway.tracing import Tracer
 
 log: Final = logging.getLogger(__name__)
 
@@ -43,8 +46,11 @@ class Service:
     replicas: Replicas
     limiter: Limiter
     budgets: Budgets
+    kept: Kept
+    background: Background
     patience: Patience = Patience()
     metrics: Metrics = field(default_factory=Metrics)
+    tracer: Tracer | None = None
     table: Table = field(default_factory=Table)
     bounds: Bounds = field(default_factory=Bounds)
     sequence: Iterator[int] = field(default_factory=lambda: itertools.count(1))
@@ -75,6 +81,14 @@ class Service:
                 "reports_waiting": reports,
             }
         )
+
+    async def was_reclaimed(self, model: str) -> bool:
+        """Say whether a replica broke off because an internal job took its GPUs."""
+        await self.refresh()
+        offer = self.table.offers.get(model)
+        if offer is None or offer.ready:
+            return False
+        return offer.refusal().kind is Kind.RECLAIMED
 
     def cut(self) -> None:
         """End what still runs."""

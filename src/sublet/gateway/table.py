@@ -11,6 +11,7 @@ from typing import Final, Self
 from sublet.core.db import Tx
 from sublet.gateway.ask import PARAMETERS, Ask
 from sublet.gateway.failures import Failure, Kind
+from sublet.gateway.routing import by_tier
 from sublet.gateway.tariff import Tariff
 from sublet.market import store as market
 from sublet.market.price import model_tier
@@ -105,6 +106,19 @@ class Offer:
             waits = "its replica is starting"
         detail = f" ({last.detail})" if last is not None and last.detail else ""
         return Failure(Kind.NOT_READY, f"model {name!r} is not ready: {waits}{detail}")
+
+    def nobody(self, ask: Ask) -> Failure:
+        """Why none of those who are ready is to be asked."""
+        if not self.ready:
+            return self.refusal()
+        name, tier = self.deployment.name, ask.service_tier
+        if not by_tier(self.ready, tier):
+            return Failure(
+                Kind.NO_IDLE,
+                f"tier {tier!r} of model {name!r} runs on idle capacity, and there is none just"
+                " now: retry later, or ask for another tier",
+            )
+        return Failure(Kind.NOT_READY, f"model {name!r} is not ready: its replica does not answer")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

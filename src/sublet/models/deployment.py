@@ -49,3 +49,4 @@ class Replica:
     state: ReplicaState
     detail: str | None  # why it is not ready, for people; an end reason when it is gone
     since: datetime
+    firm: bool = False  # is its lease a promise, or from what is idle just now?

@@ -75,6 +75,7 @@ def _replica(row: Mapping[str, Any]) -> Replica:
         state=ReplicaState(row["state"]),
         detail=row["detail"],
         since=row["since"],
+        firm=row["firm"],
     )
 
 
