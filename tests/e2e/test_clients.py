@@ -16,10 +16,10 @@ from typing import Any, NamedTuple
 import anthropic
 import openai
 import pytest
-from langchain_aws import ChatBedrock, ChatBedrockConverse
-from langchain_openai import ChatOpenAI
+from langchain_aws import BedrockEmbeddings, ChatBedrock, ChatBedrockConverse
+from langchain_openai import ChatOpenAI, OpenAIEmbeddings
 from openai.providers import bedrock
-from tests.e2e.instance import MODEL, Instance
+from tests.e2e.instance import MODEL, Instance, until
 from tests.gateway.aws import REGION, bearing, signing
 
 pytestmark = pytest.mark.e2e
@@ -197,6 +197,49 @@ def test_langchain_aws_in_makers_words(door: Door) -> None:
     assert "".join(str(piece.text) for piece in pieces) == str(answer.text)
 
 
+def test_embeddings_are_the_same_whoever_asks(instance: Instance, door: Door) -> None:
+    texts = [ASKED, "so"]
+    plain = instance.openai(door.key).embeddings.create(
+        model=MODEL, input=texts, encoding_format="float"
+    )
+    wanted = [row.embedding for row in plain.data]
+    made = {
+        "langchain-openai": OpenAIEmbeddings(
+            model=MODEL, api_key=door.key, check_embedding_ctx_length=False,
+            base_url=instance.ready["gateway_http_url"] + "/v1",
+        ).embed_documents(texts),
+    }  # fmt: skip
+    with signing(door.url, door.access_key, ca=door.ca, attempts=8) as client:
+        for provider in ("amazon", "cohere"):
+            made[provider] = BedrockEmbeddings(
+                client=client, model_id=MODEL, provider=provider, region_name=REGION
+            ).embed_documents(texts)
+    for name, vectors in made.items():
+        for vector, same in zip(vectors, wanted, strict=True):
+            assert vector == pytest.approx(same, abs=1e-3), name
+
+
+def test_openai_s_sdk_keeps_fetches_and_goes_on(instance: Instance, door: Door) -> None:
+    responses = instance.openai(door.key).responses
+    first = responses.create(model=MODEL, input=ASKED, max_output_tokens=12, store=True)
+    assert responses.retrieve(first.id).output_text == first.output_text
+    second = responses.create(
+        model=MODEL, input="And of Italy?", previous_response_id=first.id, max_output_tokens=12
+    )
+    assert second.usage is not None and first.usage is not None
+    assert second.usage.input_tokens > first.usage.input_tokens
+    responses.delete(first.id)
+    with pytest.raises(openai.NotFoundError):
+        responses.retrieve(first.id)
+    behind = responses.create(
+        model=MODEL, input=ASKED, max_output_tokens=20, background=True, store=True
+    )
+    until(
+        lambda: responses.retrieve(behind.id).status in {"completed", "incomplete"},
+        what="an answer in the background",
+    )
+
+
 @pytest.mark.parametrize("auth", ["bearer", "signed"])
 def test_curl(door: Door, auth: str) -> None:
     keys = (
@@ -235,8 +278,12 @@ def test_the_vercel_ai_sdk(door: Door) -> None:
         capture_output=True, text=True, timeout=120, check=False,
     )  # fmt: skip
     assert ran.returncode == 0, ran.stderr
-    heard = json.loads(ran.stdout)
+    told = json.loads(ran.stdout)
+    heard, vectors = told["heard"], told["vectors"]
     assert len(heard) == 5
+    assert vectors["openai"]["tokens"] == vectors["bedrock"]["tokens"] > 0
+    for made, same in zip(*(vectors[name]["embeddings"] for name in vectors), strict=True):
+        assert made == pytest.approx(same, abs=1e-3)
     for name, said in heard.items():
         assert "Paris" in said["text"], name
         assert said["streamed"] == said["text"], name

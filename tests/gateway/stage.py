@@ -256,7 +256,11 @@ class Stage:
             )
         gateway = Gateway(process, f"http://127.0.0.1:{port}", log)
         if wait:
-            eventually(lambda: _healthy(gateway), seconds=20)
+            try:
+                eventually(lambda: _healthy(gateway), seconds=60)
+            except BaseException:
+                gateway.kill()  # it must not outlive the test
+                raise
             self.gateway = gateway
         return gateway
 

@@ -3,7 +3,7 @@
 import { createAmazonBedrock } from "@ai-sdk/amazon-bedrock";
 import { createAnthropic } from "@ai-sdk/anthropic";
 import { createOpenAI } from "@ai-sdk/openai";
-import { generateText, streamText } from "ai";
+import { embedMany, generateText, streamText } from "ai";
 import { readFileSync } from "node:fs";
 
 const { url, key, accessKeyId, secretAccessKey, model, prompt } = JSON.parse(
@@ -40,4 +40,13 @@ for (const [name, asked] of Object.entries(models)) {
     streamedUsage: await stream.usage,
   };
 }
-console.log(JSON.stringify(heard));
+
+const vectors = {};
+for (const [name, asked] of Object.entries({
+  openai: openai.embeddingModel(model),
+  bedrock: createAmazonBedrock({ ...bedrock, apiKey: key }).embeddingModel(model),
+})) {
+  const made = await embedMany({ model: asked, values: [prompt, "so"], maxRetries: 0 });
+  vectors[name] = { embeddings: made.embeddings, tokens: made.usage.tokens };
+}
+console.log(JSON.stringify({ heard, vectors }));
