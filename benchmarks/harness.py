@@ -175,7 +175,7 @@ def gateway(
         process.wait(60)
 
 
-def wait_for(port: int, log: Path, *, seconds: float = 30) -> None:
+def wait_for(port: int, log: Path, *, seconds: float = 120) -> None:
     until = time.monotonic() + seconds
     while True:
         with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port)):

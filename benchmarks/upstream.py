@@ -111,7 +111,8 @@ class Server(asyncio.Protocol):
             self.transport.write(self.whole)
 
     async def trickle(self) -> None:
-        for part in self.parts:
+        self.transport.write(self.parts[0])  # the head, and the first event at once
+        for part in self.parts[1:]:
             if self.transport.is_closing():
                 return
             self.transport.write(part)
