@@ -124,3 +124,15 @@ def test_without_dice_nothing_goes_wrong(probability: float) -> None:
         NODES, ManualClock(NOON), faults=Faults(unavailable=probability, lost=probability)
     )
     assert engine.start(workload(1, "x"), deadline=NOON + MINUTE)
+
+
+def test_what_runs_is_put_on_as_few_nodes_as_can_be() -> None:
+    clock = ManualClock(NOON)
+    nodes = [Node(name=name, gpu_model="h200", gpus=8, memory_bytes=1) for name in "abc"]
+    engine = SimulatedEngine(nodes, clock)
+    for number, gpus in enumerate((6, 8, 2, 7, 1)):
+        asked = workload(number, "serve", gpus=gpus)
+        assert engine.start(asked, deadline=NOON + MINUTE)
+        placed = engine.observe(asked.id).nodes
+        assert len(placed) == 1, "each fits onto one"
+        assert placed == (("a",), ("b",), ("a",), ("c",), ("c",))[number]

@@ -12,8 +12,9 @@ from hypothesis import strategies as st
 from tests.leases.make import NOON, SECOND, lease_in
 
 from sublet.core.money import Rate
-from sublet.engine.port import InternalJob
+from sublet.engine.port import InternalJob, Node
 from sublet.fleet.pool import Policy, Pool, demand_of
+from sublet.fleet.topology import Topology
 from sublet.leases.lease import HOLDING, EndReason, Lease, LeaseId, State
 from sublet.leases.reclaim import Losses, choose
 from sublet.leases.service import reclaim_all
@@ -171,7 +172,59 @@ def test_tiers_give_way_in_order() -> None:
 def test_whole_nodes_go_before_fragments() -> None:
     whole = soft(1, gpus=8, checkpoint_at=NOW)
     fragment = soft(2, gpus=3, checkpoint_at=NOW)
-    assert choose([fragment, whole], gpus=3, now=NOW, losses=Losses(node_gpus=8)) == [whole]
+    nodes = [Node(name=name, gpu_model="h200", gpus=8, memory_bytes=1) for name in "ab"]
+    known = Losses(topology=Topology.of(nodes))
+    assert choose([fragment, whole], gpus=3, now=NOW, losses=known) == [whole]
+    # Eight GPUs that are half of each of two nodes free none.
+    split = soft(0, gpus=8, checkpoint_at=NOW)
+    known = replace(known, placed={split.id: ["a", "b"], whole.id: ["a"]})
+    assert choose([split, whole], gpus=8, now=NOW, losses=known) == [whole]
+
+
+def racks(*racks: str) -> list[Node]:
+    """Return a node of eight GPUs for each name of a rack."""
+    return [
+        Node(name=f"n{number}", gpu_model="h200", gpus=8, memory_bytes=1, block=rack)
+        for number, rack in enumerate(racks)
+    ]
+
+
+def test_victims_are_of_one_rack_where_one_can_give_enough() -> None:
+    nodes = racks("left", "right", "left", "right", "right")
+    leases = [soft(number, tenant=10 + number, gpus=8) for number in range(5)]
+    losses = Losses(
+        topology=Topology.of(nodes), placed={one.id: [f"n{one.id.int}"] for one in leases}
+    )
+    for gpus, rack in ((16, {0, 2}), (24, {1, 3, 4})):
+        chosen = choose(leases, gpus=gpus, now=NOW, losses=losses)
+        assert {lease.id.int for lease in chosen} == rack
+    # Who lost twice as much work since its last checkpoint is not told to go for it.
+    saved = [replace(one, checkpoint_at=NOW - timedelta(minutes=5 if one.id.int == 2 else 1))
+             for one in leases]  # fmt: skip
+    chosen = choose(saved, gpus=16, now=NOW, losses=losses)
+    assert {lease.id.int for lease in chosen} == {1, 3}
+
+
+def test_a_whole_rack_goes_before_a_whole_node() -> None:
+    nodes = racks("left", "left", "right", "right")
+    rack = soft(1, gpus=16, checkpoint_at=NOW)
+    node = soft(2, gpus=8, checkpoint_at=NOW)
+    losses = Losses(topology=Topology.of(nodes), placed={rack.id: ["n0", "n1"], node.id: ["n2"]})
+    assert choose([node, rack], gpus=8, now=NOW, losses=losses) == [rack]
+
+
+@given(fleets(), st.integers(1, 40), st.lists(st.sampled_from("abc"), min_size=10, max_size=10))
+def test_where_leases_are_changes_neither_ranks_nor_how_many_go(
+    leases: list[Lease], gpus: int, where: list[str]
+) -> None:
+    losses = Losses(
+        topology=Topology.of(racks(*where)),
+        placed={lease.id: [f"n{lease.id.int}"] for lease in leases},
+    )
+    chosen = choose(leases, gpus=gpus, now=NOW, losses=losses)
+    assert total(chosen) >= min(gpus, total(can_go(leases)))
+    if any(lease.is_firm(NOW) for lease in chosen):
+        assert total([lease for lease in can_go(leases) if not lease.is_firm(NOW)]) < gpus
 
 
 POOL = Pool(name="h200", gpus=24, policy=Policy(notice_seconds=10))

@@ -1,5 +1,6 @@
 """Eight GPUs, two tenants and the real loop, to reserve windows on."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -32,16 +33,16 @@ HOUR = timedelta(hours=1)
 POOL = "h200"
 GPU_HOUR = 2_000_000_000  # nanos, reserved
 WALLET = 10**12
+NODE = Node(name="a", gpu_model=POOL, gpus=8, memory_bytes=1 << 40)
 
 
 class World:
     """Eight GPUs, two tenants, and the loop, once a second."""
 
-    def __init__(self, db: Database) -> None:
+    def __init__(self, db: Database, nodes: Sequence[Node] = (NODE,)) -> None:
         self.db = db
         self.clock = ManualClock(NOON)
-        node = Node(name="a", gpu_model=POOL, gpus=8, memory_bytes=1 << 40)
-        self.engine = SimulatedEngine([node], self.clock)
+        self.engine = SimulatedEngine(nodes, self.clock)
         self.control = Control(
             db=db, engine=self.engine, clock=self.clock, first_notice_seconds=10, replicas=None
         )

@@ -8,8 +8,8 @@ from tests.slurm.control import Control
 
 @pytest.fixture(scope="session")
 def four_nodes() -> Iterator[Cluster]:
-    """Four nodes with eight GPUs each; leases have a notice of four seconds."""
-    with cluster("--nodes", "4", "--gpus", "8", "--notice", "4") as started:
+    """Four nodes with eight GPUs each, under two switches; leases have a notice of four seconds."""
+    with cluster("--nodes", "4", "--gpus", "8", "--switches", "2", "--notice", "4") as started:
         yield started
 
 

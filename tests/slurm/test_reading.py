@@ -14,6 +14,7 @@ from sublet.engine.slurm.reading import (
     read_jobs_json,
     read_nodes,
     read_nodes_json,
+    read_topology,
 )
 
 COLUMNS = (
@@ -158,3 +159,30 @@ def test_a_node_of_two_models_is_two_and_one_without_gpus_is_its_cores() -> None
     assert [(n.name, n.state, n.gpu_model, n.gpus) for n in nodes] == [
         ("n1", "mixed", "h200", 8), ("n1", "mixed", "a100", 2), ("c1", "idle", "cpu", 32),
     ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("text", "blocks"),
+    [
+        (
+            (
+                "SwitchName=s0 Level=0 LinkSpeed=1 Nodes=n[1-2]\n"
+                "SwitchName=s1 Level=0 LinkSpeed=1 Nodes=n3\n"
+                "SwitchName=top Level=1 LinkSpeed=1 Nodes=n[1-3] Switches=s[0-1]\n"
+            ),
+            {"n1": "s0", "n2": "s0", "n3": "s1"},
+        ),
+        (
+            (
+                "BlockName=rack1 BlockIndex=0 Nodes=n[1-2] BlockSize=2\n"
+                "BlockName=rack2 BlockIndex=1 Nodes=n[3-4] BlockSize=2\n"
+                "AggregatedBlock=rack[1-2] BlockIndex=2 Nodes=n[1-4] BlockSize=4\n"
+            ),
+            {"n1": "rack1", "n2": "rack1", "n3": "rack2", "n4": "rack2"},
+        ),
+        ("", {}),
+        ("No topology information available\n", {}),
+    ],
+)
+def test_leaf_switches_and_blocks_are_read(text: str, blocks: dict[str, str]) -> None:
+    assert read_topology(text) == blocks

@@ -117,3 +117,12 @@ def test_leases_share_a_node_unless_they_are_to_have_it_alone(
             whole = sum(node.gpus for node in world.engine.nodes())
             # What is left of a node that somebody has alone is nobody's.
             assert whole == (20 if exclusive else 32)
+
+
+def test_which_node_a_lease_is_on_and_under_which_switch_is_told(world: SlurmHarness) -> None:
+    blocks = {node.name: node.block for node in world.engine.nodes()}
+    assert blocks == {"n1": "leaf0", "n2": "leaf1", "n3": "leaf0", "n4": "leaf1"}
+    id_ = start(world, SCRIPT, gpus=8)
+    world.wait_for(id_, Phase.RUNNING)
+    (name,) = world.engine.observe(id_).nodes
+    assert nodes_of(world, id_) == [name, "1"]

@@ -25,6 +25,7 @@ from sublet.engine.port import Engine, InternalJob, Phase, Reserving
 from sublet.fleet import store as fleet
 from sublet.fleet.demand import Sampler
 from sublet.fleet.pool import Pool, gpus_by_pool
+from sublet.fleet.topology import Topology, topologies
 from sublet.leases import advancing, blocks, booking, contracts, reservations, resume
 from sublet.leases import service as leases
 from sublet.leases import store as lease_store
@@ -79,7 +80,8 @@ class Control:
         self._seen_until: list[tuple[Lease, datetime]] = []  # in this pass, each until when
         # In which state each lease was charged last, and for how many whole blocks.
         self._charged: dict[LeaseId, tuple[State, int]] = {}
-        self._node_gpus: dict[str, int] = {}  # of each pool's largest node
+        self._topologies: Mapping[str, Topology] = {}  # of each pool
+        self._placed: dict[UUID, Sequence[str]] = {}  # in this pass, the nodes of each lease
         self._unpaid: dict[UUID, datetime] = {}  # not asked for again before then
         self._swept_at: datetime | None = None
         self._sealer = Sealer(db)
@@ -227,7 +229,9 @@ class Control:
 
     def _losses(self, live: Sequence[Lease], now: datetime) -> Mapping[str, Losses]:
         with self._db.transaction() as tx:
-            return leases.losses_of(tx, live, self._node_gpus, now=now)
+            return leases.losses_of(
+                tx, live, topologies=self._topologies, placed=self._placed, now=now
+            )
 
     def _seen(self, live: Sequence[Lease]) -> list[Lease]:
         """Return the leases as the engine has them: what is gone holds nothing any more.
@@ -235,12 +239,15 @@ class Control:
         And what the cluster itself told to go is leaving, whether we have noted it or not.
         """
         found = []
+        self._placed.clear()
         for lease in live:
             try:
                 seen = self._engine.observe(lease.id)
             except Unavailable:  # of one that cannot be reached, what is stored holds
                 found.append(lease)
                 continue
+            if seen.nodes:
+                self._placed[lease.id] = seen.nodes
             if lease.state is State.RUNNING and seen.phase in {Phase.EXITED, Phase.LOST}:
                 continue
             told = seen.reclaimed_at is not None and lease.release_asked is None
@@ -253,9 +260,7 @@ class Control:
         if self._looked_at is None or now >= self._looked_at + _LOOK_AT_NODES_EVERY:
             nodes = self._engine.nodes()
             gpus = gpus_by_pool(nodes)
-            for node in nodes:
-                known = self._node_gpus.get(node.gpu_model, 0)
-                self._node_gpus[node.gpu_model] = max(known, node.gpus)
+            self._topologies = topologies(nodes)
             with self._db.transaction() as tx:
                 fleet.observe_pools(tx, gpus, notice_seconds=self._first_notice_seconds, now=now)
                 bootstrap.first_prices(tx, list(gpus), now=now)

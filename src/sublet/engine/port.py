@@ -30,6 +30,7 @@ class Node:
     gpu_model: str  # "cpu" where slots are cores
     gpus: int  # healthy slots
     memory_bytes: int
+    block: str | None = None  # rack, NVLink domain or switch that it shares with its neighbours
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,6 +62,7 @@ class Observation:
     exited_at: datetime | None = None  # its slots came free
     exit_code: int | None = None  # 128 + signal number when a signal ended it
     detail: str | None = None  # a plain sentence on why it did not start or was lost
+    nodes: Sequence[str] = ()  # whose slots it holds, by name, where the engine can tell
     address: str | None = None  # host name or number of its first node; None: this machine
     reclaimed_at: datetime | None = None  # the cluster itself told it to go, for a job of its own
 

@@ -6,7 +6,7 @@ seed and the same calls give the same history, however often anybody looks.
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from random import Random
 from typing import Final
@@ -75,6 +75,7 @@ class _Job:
     submitted_at: datetime
     deadline: datetime | None = None
     slots_at: datetime | None = None  # None: it waits in the internal queue
+    placed: Mapping[str, int] = field(default_factory=dict)  # its slots of each node
     notice: Notice | None = None
     told_at: datetime | None = None
     cancelled_at: datetime | None = None
@@ -88,7 +89,11 @@ class _Job:
             return self.ended
         if self.slots_at is None or now < self.slots_at + self.fate.starts_after:
             return Observation(phase=Phase.STARTING)
-        return Observation(phase=Phase.RUNNING, started_at=self.slots_at + self.fate.starts_after)
+        return Observation(
+            phase=Phase.RUNNING,
+            started_at=self.slots_at + self.fate.starts_after,
+            nodes=tuple(self.placed),
+        )
 
     def _end(self, now: datetime) -> Observation | None:
         if self.slots_at is None:
@@ -152,7 +157,8 @@ class SimulatedEngine:
         """Make an empty cluster.
 
         Args:
-            nodes: what it has; slots of one model count together, whichever node has them.
+            nodes: what it has; slots of one model count together, whichever node has them. What
+                runs is put on as few nodes as can be, the fullest first.
             clock: moved by the test. Nothing here moves without it.
             dice: for `faults`, and for nothing else.
             faults: what goes wrong, if there are dice.
@@ -213,6 +219,7 @@ class SimulatedEngine:
                 submitted_at=now,
                 deadline=deadline,
                 slots_at=now,
+                placed=self._place(workload),
             )
         )
         late()
@@ -253,6 +260,7 @@ class SimulatedEngine:
                 if job.workload.gpus > self._free(model):
                     break  # strictly in order
                 job.slots_at = now
+                job.placed = self._place(job.workload)
 
     # ---- the internal queue, and what a test wants to know
 
@@ -311,6 +319,29 @@ class SimulatedEngine:
 
     def _free(self, gpu_model: str) -> int:
         return slots_of(self._nodes, gpu_model) - self.held(gpu_model)
+
+    def _place(self, workload: Workload) -> Mapping[str, int]:
+        """Say on which nodes it runs: the fullest that holds it all, or the emptiest one by one."""
+        free = {
+            node.name: node.gpus for node in self._nodes if node.gpu_model == workload.gpu_model
+        }
+        if len(free) == 1:
+            return dict.fromkeys(free, workload.gpus)
+        now = self._clock.now()
+        for job in self._live.values():
+            if job.look(now).exited_at is None:
+                for name, slots in job.placed.items():
+                    if name in free:
+                        free[name] -= slots
+        fitting = [name for name in free if free[name] >= workload.gpus]
+        if fitting:
+            return {min(fitting, key=lambda name: free[name]): workload.gpus}
+        placed, left = {}, workload.gpus
+        for name in sorted(free, key=lambda name: -free[name]):
+            if (some := min(max(free[name], 0), left)) > 0:
+                placed[name] = some
+                left -= some
+        return placed
 
     def _queue(self, gpu_model: str) -> list[_Job]:
         waiting = (

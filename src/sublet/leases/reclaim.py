@@ -1,15 +1,16 @@
 """Which leases give way when others need their GPUs: those whose loss is least."""
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from fractions import Fraction
-from heapq import heapify, heappop, heappush
+from operator import itemgetter
 from typing import Final
 from uuid import UUID
 
 from sublet.core.money import Rate
+from sublet.fleet.topology import Shape, Topology
 from sublet.leases.lease import Lease, State
 
 # For so long a tenant that gave way goes after those that did not.
@@ -23,7 +24,8 @@ class Losses:
 
     rates: Mapping[int, Rate] = field(default_factory=dict)  # by price
     lately: Mapping[UUID, int] = field(default_factory=dict)  # tenant → its reclaims, lately
-    node_gpus: int = 1  # of the pool's largest node
+    topology: Topology = field(default_factory=Topology)
+    placed: Mapping[UUID, Sequence[str]] = field(default_factory=dict)  # lease → its nodes
 
     def owed(self, lease: Lease, now: datetime) -> int:
         """Return the nanos that would be credited for a promise, were it broken now."""
@@ -46,9 +48,10 @@ def choose(
 
     What is not firm goes first, then on-demand leases, then reserved ones, and contracts last.
     Within them by what would be credited; then tenants take turns, those first that gave way
-    least; then by the work that is lost since the last checkpoint; then whole nodes before
-    fragments; then in the order of request. What the choice turns out not to need is spared
-    again, so that one large lease does not take three small ones with it.
+    least; then by the work that is lost since the last checkpoint, of which what lies within a
+    factor of two is alike; then whole blocks before whole nodes before fragments, and of those
+    as many as can be of one block; then in the order of request. What the choice turns out not to
+    need is spared again, so that one large lease does not take three small ones with it.
 
     Args:
         leases: of one pool, any state; only those that have not been told to go are chosen.
@@ -56,24 +59,26 @@ def choose(
         now: the present instant.
         losses: what else is known.
     """
-    of_tenant: dict[UUID, list[tuple[_Key, Lease]]] = defaultdict(list)
-    for lease in leases:
-        if lease.state in _CAN_GO and lease.release_asked is None:
-            of_tenant[lease.tenant_id].append((_key(lease, now, losses), lease))
+    can_go = [one for one in leases if one.state in _CAN_GO and one.release_asked is None]
+    places = _places(can_go, gpus, now, losses)
+    keyed = [
+        (_key(lease, place, now, losses), lease)
+        for lease, place in zip(can_go, places, strict=True)
+    ]
+    order = sorted(keyed, key=itemgetter(0))
+    # Each lease of a tenant counts for its next one as if it had given way already.
+    times = Counter(losses.lately)
     turns = []
-    for tenant, those in of_tenant.items():
-        those.sort(key=lambda one: one[0], reverse=True)  # the next one is at the end
-        turns.append(_turn(those, losses.lately.get(tenant, 0)))
-    heapify(turns)
+    for (rank, owed, *_), lease in order:
+        turns.append((rank, owed, times[lease.tenant_id]))
+        times[lease.tenant_id] += 1
     chosen: list[Lease] = []
     freed = 0
-    while turns and freed < gpus:
-        _, _, times, _, tenant = heappop(turns)
-        _, lease = of_tenant[tenant].pop()
-        chosen.append(lease)
-        freed += lease.gpus
-        if of_tenant[tenant]:
-            heappush(turns, _turn(of_tenant[tenant], times + 1))
+    for number in sorted(range(len(order)), key=turns.__getitem__):
+        if freed >= gpus:
+            break
+        chosen.append(order[number][1])
+        freed += chosen[-1].gpus
     spared = set()
     for lease in sorted(chosen, key=lambda lease: (-lease.rank(now), -lease.gpus)):
         if freed - lease.gpus >= gpus:
@@ -82,25 +87,61 @@ def choose(
     return [lease for lease in chosen if lease.id not in spared]
 
 
-# Rank, credit, GPU-seconds of work lost, is it a fragment?, when it was asked for, id.
-_Key = tuple[int, int, float, bool, datetime, UUID]
-# Rank and credit of a tenant's next lease, how often the tenant gave way, the rest, the tenant.
-_Turn = tuple[int, int, int, tuple[float, bool, datetime, UUID], UUID]
+# What comes free, and how early the block is in which it does.
+_Place = tuple[Shape, int]
+# Rank, credit, work lost in powers of two, place, GPU-seconds of work, when asked for, id.
+_Key = tuple[int, int, int, _Place, float, datetime, UUID]
 
 
-def _key(lease: Lease, now: datetime, losses: Losses) -> _Key:
+def _places(can_go: Sequence[Lease], gpus: int, now: datetime, losses: Losses) -> list[_Place]:
+    """Return what each lease leaves free, and how early its block is among those like it.
+
+    A job that spans nodes wants them in one block. So the smallest block of which enough can go
+    is emptied first; where none is large enough, the largest.
+    """
+    topology, placed = losses.topology, losses.placed
+    if not topology.block_of:
+        return [(topology.shape(one.gpus, placed.get(one.id, ())), 0) for one in can_go]
+    shapes, blocks = [], []
+    room: dict[tuple[int, int, str], int] = defaultdict(int)  # by rank, work lost and block
+    for lease in can_go:
+        on = placed.get(lease.id, ())
+        shapes.append(topology.shape(lease.gpus, on))
+        alike = lease.rank(now), about(work_lost(lease, now))
+        block = topology.block(on)
+        blocks.append(None if block is None else (*alike, block))
+        if block is not None:
+            room[*alike, block] += lease.gpus
+    order = sorted(
+        room, key=lambda of: (room[of] < gpus, room[of] if room[of] >= gpus else -room[of], of)
+    )
+    early = {of: number for number, of in enumerate(order)}
+    return [
+        (shape, len(order) if block is None else early[block])
+        for shape, block in zip(shapes, blocks, strict=True)
+    ]
+
+
+def work_lost(lease: Lease, now: datetime) -> float:
+    """Return the GPU-seconds since it began, or since its tenant said that its work is safe."""
     safe_until = max(lease.running_at or now, lease.checkpoint_at or lease.running_at or now)
+    return lease.gpus * max((now - safe_until).total_seconds(), 0.0)
+
+
+def about(work: float) -> int:
+    """Return how much work it is, in powers of two of GPU-minutes: what is alike is as bad."""
+    return int(work // 60).bit_length()
+
+
+def _key(lease: Lease, place: _Place, now: datetime, losses: Losses) -> _Key:
+    work = work_lost(lease, now)
     return (
         lease.rank(now),
         losses.owed(lease, now),
-        lease.gpus * max((now - safe_until).total_seconds(), 0.0),
-        lease.gpus % losses.node_gpus != 0,
+        about(work),
+        place,
+        work,
         # As Slurm's own preemption has it: should it choose beside us, it chooses the same.
         lease.requested_at,
         lease.id,
     )
-
-
-def _turn(those: Sequence[tuple[_Key, Lease]], times: int) -> _Turn:
-    (rank, owed, work, fragment, requested_at, id_), lease = those[-1]
-    return (rank, owed, times, (work, fragment, requested_at, id_), lease.tenant_id)

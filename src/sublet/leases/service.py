@@ -16,6 +16,7 @@ from sublet.core.money import Rate
 from sublet.engine.port import InternalJob
 from sublet.fleet import store as fleet
 from sublet.fleet.pool import Demand, Pool, demand_by_pool, demand_of
+from sublet.fleet.topology import Topology
 from sublet.leases import blocks, reclaim, resales, reservations, store, terms, webhooks
 from sublet.leases.lease import (
     HOLDING,
@@ -320,14 +321,32 @@ def reclaim_all(
 
 
 def losses_of(
-    tx: Tx, leases: Sequence[Lease], nodes: Mapping[str, int], *, now: datetime
+    tx: Tx,
+    leases: Sequence[Lease],
+    *,
+    topologies: Mapping[str, Topology],
+    placed: Mapping[UUID, Sequence[str]],
+    now: datetime,
 ) -> dict[str, Losses]:
-    """Return what is known of the losses in each pool; `nodes` has the GPUs of its largest node."""
+    """Return what is known of the losses in each pool.
+
+    Args:
+        tx: any transaction.
+        leases: that are live.
+        topologies: of the pools, as far as the engine told.
+        placed: the nodes that each lease is on, as far as it told.
+        now: the present instant.
+    """
     lately = store.reclaimed_lately(tx, since=now - reclaim.LATELY)
     wanted = {lease.price_id for lease in leases if lease.is_firm(now)}
     rates = {price_id: market.get_price(tx, price_id).rate for price_id in sorted(wanted)}
     return {
-        pool: Losses(rates=rates, lately=lately.get(pool, {}), node_gpus=max(nodes.get(pool, 1), 1))
+        pool: Losses(
+            rates=rates,
+            lately=lately.get(pool, {}),
+            topology=topologies.get(pool, Topology()),
+            placed=placed,
+        )
         for pool in {lease.pool for lease in leases}
     }
 

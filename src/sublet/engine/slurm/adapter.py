@@ -108,7 +108,7 @@ class SlurmEngine:
 
     def nodes(self) -> Sequence[Node]:
         look = self._look()
-        return view.nodes_of(look.nodes, look.jobs)
+        return view.nodes_of(look.nodes, look.jobs, self._looker.blocks)
 
     def observe(self, workload: UUID) -> Observation:
         with self._lock, _disk():
@@ -353,6 +353,7 @@ class SlurmEngine:
         return Observation(
             phase=Phase.RUNNING,
             started_at=job.started_at,
+            nodes=job.nodes,
             address=self._address(job),
             reclaimed_at=told_at,
         )

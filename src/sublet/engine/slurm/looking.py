@@ -78,6 +78,7 @@ class Looker:
         self._rest = None if slurm.settings.rest is None else Rest(slurm.settings)
         self._json = slurm.settings.format is not Format.TEXT
         self._accounting = False
+        self.blocks: Mapping[str, str] = {}  # of nodes, where the cluster has a topology
         self.ahead = timedelta(0)  # by how much Slurm's clock is ahead of ours
 
     def due(self) -> bool:
@@ -213,6 +214,7 @@ class Looker:
                 f"Slurm has no partition {partition!r}: `sublet engine slurm plan` says what to add"
             ) from None
         grace = re.search(r"GraceTime=(\d+)", shown)
+        self.blocks = self._topology(config.get("TopologyPlugin", ""))
         self._accounting = "none" not in config.get("AccountingStorageType", "none")
         self._configured_at = time.monotonic()
         return Cluster(
@@ -221,6 +223,16 @@ class Looker:
             grace_seconds=float(grace[1]) if grace else 0.0,
             accounting=self._accounting,
         )
+
+    def _topology(self, plugin: str) -> Mapping[str, str]:
+        """Return the block of each node. Without it victims are chosen as if there were none."""
+        if plugin in {"", "topology/none", "topology/default", "topology/flat"}:
+            return {}
+        try:
+            return reading.read_topology(self._slurm.run("scontrol", "show", "topology"))
+        except Refused as error:
+            log.warning("slurm.no_topology", extra={"detail": str(error)[:300]})
+            return {}
 
     def _compare(self, told: datetime, asked: datetime, answered: datetime) -> None:
         """Say by how much Slurm's clock is ahead. Its answer is cut to whole seconds."""

@@ -187,6 +187,22 @@ def read_nodes(text: str) -> list[SlurmNode]:
     return list(nodes.values())
 
 
+def read_topology(text: str) -> dict[str, str]:
+    """Read `scontrol show topology`: the block, or the leaf switch, that each node is in.
+
+    Where there is no topology, or one that we do not know, nothing is said of any node.
+    """
+    found: dict[str, str] = {}
+    for line in text.splitlines():
+        words = dict(word.split("=", 1) for word in line.split() if "=" in word)
+        name = words.get("BlockName")
+        if name is None and words.get("Level") == "0":
+            name = words.get("SwitchName")
+        if name is not None:
+            found |= dict.fromkeys(expand(words.get("Nodes", "")), name)
+    return found
+
+
 # ---- JSON
 
 

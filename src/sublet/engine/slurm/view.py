@@ -4,6 +4,7 @@ import re
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Final
 from uuid import UUID
 
@@ -63,8 +64,15 @@ def takes_jobs(node: SlurmNode) -> bool:
     return node.state in _HEALTHY
 
 
-def nodes_of(nodes: Sequence[SlurmNode], jobs: Sequence[SlurmJob]) -> list[Node]:
-    """Return what may be lent: on a node that is leaving or out of cores, only what is in use."""
+def nodes_of(
+    nodes: Sequence[SlurmNode],
+    jobs: Sequence[SlurmJob],
+    blocks: Mapping[str, str] = MappingProxyType({}),
+) -> list[Node]:
+    """Return what may be lent: on a node that is leaving or out of cores, only what is in use.
+
+    `blocks` has the block of each node, where the cluster has a topology.
+    """
     use = use_of(nodes, jobs)
     return [
         Node(
@@ -72,6 +80,7 @@ def nodes_of(nodes: Sequence[SlurmNode], jobs: Sequence[SlurmJob]) -> list[Node]
             gpu_model=node.gpu_model,
             gpus=healthy_gpus(node, use),
             memory_bytes=node.memory_bytes,
+            block=blocks.get(node.name),
         )
         for node in nodes
     ]
