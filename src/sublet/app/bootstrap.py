@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from contextlib import suppress
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Final
 
 from sublet.app.secrets import Secrets
@@ -12,8 +12,10 @@ from sublet.core.ids import derived_id
 from sublet.core.money import Money, parse_amount
 from sublet.ledger import store as ledger
 from sublet.ledger.transfer import Transfer
+from sublet.market import scales
 from sublet.market import service as pricing
 from sublet.market import store as market
+from sublet.market.notice import Step
 from sublet.market.price import Tier, lease_sku
 from sublet.models import service as models
 from sublet.models.replica.recipe import load
@@ -26,6 +28,14 @@ DEMO_CREDIT: Final = parse_amount("10")
 DEMO_MODEL: Final = "gemma-3-270m"
 # First list prices, USD a GPU-hour (of a CPU slot: an hour of a core), until the operator sets
 # others. Interruptible is what others ask for spot against on-demand: about half.
+# A GPU that an internal job may have to wait longer for is worth more to its tenant, and less to
+# its owner: so much of the list price, from a notice on.
+_FIRST_SCALE: Final = (
+    Step(notice=timedelta(minutes=10), percent=105),
+    Step(notice=timedelta(hours=1), percent=115),
+    Step(notice=timedelta(hours=4), percent=130),
+    Step(notice=timedelta(hours=12), percent=150),
+)
 _FIRST_PRICES: Final = {
     "cpu": {Tier.INTERRUPTIBLE: "0.03", Tier.ON_DEMAND: "0.06", Tier.RESERVED: "0.05"},
     "": {Tier.INTERRUPTIBLE: "1.20", Tier.ON_DEMAND: "2.40", Tier.RESERVED: "2.00"},
@@ -57,14 +67,18 @@ def top_up(tx: Tx, tenant: Tenant, amount: Money, *, payment: object, now: datet
 
 
 def first_prices(tx: Tx, pools: Sequence[str], *, now: datetime) -> None:
-    """Price the leases of pools that have no price yet."""
+    """Price the leases, and the notices, of pools that have no price yet."""
     for pool in pools:
+        new = False
         for tier, usd in _FIRST_PRICES.get(pool, _FIRST_PRICES[""]).items():
             sku = lease_sku(pool, tier)
             if market.find_price(tx, sku) is None:
+                new = True
                 with suppress(Refused):  # below its floor: not sold until the operator prices it
                     rate = market.usd_per_hour(usd)
                     pricing.set_price(tx, sku, rate, exception=None, now=now)
+        if new and scales.find_scale(tx, pool, at=now) is None:
+            scales.set_scale(tx, pool, _FIRST_SCALE, now=now)
 
 
 def bootstrap(tx: Tx, secrets: Secrets, *, model: bool, now: datetime) -> Tenant:

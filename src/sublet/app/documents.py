@@ -1,23 +1,21 @@
 """The API's documents: what comes in, held strictly; what goes out, with money as strings."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import replace
-from datetime import UTC, datetime
-from typing import Annotated, Any, Literal
+from datetime import datetime
+from typing import Annotated, Any
 from uuid import UUID
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from sublet.core.money import Money
 from sublet.fleet.pool import Policy, parse_quiet
-from sublet.leases.contract import Contract, Line, bill, total
 from sublet.leases.lease import Lease
 from sublet.leases.resale import Resale
 from sublet.leases.reservation import Reservation
 from sublet.ledger.transfer import Account
 from sublet.market.price import Price, Tier
 from sublet.market.quote import Quote
-from sublet.market.service import Floor
 from sublet.market.store import usd_per_hour
 from sublet.tenants.tenant import ApiKey, Tenant
 
@@ -144,30 +142,6 @@ class NewQuote(Body):
     )
 
 
-class NewStep(Body):
-    starts_at: datetime
-    gpus: Count
-    usd_per_gpu_hour: Usd
-
-
-class NewContract(Body):
-    id: UUID | None = Field(None, description="Yours, so that sending it twice signs once")
-    tenant_id: UUID
-    name: Name
-    pool: Name | None = Field(None, description="Needed only where there is more than one")
-    steps: Annotated[list[NewStep], Field(min_length=1, max_length=100)]
-    ends_at: datetime
-    minimum_usd: Usd | None = Field(None, description="Paid at least, over all of its time")
-    exception: Annotated[Text, Field(max_length=1000)] | None = Field(
-        None, description="Why a step's price may be below the pool's floor, where one is"
-    )
-    shortfall_percent: Annotated[int, Field(ge=0, le=100, strict=True)] = 100
-    notice_days: Annotated[int, Field(ge=0, le=3660, strict=True)] = 90
-    recall_days: Annotated[int, Field(ge=0, le=3660, strict=True)] | None = None
-    renewal_days: Annotated[int, Field(ge=0, le=3660, strict=True)] = 0
-    notice_seconds: Annotated[int, Field(ge=0, le=86_400, strict=True)] | None = None
-
-
 class NewInternalJob(Body):
     id: UUID | None = None
     name: Name = "internal"
@@ -200,40 +174,6 @@ class PoolChange(Body):
     quiet_hours: Annotated[Text, Field(max_length=20, examples=["22:00-06:30"])] | None = Field(
         None, description="UTC; null: none; leave it out to keep them"
     )
-
-
-class NewPrice(Body):
-    usd: Usd
-    per: Literal["hour", "million_tokens"]
-    exception: Name | None = Field(default=None, description="Why it may be below its floor")
-    valid_from: datetime | None = Field(None, description="Of leases; from now on, if left out")
-    valid_until: datetime | None = Field(None, description="Only of a tenant's own rate")
-    tenant_id: UUID | None = Field(None, description="Whose own rate for leases it is")
-
-
-class NewFloor(Body):
-    """What one GPU of a pool costs."""
-
-    watts: float = Field(ge=0, le=100_000, description="With its share of its server, at the plug")
-    pue: float = Field(ge=1, le=3, default=1.3)
-    kwh_usd: Usd = Field(description="The tariff; 0 is free power")
-    wear_usd: Usd = Field(default="0", description="Per GPU-hour")
-    support_usd: Usd = Field(default="0", description="Per GPU-hour")
-    capital_usd: Usd = Field(default="0", description="Per GPU-hour")
-    capital_share: float = Field(ge=0, le=1, default=0, description="Of it, in the floor")
-    exception: Name | None = Field(default=None, description="Why prices may stay below it")
-
-
-def floor_document(floor: Floor, exceptions: list[tuple[str, str]]) -> dict[str, Any]:
-    cost = floor.cost
-    return {
-        "pool": floor.pool,
-        "floor_usd": usd(Money(floor.rate.nanos)),
-        "marginal_usd": usd(Money(cost.marginal_nanos)),
-        "full_usd": usd(Money(cost.full_nanos)),
-        "capital_share": floor.capital_share,
-        "exceptions": [{"sku": sku, "name": name} for sku, name in exceptions],
-    }
 
 
 class DeploymentChange(Body):
@@ -349,50 +289,6 @@ def credit_document(row: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def contract_document(contract: Contract, steps: Sequence[Reservation]) -> dict[str, Any]:
-    lines = bill(contract, datetime.min.replace(tzinfo=UTC), contract.ends_at)
-    return {
-        "id": contract.id,
-        "tenant_id": contract.tenant_id,
-        "name": contract.name,
-        "pool": contract.pool,
-        "most_gpus": contract.most_gpus,
-        "starts_at": contract.starts_at,
-        "ends_at": contract.ends_at,
-        "signed_at": contract.signed_at,
-        "notice_seconds": int(contract.notice.total_seconds()),
-        "minimum_usd": usd(contract.minimum),
-        "shortfall_percent": contract.shortfall_percent,
-        "notice_days": contract.notice_days,
-        "recall_days": contract.recall_days,
-        "renewal_days": contract.renewal_days,
-        "ended_by": contract.ended_by,
-        "state": "closed" if contract.closed else "open",
-        "total_usd": usd(total(lines)),
-        "steps": [
-            {
-                "reservation_id": sold.id,
-                "starts_at": sold.starts_at,
-                "ends_at": sold.ends_at,
-                "gpus": sold.gpus,
-                "gpus_taken_back": sold.lost_gpus,
-                "usd_per_gpu_hour": usd(step.rate.charge(3600)),
-            }
-            for sold, step in zip(steps, contract.steps, strict=True)
-        ],
-    }
-
-
-def line_document(line: Line) -> dict[str, Any]:
-    return {
-        "due_at": line.due_at,
-        "what": line.what,
-        "gpus": line.gpus,
-        "seconds": line.seconds,
-        "amount_usd": usd(line.amount),
-    }
-
-
 def lease_document(lease: Lease, price: Price, listed: Price, *, charged: Money) -> dict[str, Any]:
     return {
         "id": lease.id,
@@ -465,17 +361,3 @@ def changed_policy(policy: Policy, body: PoolChange) -> Policy:
     if "quiet_hours" in given:
         changes["quiet"] = None if body.quiet_hours is None else parse_quiet(body.quiet_hours)
     return replace(policy, **changes)
-
-
-def price_document(price: Price) -> dict[str, Any]:
-    hourly = price.sku.startswith("lease:")
-    units = 3600 if hourly else 1_000_000
-    return {
-        "sku": price.sku,
-        "usd": usd(price.rate.charge(units)),
-        "per": "hour" if hourly else "million_tokens",
-        "unit": "GPU-second" if hourly else "token",
-        "valid_from": price.happened_at,
-        "valid_until": price.valid_until,
-        "tenant_id": price.tenant_id,
-    }

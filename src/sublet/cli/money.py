@@ -25,6 +25,16 @@ MOVEMENT = (
     Column("amount", "amount_usd", usd, right=True),
     Column("number", "sequence", right=True),
 )
+
+
+def _shorter(value: object) -> str:
+    """Say what is paid for a shorter notice than the longest, where that is less."""
+    items = value if isinstance(value, list) else []
+    return ", ".join(
+        f"{span(item['notice_seconds'])}: {usd(item['usd_per_gpu_hour'])}" for item in items[:-1]
+    )
+
+
 OFFER = (
     Column("pool", "pool"),
     Column("tier", "tier"),
@@ -32,6 +42,7 @@ OFFER = (
     Column("firm for", "firm_seconds", span, right=True),
     Column("GPUs now", "gpus_available", right=True),
     Column("notice", "notice_seconds", span, right=True),
+    Column("shorter notices", "by_notice", _shorter),
 )
 
 

@@ -5,7 +5,9 @@ from typing import Annotated, Literal
 import typer
 
 from sublet.cli.command import Session, command, new_group
-from sublet.cli.output import Column, instant, text, usd
+from sublet.cli.failure import ExitCode, Failure
+from sublet.cli.output import Column, Document, instant, span, text, usd
+from sublet.cli.parsing import seconds
 from sublet.cli.tenants import tenant_id
 
 
@@ -29,6 +31,13 @@ def _exceptions(value: object) -> str:
     return "; ".join(f"{text(item['sku'])}: {text(item['name'])}" for item in items)
 
 
+def _steps(value: object) -> str:
+    items = value if isinstance(value, list) else []
+    listed = [f"{span(item['notice_seconds'])} {text(item['percent'])} %" for item in items]
+    return ", ".join(listed) or "every notice costs the same"
+
+
+NOTICES = (Column("pool", "pool"), Column("from a notice of", "steps", _steps))
 FLOOR = (
     Column("pool", "pool"),
     Column("floor", "floor_usd", usd),
@@ -64,6 +73,14 @@ def add_to(root: typer.Typer) -> None:
             'sublet price floor h200 --watts 1000 --kwh 0.06 --capital 1.3 --share 1 --exception "launch"',
         ),
     )(floor)  # fmt: skip
+    command(
+        group, "notice",
+        examples=(
+            "sublet price notice h200",
+            "sublet price notice h200 10m=105 1h=120 4h=150",
+            "sublet price notice h200 10m=110 --from 2026-02-01T00:00Z",
+        ),
+    )(notice)  # fmt: skip
 
 
 def list_all(session: Session) -> None:
@@ -144,3 +161,47 @@ def floor(
             }  # fmt: skip
             document = api.put(path, body if exception is None else body | {"exception": exception})
     session.show(document, FLOOR)
+
+
+def notice(
+    session: Session,
+    pool: Annotated[str, typer.Argument(metavar="POOL", help="`sublet fleet` shows them.")],
+    steps: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="NOTICE=PERCENT", help="Of the price, from that notice on."),
+    ] = None,
+    *,
+    valid_from: Annotated[
+        str | None,
+        typer.Option("--from", metavar="INSTANT", help="From then on, such as 2026-02-01T00:00Z."),
+    ] = None,
+    flat: Annotated[bool, typer.Option(help="Let every notice cost the same again.")] = False,
+) -> None:
+    """Show what a longer notice costs, or set it. What was sold keeps its price.
+
+    Shorter notices than the first that is named are sold at the price book's price.
+    """
+    from sublet.cli.client import part  # noqa: PLC0415 -- slow to load
+
+    if flat and steps:
+        raise Failure("--flat: leave out the steps, or leave it out", ExitCode.USAGE)
+    path = f"/v1/pools/{part(pool)}/notice-prices"
+    with session.operator() as api:
+        if not steps and not flat:
+            document = api.get(path)
+        else:
+            body: Document = {"steps": [_step(step) for step in steps or []]}
+            if valid_from is not None:
+                body["valid_from"] = valid_from
+            document = api.put(path, body)
+    session.show(document, NOTICES)
+
+
+def _step(given: str) -> Document:
+    length, _, percent = given.partition("=")
+    if not (percent.isascii() and percent.isdigit()):
+        raise Failure(f"{given[:60]!r} is no step such as 10m=105", ExitCode.USAGE)
+    try:
+        return {"notice_seconds": seconds(length), "percent": int(percent[:9])}
+    except typer.BadParameter as error:
+        raise Failure(f"{given[:60]!r}: {error.message}", ExitCode.USAGE) from None

@@ -31,6 +31,7 @@ TABLES: Final = {
     "idempotency_key": "record",
     "internal_job_event": "record",
     "lease_event": "record",
+    "notice_scale": "id",
     "pool_cost": "id",
     "pool_event": "sequence",
     "price": "id",

@@ -102,9 +102,10 @@ def book(tx: Tx, tenant: Tenant, booking: Booking, *, now: datetime) -> Reservat
         raise Refused("this tenant's workloads may not use the network; ask the operator")
     pool = fleet.lock_pool(tx, booking.pool)
     id_ = booking.id or new_id()
+    notice = terms.notice_of(pool, booking.notice)
     quoted = None
     if booking.quote is None:
-        price = service.prices_of(tx, pool, Tier.RESERVED, tenant=tenant, now=now)
+        price = service.prices_of(tx, pool, Tier.RESERVED, notice=notice, tenant=tenant, now=now)
     else:
         quoted = quotes.lock(tx, booking.quote, tenant_id=tenant.id)
         quoted.check(id_, now=now)
@@ -116,7 +117,7 @@ def book(tx: Tx, tenant: Tenant, booking: Booking, *, now: datetime) -> Reservat
         gpus=booking.gpus,
         starts_at=booking.starts_at,
         ends_at=booking.ends_at,
-        notice=terms.notice_of(pool, booking.notice),
+        notice=notice,
         credit_percent=pool.policy.credit_percent,
         price_id=price.contracted.id,
         list_price_id=price.listed.id,

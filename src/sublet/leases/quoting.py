@@ -54,7 +54,8 @@ def quote(
             f"starts_at: a window is {Tier.RESERVED}, and what is {Tier.RESERVED} has one"
         )
     pool = fleet.lock_pool(tx, ask.pool)
-    price = service.prices_of(tx, pool, ask.tier, tenant=tenant, now=now)
+    notice = terms.notice_of(pool, ask.notice)
+    price = service.prices_of(tx, pool, ask.tier, notice=notice, tenant=tenant, now=now)
     firm = ask.max_duration
     if ask.starts_at is None:
         service.check_size(ask.gpus, ask.max_duration)
@@ -75,7 +76,7 @@ def quote(
         pool=pool.name,
         gpus=ask.gpus,
         tier=ask.tier,
-        notice=terms.notice_of(pool, ask.notice),
+        notice=notice,
         max_duration=ask.max_duration,
         starts_at=ask.starts_at,
         price=price.contracted,

@@ -29,7 +29,7 @@ from sublet.leases.reclaim import Losses
 from sublet.leases.reservation import lead, of_reservation
 from sublet.leases.store import Spec, Standing
 from sublet.leases.terms import RoomNow
-from sublet.market import bids, quotes
+from sublet.market import bids, quotes, scales
 from sublet.market import store as market
 from sublet.market.price import Tier, lease_sku
 from sublet.planner import store as plans
@@ -116,9 +116,10 @@ def admit(
     if request.id is not None and (before := store.find(tx, request.id)) is not None:
         return repeated(tx, before, tenant, request)
     id_ = request.id or LeaseId(new_id())
+    notice = terms.notice_of(pool, request.notice)
     quoted = None
     if request.quote is None:
-        price = prices_of(tx, pool, request.tier, tenant=tenant, now=now)
+        price = prices_of(tx, pool, request.tier, notice=notice, tenant=tenant, now=now)
     else:
         quoted = quotes.lock(tx, request.quote, tenant_id=tenant.id)
         quoted.check(id_, now=now)
@@ -140,7 +141,7 @@ def admit(
         pool=pool.name,
         gpus=request.gpus,
         tier=request.tier,
-        notice=terms.notice_of(pool, request.notice),
+        notice=notice,
         price_id=price.contracted.id,
         list_price_id=price.listed.id,
         max_duration=request.max_duration,
@@ -207,8 +208,10 @@ def check_size(gpus: int, duration: timedelta) -> None:
         raise Invalid(f"max_seconds must lie in 1…{int(LONGEST.total_seconds())}")
 
 
-def prices_of(tx: Tx, pool: Pool, tier: Tier, *, tenant: Tenant, now: datetime) -> market.Terms:
-    """Return what a tenant pays for a tier now.
+def prices_of(
+    tx: Tx, pool: Pool, tier: Tier, *, notice: timedelta, tenant: Tenant, now: datetime
+) -> market.Terms:
+    """Return what a tenant pays for a tier now, with so long a notice.
 
     Raises:
         Refused: it has no price, so is not sold.
@@ -216,7 +219,8 @@ def prices_of(tx: Tx, pool: Pool, tier: Tier, *, tenant: Tenant, now: datetime) 
     sku = lease_sku(pool.name, tier)
     if (found := market.find_terms(tx, sku, tenant_id=tenant.id, at=now)) is None:
         raise Refused(f"{tier} leases of {pool.name} have no price, so are not sold")
-    return found
+    scale = scales.find_scale(tx, pool.name, at=now)
+    return scales.by_notice(tx, found, scale, notice, now=now)
 
 
 def room_now(

@@ -31,6 +31,9 @@ class Price:
     happened_at: datetime  # valid from then, until the next row of its SKU
     tenant_id: UUID | None = None  # whose rate it is; None: the list price
     valid_until: datetime | None = None  # only of a tenant's rate; None: until the next row
+    base_id: int | None = (
+        None  # the price that it follows from, by the notice; None: it stands alone
+    )
 
 
 def least_rate(*, floor: Rate | None, bid: Rate | None) -> Rate | None:
@@ -54,6 +57,11 @@ def is_below(rate: Rate, least: Rate | None) -> bool:
 def lease_sku(pool: str, tier: Tier) -> str:
     """Metered in GPU-seconds."""
     return f"lease:{pool}:{tier}"
+
+
+def notice_sku(sku: str, notice_seconds: int) -> str:
+    """Return the SKU of leases whose notice is so long that they cost more."""
+    return f"{sku}:{notice_seconds}s"
 
 
 def model_tier(model: str, tier: str) -> str:

@@ -8,7 +8,7 @@ RETURNING *;
 -- The newest row of a SKU, whether it holds already or later.
 SELECT *
   FROM price
- WHERE sku = %(sku)s AND tenant_id IS NULL
+ WHERE sku = %(sku)s AND tenant_id IS NULL AND base_id IS NULL
  ORDER BY id DESC
  LIMIT 1;
 
@@ -18,7 +18,7 @@ SELECT * FROM price WHERE id = %(id)s;
 -- name: list_prices
 SELECT DISTINCT ON (sku) *
   FROM price
- WHERE tenant_id IS NULL
+ WHERE tenant_id IS NULL AND base_id IS NULL
  ORDER BY sku, id DESC;
 
 -- name: insert_cost
@@ -66,7 +66,8 @@ WITH sale AS (
 )
 SELECT c.*, p.id AS price_id, p.sku, p.nanos, p.per, count(*) AS sales,
        (array_agg(s.id ORDER BY s.sold_at, s.id))[1] AS example,
-       EXISTS (SELECT FROM floor_exception e WHERE e.price_id = p.id AND e.cost_id = c.id)
+       EXISTS (SELECT FROM floor_exception e
+                WHERE e.price_id IN (p.id, p.base_id) AND e.cost_id = c.id)
            AS excepted
   FROM sale s
   JOIN price p ON p.id = s.price_id
@@ -94,7 +95,8 @@ UNION ALL
 -- Every row of the book that holds at an instant or begins later, tenants' rates included.
 SELECT *
   FROM (SELECT *, lead(happened_at) OVER (PARTITION BY sku, tenant_id ORDER BY happened_at, id) AS next_at
-          FROM price) AS p
+          FROM price
+         WHERE base_id IS NULL) AS p
  WHERE (next_at IS NULL OR next_at > %(at)s)
    AND (valid_until IS NULL OR valid_until > %(at)s)
    AND (%(tenant_id)s::uuid IS NULL OR tenant_id IS NULL OR tenant_id = %(tenant_id)s)
@@ -124,3 +126,56 @@ INSERT INTO bid (pool, made_at, bids)
 VALUES (%(pool)s, %(made_at)s, %(bids)s)
     ON CONFLICT (pool) DO UPDATE SET made_at = excluded.made_at, bids = excluded.bids
  WHERE bid.made_at <= excluded.made_at;
+
+-- name: insert_scale
+INSERT INTO notice_scale (pool, notices, percents, happened_at, recorded_at)
+VALUES (%(pool)s, %(notices)s::integer[], %(percents)s::integer[], %(happened_at)s, %(recorded_at)s)
+RETURNING id, notices, percents;
+
+-- name: get_scale
+SELECT id, notices, percents
+  FROM notice_scale
+ WHERE pool = %(pool)s AND happened_at <= %(at)s
+ ORDER BY happened_at DESC, id DESC
+ LIMIT 1;
+
+-- name: get_notice_price
+SELECT *
+  FROM price
+ WHERE base_id = %(base_id)s AND scale_id = %(scale_id)s AND notice_seconds = %(notice_seconds)s;
+
+-- name: insert_notice_price
+INSERT INTO price (sku, nanos, per, currency, tenant_id, base_id, scale_id, notice_seconds,
+                   happened_at, recorded_at)
+VALUES (%(sku)s, %(nanos)s, %(per)s, %(currency)s, %(tenant_id)s, %(base_id)s, %(scale_id)s,
+        %(notice_seconds)s, %(now)s, %(now)s)
+    ON CONFLICT DO NOTHING
+RETURNING *;
+
+-- name: list_sales_by_notice
+-- Each lease and window that was sold while its pool had a schedule of notices, beside it; what was
+-- quoted beside that of when it was quoted. What is drawn on a window was sold with it, and what a
+-- contract costs was agreed.
+WITH sale AS (
+    SELECT 'lease ' || l.id AS sold, l.pool, l.price_id, l.notice_seconds,
+           coalesce(q.made_at, l.requested_at) AS sold_at
+      FROM lease l
+      LEFT JOIN quote q ON q.sold = l.id
+     WHERE l.reservation_id IS NULL AND l.state <> 'requested'
+     UNION ALL
+    SELECT 'reservation ' || r.id, r.pool, r.price_id, r.notice_seconds,
+           coalesce(q.made_at, r.booked_at)
+      FROM reservation r
+      LEFT JOIN quote q ON q.sold = r.id
+     WHERE r.contract_id IS NULL
+)
+SELECT s.sold, s.price_id, s.notice_seconds AS sold_notice_seconds, c.id AS scale_id, c.notices,
+       c.percents, p.nanos, p.per, p.scale_id AS by_scale, b.nanos AS base_nanos, b.per AS base_per
+  FROM sale s
+  JOIN price p ON p.id = s.price_id
+  LEFT JOIN price b ON b.id = p.base_id
+  JOIN LATERAL (SELECT * FROM notice_scale
+                 WHERE pool = s.pool AND happened_at <= s.sold_at AND recorded_at <= s.sold_at
+                 ORDER BY happened_at DESC, id DESC
+                 LIMIT 1) AS c ON true
+ ORDER BY s.sold_at, s.sold;

@@ -52,12 +52,12 @@ def set_price(
         },
     )  # fmt: skip
     assert row is not None
-    return _price(row)
+    return from_row(row)
 
 
 def find_price(tx: Tx, sku: str) -> Price | None:
     row = one(tx, QUERIES["get_price"], {"sku": sku})
-    return None if row is None else _price(row)
+    return None if row is None else from_row(row)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -71,7 +71,7 @@ class Terms:
 def find_terms(tx: Tx, sku: str, *, tenant_id: UUID, at: datetime) -> Terms | None:
     """Return what a tenant pays at an instant; None where nothing is on the list."""
     row = {"sku": sku, "tenant_id": tenant_id, "at": at}
-    found = [_price(price) for price in tx.execute(QUERIES["find_valid"], row).fetchall()]
+    found = [from_row(price) for price in tx.execute(QUERIES["find_valid"], row).fetchall()]
     listed = next((price for price in found if price.tenant_id is None), None)
     if listed is None:
         return None
@@ -84,7 +84,7 @@ def find_terms(tx: Tx, sku: str, *, tenant_id: UUID, at: datetime) -> Terms | No
 def list_valid(tx: Tx, *, at: datetime, tenant_id: UUID | None) -> list[Price]:
     """Return what holds or begins later: the list, and a tenant's own rates, or all (None)."""
     rows = tx.execute(QUERIES["list_valid"], {"at": at, "tenant_id": tenant_id}).fetchall()
-    return [_price(row) for row in rows]
+    return [from_row(row) for row in rows]
 
 
 def get_price(tx: Tx, price_id: int) -> Price:
@@ -92,15 +92,15 @@ def get_price(tx: Tx, price_id: int) -> Price:
     row = one(tx, QUERIES["get_price_by_id"], {"id": price_id})
     if row is None:
         raise NotFound(f"there is no price {price_id}")
-    return _price(row)
+    return from_row(row)
 
 
 def list_prices(tx: Tx) -> list[Price]:
     """Return the price that holds now of every SKU."""
-    return [_price(row) for row in tx.execute(QUERIES["list_prices"]).fetchall()]
+    return [from_row(row) for row in tx.execute(QUERIES["list_prices"]).fetchall()]
 
 
-def _price(row: Mapping[str, Any]) -> Price:
+def from_row(row: Mapping[str, Any]) -> Price:
     return Price(
         id=row["id"],
         sku=row["sku"],
@@ -108,6 +108,7 @@ def _price(row: Mapping[str, Any]) -> Price:
         happened_at=row["happened_at"],
         tenant_id=row["tenant_id"],
         valid_until=row["valid_until"],
+        base_id=row["base_id"],
     )
 
 

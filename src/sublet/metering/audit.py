@@ -17,6 +17,7 @@ from sublet.leases import store as leases
 from sublet.leases.contract import bill, total
 from sublet.leases.lease import State
 from sublet.leases.reservation import broken_credit
+from sublet.market import scales
 from sublet.market import service as pricing
 from sublet.market import store as market
 from sublet.market.price import Tier
@@ -99,6 +100,10 @@ def audit(tx: Tx, findings: Findings, *, now: datetime, progress: Progress | Non
     sales, below_floor = pricing.check_sales(tx)
     findings.count(LAW, "sales_held_to_floors", sales)
     for sentence in below_floor:
+        findings.check(False, LAW, sentence)
+    priced, off_scale = scales.check_notices(tx)
+    findings.count(LAW, "sales_by_notice", priced)
+    for sentence in off_scale:
         findings.check(False, LAW, sentence)
     findings.count(LAW, "reservations", _one(tx, QUERIES["count_reservations"])["number"])
     for row in tx.execute(QUERIES["find_wrong_reservations"]).fetchall():

@@ -6,7 +6,8 @@ from uuid import UUID
 
 from fastapi import APIRouter
 
-from sublet.app.documents import NewContract, contract_document, line_document, usd
+from sublet.app.contract_documents import NewContract, contract_document, line_document
+from sublet.app.documents import usd
 from sublet.app.http import AnyCaller, Operator, Ours
 from sublet.app.idempotency import OneCall
 from sublet.app.routes.leases import only_pool

@@ -35,8 +35,9 @@ from sublet.leases.lease import EndReason, Lease, LeaseId, State
 from sublet.leases.quoting import Ask
 from sublet.leases.service import Request
 from sublet.leases.store import Spec
-from sublet.market import bids, quotes
+from sublet.market import bids, quotes, scales
 from sublet.market import store as market
+from sublet.market.notice import Scale, Step
 from sublet.market.price import Tier, lease_sku
 from sublet.metering import store as metering
 from sublet.tenants.tenant import Caller, Tenant
@@ -57,12 +58,15 @@ def list_offers(ours: Ours, found: AnyCaller) -> dict[str, Any]:
     items = []
     with ours.db.transaction() as tx:
         for pool in fleet.list_pools(tx):
+            scale = scales.find_scale(tx, pool.name, at=now)
             for tier in Tier:
                 own = UUID(int=0) if found.tenant is None else found.tenant.id
                 sku = lease_sku(pool.name, tier)
                 price = market.find_terms(tx, sku, tenant_id=own, at=now)
                 if price is None:
                     continue
+                longest = terms.longest_notice(pool)
+                notices = [] if tier is Tier.CONTRACT else _by_notice(price, scale, longest)
                 firm = terms.firm_for(pool, tier, service.LONGEST)
                 room = service.room_now(tx, pool, jobs, firm=firm, now=now)
                 available = room.gpus
@@ -72,8 +76,8 @@ def list_offers(ours: Ours, found: AnyCaller) -> dict[str, Any]:
                     {
                         "pool": pool.name,
                         "tier": tier,
-                        "usd_per_gpu_hour": usd(price.contracted.rate.charge(3600)),
-                        "list_usd_per_gpu_hour": usd(price.listed.rate.charge(3600)),
+                        **(notices[-1] if notices else _hourly(price)),
+                        "by_notice": notices,
                         "gpus_available": available,
                         "notice_seconds": pool.policy.notice_seconds,
                         "firm_seconds": int(firm.total_seconds()),
@@ -81,6 +85,30 @@ def list_offers(ours: Ours, found: AnyCaller) -> dict[str, Any]:
                     }
                 )
     return {"items": items}
+
+
+def _by_notice(
+    price: market.Terms, scale: Scale | None, longest: timedelta
+) -> list[dict[str, Any]]:
+    """Return what each notice costs, from the shortest up to the longest that the pool sells."""
+    shortest = min(terms.SHORTEST_NOTICE, longest)
+    steps = () if scale is None else scale.steps
+    notices = sorted({shortest, *(one.notice for one in steps if shortest < one.notice <= longest)})
+    items = []
+    for notice in notices:
+        step = None if scale is None else scale.step(notice)
+        items.append({"notice_seconds": notice // timedelta(seconds=1), **_hourly(price, step)})
+    return items
+
+
+def _hourly(price: market.Terms, step: Step | None = None) -> dict[str, Any]:
+    own, listed = price.contracted.rate, price.listed.rate
+    if step is not None:
+        own, listed = step.of(own), step.of(listed)
+    return {
+        "usd_per_gpu_hour": usd(own.charge(3600)),
+        "list_usd_per_gpu_hour": usd(listed.charge(3600)),
+    }
 
 
 def _least(tx: Tx, pool: str, *, firm: timedelta, reserved: bool, now: datetime) -> dict[str, Any]:

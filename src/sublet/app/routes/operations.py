@@ -1,14 +1,12 @@
-"""The operator's view: fleet, prices, deployments, the auditor; and what all may know."""
+"""The operator's view: fleet, deployments, the auditor; and what all may know."""
 
 import json
 import logging
 import queue
-import re
 import threading
 import time
 from collections.abc import Iterator
 from contextlib import suppress
-from datetime import timedelta
 from typing import Annotated, Any, Final
 
 from fastapi import APIRouter, Query, Response
@@ -18,44 +16,26 @@ from sublet import __version__
 from sublet.app.audit import audit, document
 from sublet.app.documents import (
     DeploymentChange,
-    NewFloor,
-    NewPrice,
     PoolChange,
     changed_policy,
-    floor_document,
     policy_document,
-    price_document,
-    usd,
 )
-from sublet.app.http import AnyCaller, Operator, Ours, envelope
-from sublet.app.routes.tenants import instant
+from sublet.app.http import Operator, Ours, envelope
 from sublet.app.services import Services
-from sublet.app.signals_of_pools import signals_of_pools
 from sublet.core.db import Tx
-from sublet.core.errors import Invalid, NotFound, SubletError
-from sublet.core.money import Money
+from sublet.core.errors import SubletError
 from sublet.fleet import store as fleet
 from sublet.leases import policy
 from sublet.leases import service as leases
-from sublet.market import service as pricing
-from sublet.market import store as market
-from sublet.market.floor import Cost
-from sublet.market.price import input_sku
-from sublet.metering import store as metering
 from sublet.models import service as models
 from sublet.models import store as model_store
 from sublet.models.deployment import Deployment, ReplicaState
 from sublet.planner.surplus import sellable_gpus
-from sublet.tenants import store as tenants
-from sublet.tenants.tenant import TenantId
 
 log = logging.getLogger(__name__)
 
 router = APIRouter(prefix="/v1")
 metrics_router = APIRouter()
-_OF_TIER: Final = re.compile(
-    r"model:(.{1,100}):(?:priority|flex|batch):(?:input|cache_read|cache_write|output|reasoning)"
-)
 _ESCAPED: Final = str.maketrans({"\\": r"\\", '"': r"\"", "\n": r"\n"})
 
 # How often an audit says how far it is, and how long it is silent at most.
@@ -158,99 +138,6 @@ def change_pool(ours: Ours, _: Operator, name: str, body: PoolChange) -> dict[st
         )
     ours.wake()
     return {"name": changed.name, "gpus": changed.gpus, **policy_document(changed.policy)}
-
-
-@router.get("/prices", tags=["prices"])
-def list_prices(ours: Ours, found: AnyCaller) -> dict[str, Any]:
-    """List what everything costs now, what will be so later, and your own rates."""
-    tenant_id = None if found.tenant is None else found.tenant.id
-    with ours.db.transaction() as tx:
-        prices = market.list_valid(tx, at=ours.clock.now(), tenant_id=tenant_id)
-    return {"items": [price_document(price) for price in prices]}
-
-
-@router.put("/prices/{sku}", tags=["prices"])
-def set_price(ours: Ours, _: Operator, sku: str, body: NewPrice) -> dict[str, Any]:
-    """Set a price from now on, or from a date. What was sold keeps the price it was sold at.
-
-    With `tenant_id`, that tenant's own rate, which comes before the list price while it is valid.
-    """
-    hourly = sku.startswith("lease:")
-    if hourly != (body.per == "hour"):
-        raise Invalid("leases are priced per hour, tokens per million_tokens")
-    rate = market.usd_per_hour(body.usd) if hourly else market.usd_per_million(body.usd)
-    with ours.db.transaction() as tx:
-        of_tier = _OF_TIER.fullmatch(sku)  # which need no price before their first one
-        known = sku if of_tier is None else input_sku(of_tier[1])
-        if market.find_price(tx, known) is None:
-            raise NotFound(f"there is no SKU {sku[:200]!r}; see GET /v1/prices")
-        if body.tenant_id is not None:
-            tenants.get_tenant(tx, TenantId(body.tenant_id))
-        price = pricing.set_price(
-            tx,
-            sku,
-            rate,
-            exception=body.exception,
-            now=ours.clock.now(),
-            valid_from=instant(body.valid_from, "valid_from"),
-            valid_until=instant(body.valid_until, "valid_until"),
-            tenant_id=body.tenant_id,
-        )
-        return price_document(price)
-
-
-@router.get("/trades", tags=["prices"])
-def list_trades(ours: Ours, _: Operator) -> dict[str, Any]:
-    """List what customers paid for leases, by day and pool, for the last year."""
-    with ours.db.transaction() as tx:
-        rows = metering.list_trades(tx, since=ours.clock.now() - timedelta(days=366))
-    return {
-        "items": [
-            {
-                "day": row["day"],
-                "pool": row["pool"],
-                "gpu_hours": f"{row['gpu_seconds'] / 3_600:.4f}",
-                "usd_gpu_hour": usd(Money(int(row["amount_nanos"]) * 3_600 // row["gpu_seconds"])),
-            }
-            for row in rows
-        ]
-    }
-
-
-@router.get("/signals", tags=["prices"])
-def show_signals(
-    ours: Ours, _: Operator, days: Annotated[int, Query(ge=1, le=56)] = 7
-) -> dict[str, Any]:
-    """Say how fast each pool's idle capacity was taken, at what price, and what that means."""
-    with ours.db.transaction() as tx:
-        return {"items": signals_of_pools(tx, days=days, now=ours.clock.now())}
-
-
-@router.get("/pools/{name}/floor", tags=["prices"])
-def get_floor(ours: Ours, _: Operator, name: str) -> dict[str, Any]:
-    """Show below which price nothing of a pool is sold, and what is let pass below it."""
-    with ours.db.transaction() as tx:
-        fleet.lock_pool(tx, name)
-        floor = pricing.find_floor(tx, name)
-        if floor is None:
-            raise NotFound(f"pool {name[:200]!r} has no floor: set one with `sublet price floor`")
-        return floor_document(floor, pricing.list_exceptions(tx, floor))
-
-
-@router.put("/pools/{name}/floor", tags=["prices"])
-def set_floor(ours: Ours, _: Operator, name: str, body: NewFloor) -> dict[str, Any]:
-    """Say what a GPU of a pool costs. Nothing is sold below it without a named exception."""
-    cost = Cost.of_usd(
-        watts=body.watts, pue=body.pue, usd_per_kwh=body.kwh_usd, wear=body.wear_usd,
-        support=body.support_usd, capital=body.capital_usd,
-    )  # fmt: skip
-    with ours.db.transaction() as tx:
-        fleet.lock_pool(tx, name)
-        floor = pricing.set_floor(
-            tx, name, cost, capital_share=body.capital_share, exception=body.exception,
-            now=ours.clock.now(),
-        )  # fmt: skip
-        return floor_document(floor, pricing.list_exceptions(tx, floor))
 
 
 @router.get("/deployments", tags=["models"])
