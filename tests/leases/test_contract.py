@@ -2,9 +2,10 @@
 
 import itertools
 from dataclasses import replace
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime, time, timedelta
 from typing import Any
 from uuid import UUID
+from zoneinfo import ZoneInfo
 
 import pytest
 from hypothesis import given, settings
@@ -12,7 +13,7 @@ from hypothesis import strategies as st
 
 from sublet.core.errors import Invalid, Refused
 from sublet.core.money import Money, Rate
-from sublet.leases.contract import Contract, Step, bill, total
+from sublet.leases.contract import Contract, Delivery, Step, bill, late_lines, total
 
 NOON = datetime(2026, 1, 1, 12, tzinfo=UTC)
 DAY = timedelta(days=1)
@@ -51,44 +52,148 @@ def test_what_is_missing_to_the_minimum_falls_due_at_the_end() -> None:
     assert due(replace(more, ended_by="tenant")) == plain + 7
 
 
-@st.composite
-def contracts(draw: st.DrawFn) -> Contract:
-    lengths = draw(st.lists(st.integers(1, 40), min_size=1, max_size=5))
-    steps, start = [], NOON
-    for days in lengths:
-        rate = Rate(nanos=draw(st.integers(1, 10**10)), per=draw(st.sampled_from([7, 3600])))
-        steps.append(Step(starts_at=start, gpus=draw(st.integers(1, 110_000)), rate=rate))
-        start += days * DAY
-    early = draw(st.none() | st.integers(1, (start - NOON) // timedelta(seconds=1)))
-    return replace(
-        CONTRACT,
-        steps=tuple(steps),
-        ends_at=start if early is None else NOON + timedelta(seconds=early),
-        ended_by=None if early is None else draw(st.sampled_from(["tenant", "operator"])),
-        minimum=Money(draw(st.integers(0, 10**16))),
+def test_of_what_is_missing_to_the_minimum_the_agreed_share_is_owed() -> None:
+    plain = due(CONTRACT)
+    more = replace(CONTRACT, minimum=Money(plain + 100), missing_percent=40)
+    assert due(more) == plain + 40
+    assert due(replace(more, missing_percent=0)) == plain
+    assert due(replace(more, ended_by="late")) == plain, "who was too late gets no minimum"
+
+
+HOUR = timedelta(hours=1)
+
+
+def delivered(*there: tuple[int, timedelta, int]) -> tuple[Delivery, ...]:
+    return tuple(
+        Delivery(place=place, at=STEPS[place].starts_at + after, gpus=gpus)
+        for place, after, gpus in there
     )
 
 
-@settings(max_examples=40)
-@given(contracts(), st.lists(st.integers(0, 210 * 86_400), max_size=6))
+def test_what_is_late_costs_less_until_it_is_there() -> None:
+    # Ten GPUs: none for six hours, then six, and all of them after a day and a half.
+    late = replace(
+        CONTRACT,
+        deliveries=delivered((0, 0 * HOUR, 0), (0, 6 * HOUR, 6), (0, 36 * HOUR, 10)),
+        late_percent=50,
+    )
+    assert due(late, end=NOON + DAY) == (240 * 2 - 60 - 18 * 4) * USD
+    assert due(late, end=NOON + 2 * DAY) == due(late, end=NOON + DAY) + (240 * 2 - 12 * 4) * USD
+    assert due(CONTRACT) - due(late) == (60 + 30 * 4) * USD
+    first, second, third = (line for line in bill(late, NOON, late.ends_at) if line.what == "late")
+    assert (first.gpus, first.seconds, second.gpus, second.seconds) == (10, 21_600, 4, 64_800)
+    assert third.begins_at == NOON + DAY and third.ends_at == NOON + 36 * HOUR
+    assert late_lines(late, NOON, NOON + DAY) == [first, second]
+    # It lowers what must be paid at least, too.
+    least = replace(late, minimum=Money(due(CONTRACT)))
+    assert due(least) == due(late)
+
+
+def test_who_waits_too_long_ends_it_at_once() -> None:
+    deliveries = delivered((0, 0 * HOUR, 10), (1, 0 * HOUR, 15))
+    contract = replace(CONTRACT, deliveries=deliveries, late_days=3, minimum=Money(10**18))
+    start = STEPS[1].starts_at
+    assert not contract.is_too_late(start + 3 * DAY - timedelta(seconds=1))
+    assert contract.is_too_late(start + 3 * DAY)
+    assert contract.end_by("tenant", start + 3 * DAY) == start + 3 * DAY
+    assert contract.end_by("operator", start + 3 * DAY) == contract.ends_at, "its own notice"
+    assert not replace(contract, late_days=None).is_too_late(start + 60 * DAY)
+    there = (*deliveries, Delivery(place=1, at=start + 2 * DAY, gpus=20))
+    assert not replace(contract, deliveries=there).is_too_late(start + 4 * DAY)
+
+
+@st.composite
+def contracts(draw: st.DrawFn) -> Contract:
+    """Any ramp, early end, recall and late capacity; written down in any time zone."""
+    zone = ZoneInfo(
+        draw(st.sampled_from(["UTC", "Europe/Berlin", "America/New_York", "Asia/Tokyo"]))
+    )
+    written = datetime(2026, draw(st.integers(1, 12)), 1, draw(st.integers(0, 23)), tzinfo=zone)
+    first = written.astimezone(UTC)
+    lengths = draw(st.lists(st.integers(1, 40), min_size=1, max_size=5))
+    steps, deliveries, start = [], [], first
+    for place, days in enumerate(lengths):
+        rate = Rate(nanos=draw(st.integers(1, 10**10)), per=draw(st.sampled_from([7, 3600])))
+        gpus = draw(st.integers(1, 110_000))
+        steps.append(Step(starts_at=start, gpus=gpus, rate=rate))
+        there = sorted(draw(st.sets(st.integers(0, gpus), max_size=4)))
+        after = sorted(draw(st.lists(
+            st.integers(0, days * 90_000), min_size=len(there), max_size=len(there)
+        )))  # fmt: skip
+        deliveries += [
+            Delivery(place=place, at=start + timedelta(seconds=seconds), gpus=some)
+            for seconds, some in zip([0, *after[1:]], there, strict=False)
+        ]
+        start += days * DAY
+    early = draw(st.none() | st.integers(1, (start - first) // timedelta(seconds=1)))
+    ends_at = start if early is None else first + timedelta(seconds=early)
+    kept = [step for step in steps if step.starts_at < ends_at]
+    return replace(
+        CONTRACT,
+        steps=tuple(kept),
+        ends_at=ends_at,
+        ended_by=None if early is None else draw(st.sampled_from(["tenant", "operator", "late"])),
+        minimum=Money(draw(st.integers(0, 10**16))),
+        missing_percent=draw(st.integers(0, 100)),
+        late_percent=draw(st.integers(0, 100)),
+        deliveries=tuple(one for one in deliveries if one.place < len(kept)),
+    )
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    contracts(),
+    st.lists(st.integers(0, 210 * 86_400), max_size=6),
+    st.sampled_from(["UTC", "Europe/Berlin", "America/New_York", "Australia/Lord_Howe"]),
+)
 def test_bills_that_follow_each_other_add_up_to_one_at_once(
-    contract: Contract, cuts: list[int]
+    contract: Contract, cuts: list[int], zone: str
 ) -> None:
-    end = NOON + 210 * DAY
-    by_day = [NOON - DAY + number * DAY for number in range(212)]
-    anyhow = [NOON - DAY, *(NOON + timedelta(seconds=cut) for cut in sorted(cuts)), end]
-    at_once = due(contract, NOON - DAY, end)
-    for instants in (by_day, anyhow):
-        pieces = itertools.pairwise(instants)
-        assert sum(due(contract, start, until) for start, until in pieces) == at_once
-    if contract.ended_by != "operator":
-        assert at_once >= contract.minimum.nanos
+    begin = contract.starts_at - DAY
+    end = contract.starts_at + 210 * DAY
+    # By its own days, at local midnights (one is 23 hours after the last, another 25), and anyhow.
+    by_day = [begin + number * DAY for number in range(212)]
+    midnights = [
+        datetime.combine(begin.date() + number * DAY, time(), ZoneInfo(zone)).astimezone(UTC)
+        for number in range(214)
+    ]
+    anyhow = [begin, *(begin + timedelta(seconds=cut) for cut in sorted(cuts)), end]
+    at_once = due(contract, midnights[0] - DAY, end + 9 * DAY)
+    for instants in (by_day, midnights, anyhow):
+        pieces = itertools.pairwise([midnights[0] - DAY, *instants, end + 9 * DAY])
+        assert (
+            sum(due(contract, start, until) for start, until in pieces if start < until) == at_once
+        )
+
+
+@settings(max_examples=60, deadline=None)
+@given(contracts())
+def test_what_is_owed_is_the_capacity_less_what_was_late_and_the_missing_share(
+    contract: Contract,
+) -> None:
+    lines = bill(contract, contract.starts_at - DAY, contract.ends_at)
+    of = {what: sum(line.amount.nanos for line in lines if line.what == what)
+          for what in ("capacity", "late", "minimum")}  # fmt: skip
+    assert of["capacity"] >= -of["late"] >= 0
+    if contract.ended_by in {"operator", "late"}:
+        assert of["minimum"] == 0
+    elif contract.missing_percent == 100:
+        assert of["capacity"] + of["minimum"] >= contract.minimum.nanos
+    # To the GPU-second, whatever the days are cut into.
+    seconds = sum(line.gpus * line.seconds for line in lines if line.what == "late")
+    late = [one for place in range(len(contract.steps)) for one in contract.late(place)]
+    if contract.late_percent:
+        paid = sum(one.gpus * ((one.end - one.start) // timedelta(seconds=1)) for one in late)
+        tiny = sum(line.amount.nanos == 0 for line in lines)
+        assert seconds == paid or tiny or contract.late_percent < 1
+    assert all(one.gpus <= contract.steps[place].gpus
+               for place in range(len(contract.steps)) for one in contract.late(place))  # fmt: skip
 
 
 @given(contracts())
 def test_capacity_is_billed_to_the_second_once(contract: Contract) -> None:
     lines = [
-        line for line in bill(contract, NOON - DAY, NOON + 210 * DAY) if line.what == "capacity"
+        line for line in bill(contract, NOON - DAY, NOON + 999 * DAY) if line.what == "capacity"
     ]
     seconds = sum(line.seconds for line in lines)
     assert seconds == (contract.ends_at - contract.starts_at) // timedelta(seconds=1)
@@ -114,6 +219,9 @@ def steps(*days_and_gpus: tuple[float, int]) -> tuple[Step, ...]:
         ({"ends_at": NOON + 30 * 366 * DAY}, "at most twenty years"),
         ({"shortfall_percent": 101}, "shortfall_percent"),
         ({"recall_days": -1}, "must not be negative"),
+        ({"late_days": -1}, "must not be negative"),
+        ({"late_percent": 101}, "late_percent"),
+        ({"missing_percent": -1}, "missing_percent"),
         ({"steps": (Step(starts_at=NOON, gpus=1, rate=Rate(nanos=0, per=1)),)}, "more than zero"),
         (
             {"steps": (Step(starts_at=NOON + timedelta(microseconds=1), gpus=1, rate=RATE),)},

@@ -14,7 +14,7 @@ from sublet.core.errors import NotFound, Refused, Unconfirmed
 from sublet.core.ids import new_id
 from sublet.core.money import Money, Rate
 from sublet.fleet import store as fleet
-from sublet.leases import contracts, policy
+from sublet.leases import booking, contracts, policy
 from sublet.leases.contract import Contract, Step, bill, total
 from sublet.leases.lease import EndReason, State
 from sublet.market import service as pricing
@@ -99,7 +99,11 @@ def test_what_a_contract_was_promised_is_not_sold_to_others(world: World) -> Non
         (credit,) = list_credits(tx, world.acme.id, limit=9)
     assert (credit["lease_id"], credit["percent"], credit["gpus"]) == (lease.id, 50, 2)
     world.until(NOON + 5 * DAY + MINUTE, 6 * HOUR)
-    paid = owed(contract) - int(credit["amount_nanos"])
+    # The internal jobs stay, so the second step is late for all of its time.
+    done = show(world, contract)
+    assert (done.delivered(0), done.delivered(1)) == (2, 0)
+    paid = owed(done) - int(credit["amount_nanos"])
+    assert owed(done) == 2 * 2 * 24 * 10**9
     assert world.wallet(world.acme) == (paid, 0)
     world.finish()
 
@@ -151,6 +155,79 @@ def test_who_cannot_pay_for_the_next_day_leases_nothing_until_it_can(world: Worl
     # It began with 50 dollars and got as many more as the others have.
     assert world.wallet(poor) == (owed(contract) - 50 * 10**9, 0)
     assert show(world, contract).closed
+    world.finish()
+
+
+def test_capacity_that_is_late_costs_less_until_it_is_there(world: World) -> None:
+    contract = sign(world, late_percent=50)
+    world.until(NOON + DAY - HOUR, 6 * HOUR)
+    job = world.internal(7)  # one is left of two
+    world.until(NOON + DAY + 6 * HOUR, HOUR)
+    assert show(world, contract).delivered(0) == 1
+    with world.db.transaction() as tx:
+        step = contracts.steps_of(tx, contract.id)[0]
+    with pytest.raises(booking.NotFree):
+        world.draw(step, 2)
+    with world.db.transaction() as tx:
+        booking.wait_for(tx, step.id, now=world.clock.now())
+    first = world.draw(step, 1)
+    world.until(world.clock.now() + MINUTE, 5 * SECOND)
+    with world.db.transaction() as tx:
+        assert contracts.steps_of(tx, contract.id)[0].lost_gpus == 0, "late is not taken back"
+    world.engine.cancel_internal(job)
+    world.until(world.clock.now() + 10 * SECOND)
+    done = show(world, contract)
+    assert done.delivered(0) == 2
+    second = world.draw(step, 1)
+    world.until(world.clock.now() + MINUTE, 5 * SECOND)
+    assert {world.show(one.id).state for one in (first, second)} == {State.RUNNING}
+    world.until(NOON + 5 * DAY + MINUTE, 6 * HOUR)
+    (late,) = done.late(0)
+    assert (late.gpus, late.start) == (1, NOON + DAY)
+    seconds = (late.end - late.start) // SECOND
+    with world.db.transaction() as tx:
+        (credit,) = list_credits(tx, world.acme.id, limit=9)
+    assert int(credit["amount_nanos"]) == round(seconds * 10**9 / 3600 / 2)
+    assert [one["gpus"] for one in credit["evidence"]["deliveries"]] == [1, 2]
+    assert [one["gpus"] for one in credit["evidence"]["internal_jobs"]] == [7]
+    assert world.wallet(world.acme) == (owed(show(world, contract)), 0)
+    world.finish()
+    with world.db.transaction() as tx:  # a credit that nothing explains is found
+        tx.execute("ALTER TABLE credit DISABLE TRIGGER the_past_stands")
+        tx.execute("UPDATE credit SET happened_at = happened_at + interval '1 hour'")
+    assert any(
+        "was late with" in found.what or "nanos were due" in found.what
+        for found in audit(world.db, clock=world.clock).differences
+    )
+
+
+def test_who_waits_too_long_for_its_capacity_ends_it_without_the_minimum(world: World) -> None:
+    contract = sign(
+        world, late_days=1, late_percent=100, notice_days=90, minimum=Money(400 * 10**9),
+        steps=(
+            Step(starts_at=NOON + DAY, gpus=2, rate=RATE),
+            Step(starts_at=NOON + 2 * DAY + HOUR * 24, gpus=4, rate=RATE),
+        ),
+    )  # fmt: skip
+    world.internal(8)
+    world.until(NOON + DAY + 23 * HOUR, HOUR)
+    assert not show(world, contract).is_too_late(world.clock.now())
+    world.until(NOON + 2 * DAY + 12 * HOUR, HOUR)  # the next step's first day is held by now
+    with world.db.transaction() as tx:
+        ended = contracts.end_early(
+            tx, contract.id, "tenant", tenant_id=world.acme.id, now=world.clock.now()
+        )
+    assert (ended.ended_by, ended.ends_at) == ("late", world.clock.now())
+    world.until(NOON + 4 * DAY, 6 * HOUR)
+    assert show(world, contract).closed
+    assert world.wallet(world.acme) == (0, 0), "nothing was there, so nothing is paid"
+    world.finish()
+
+
+def test_half_of_what_is_missing_to_the_minimum_is_owed_if_that_was_agreed(world: World) -> None:
+    sign(world, minimum=Money(584 * 10**9), missing_percent=50)
+    world.until(NOON + 5 * DAY + MINUTE, 6 * HOUR)
+    assert world.wallet(world.acme) == ((288 + 148) * 10**9, 0)
     world.finish()
 
 

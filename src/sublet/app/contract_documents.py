@@ -30,6 +30,15 @@ class NewContract(Body):
         None, description="Why a step's price may be below the pool's floor, where one is"
     )
     shortfall_percent: Annotated[int, Field(ge=0, le=100, strict=True)] = 100
+    late_percent: Annotated[int, Field(ge=0, le=100, strict=True)] = Field(
+        100, description="Of the price of GPUs that are not there yet, which is not paid"
+    )
+    late_days: Annotated[int, Field(ge=0, le=3660, strict=True)] | None = Field(
+        None, description="So late, the tenant may end it at once, without the minimum"
+    )
+    missing_percent: Annotated[int, Field(ge=0, le=100, strict=True)] = Field(
+        100, description="Of what is missing to the minimum, which the tenant owes"
+    )
     notice_days: Annotated[int, Field(ge=0, le=3660, strict=True)] = 90
     recall_days: Annotated[int, Field(ge=0, le=3660, strict=True)] | None = None
     renewal_days: Annotated[int, Field(ge=0, le=3660, strict=True)] = 0
@@ -50,6 +59,10 @@ def contract_document(contract: Contract, steps: Sequence[Reservation]) -> dict[
         "notice_seconds": int(contract.notice.total_seconds()),
         "minimum_usd": usd(contract.minimum),
         "shortfall_percent": contract.shortfall_percent,
+        "late_percent": contract.late_percent,
+        "late_days": contract.late_days,
+        "late_usd": usd(total([line for line in lines if line.what == "late"])),
+        "missing_percent": contract.missing_percent,
         "notice_days": contract.notice_days,
         "recall_days": contract.recall_days,
         "renewal_days": contract.renewal_days,
@@ -62,10 +75,11 @@ def contract_document(contract: Contract, steps: Sequence[Reservation]) -> dict[
                 "starts_at": sold.starts_at,
                 "ends_at": sold.ends_at,
                 "gpus": sold.gpus,
+                "gpus_delivered": contract.delivered(place),
                 "gpus_taken_back": sold.lost_gpus,
                 "usd_per_gpu_hour": usd(step.rate.charge(3600)),
             }
-            for sold, step in zip(steps, contract.steps, strict=True)
+            for place, (sold, step) in enumerate(zip(steps, contract.steps, strict=True))
         ],
     }
 

@@ -26,7 +26,7 @@ from sublet.fleet import store as fleet
 from sublet.fleet.demand import Sampler
 from sublet.fleet.pool import Pool, gpus_by_pool
 from sublet.fleet.topology import Topology, topologies
-from sublet.leases import advancing, blocks, booking, contracts, reservations, resume
+from sublet.leases import advancing, blocks, booking, contracts, deliveries, reservations, resume
 from sublet.leases import service as leases
 from sublet.leases import store as lease_store
 from sublet.leases.lease import HOLDING, EndReason, Lease, LeaseId, State
@@ -132,6 +132,7 @@ class Control:
         self._take_all_on(self._paid(live))
         self._each(unsettled, lambda lease: self._settle(lease, seen_until=now))
         if windows:
+            deliveries.note(self._db, pools=pools, jobs=jobs, now=self._clock.now())
             contracts.renew_due(self._db, now=self._clock.now())
             reservation_meter.settle_windows(self._db, now=self._clock.now())
             reservation_meter.close_contracts(self._db, now=self._clock.now())

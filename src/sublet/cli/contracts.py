@@ -25,7 +25,11 @@ CONTRACT: Final = (
 )
 TERMS: Final = (
     Column("minimum", "minimum_usd", usd),
+    Column("owed of what is missing to it, per cent", "missing_percent"),
     Column("shortfall, per cent", "shortfall_percent"),
+    Column("not paid while late, per cent", "late_percent"),
+    Column("too late after, days", "late_days"),
+    Column("not paid so far", "late_usd", usd),
     Column("notice, days", "notice_days"),
     Column("recall, days", "recall_days"),
     Column("renewal, days", "renewal_days"),
@@ -37,6 +41,7 @@ STEP: Final = (
     Column("ends", "ends_at", instant),
     Column("GPUs", "gpus", right=True),
     Column("per GPU-hour", "usd_per_gpu_hour", usd, right=True),
+    Column("there", "gpus_delivered", right=True),
     Column("taken back", "gpus_taken_back", right=True),
 )
 LINE: Final = (
@@ -90,6 +95,22 @@ def sign(
             min=0, max=100, metavar="PERCENT", help="Given back of what is not delivered."
         ),
     ] = None,
+    late: Annotated[
+        int | None,
+        typer.Option(
+            min=0, max=100, metavar="PERCENT", help="Not paid of GPUs that are not there yet."
+        ),
+    ] = None,
+    late_days: Annotated[
+        int | None,
+        typer.Option(min=0, metavar="DAYS", help="So late, the tenant may end it at once."),
+    ] = None,
+    missing: Annotated[
+        int | None,
+        typer.Option(
+            min=0, max=100, metavar="PERCENT", help="Owed of what is missing to the minimum."
+        ),
+    ] = None,
     notice_days: Annotated[
         int | None, typer.Option(min=0, metavar="DAYS", help="Before the tenant can end it.")
     ] = None,
@@ -114,7 +135,8 @@ def sign(
     given: dict[str, Any] = {
         "pool": pool, "minimum_usd": minimum, "shortfall_percent": shortfall,
         "notice_days": notice_days, "recall_days": recall_days, "renewal_days": renewal_days,
-        "exception": exception,
+        "exception": exception, "late_percent": late, "late_days": late_days,
+        "missing_percent": missing,
     }  # fmt: skip
     body |= {key: value for key, value in given.items() if value is not None}
     with session.operator() as api:

@@ -26,6 +26,7 @@ TABLES: Final = {
     "asset_change": "record",
     "asset_lot": "record",
     "charge": "record",
+    "contract_delivery": "record",
     "credit": "record",
     "floor_exception": "record",
     "idempotency_key": "record",

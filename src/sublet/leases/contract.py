@@ -2,7 +2,8 @@
 
 Each step is a window of its own price and number of GPUs; the next begins where it ends. What is
 owed falls due a day at a time, counted from the start of each step; what is missing to the minimum
-falls due at the end. So a bill from any instant to another is what fell due between them, and bills
+falls due at the end. Capacity that is late costs less: what is not paid for it is a line of its own, due
+with the day. So a bill from any instant to another is what fell due between them, and bills
 that follow each other add up to one for all of their time.
 """
 
@@ -14,7 +15,7 @@ from uuid import UUID
 
 from sublet.core.errors import Invalid, Refused
 from sublet.core.money import Money, Rate
-from sublet.leases.reservation import DAY_SECONDS
+from sublet.leases.reservation import DAY_SECONDS, broken_credit
 
 LONGEST: Final = timedelta(days=20 * 366)
 _DAY: Final = timedelta(seconds=DAY_SECONDS)
@@ -28,6 +29,24 @@ class Step:
     starts_at: datetime
     gpus: int
     rate: Rate  # of a GPU-second
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Delivery:
+    """So many GPUs of a step were there at once, from then on: more than ever before."""
+
+    place: int  # of the step
+    at: datetime  # a whole second
+    gpus: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Late:
+    """GPUs of a step that were not there yet."""
+
+    gpus: int
+    start: datetime
+    end: datetime  # half-open
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,7 +64,11 @@ class Contract:
     notice_days: int  # before the tenant can end it
     recall_days: int | None  # before the operator can take it back; None: it has no such right
     renewal_days: int  # by which it goes on, unless somebody ends it; 0: it ends
-    ended_by: str | None = None  # 'tenant' or 'operator', before its time
+    late_percent: int = 100  # of the price of what is late, which is not paid
+    late_days: int | None = None  # so late, the tenant may end it at once; None: it may not
+    missing_percent: int = 100  # of what is missing to the minimum, which the tenant owes
+    deliveries: tuple[Delivery, ...] = ()  # of its steps, so far, in order of time
+    ended_by: str | None = None  # before its time: 'tenant', 'operator', or 'late': by the tenant
     closed: bool = False
 
     @property
@@ -61,6 +84,33 @@ class Contract:
         if place + 1 < len(self.steps):
             return min(self.steps[place + 1].starts_at, self.ends_at)
         return self.ends_at
+
+    def delivered(self, place: int) -> int | None:
+        """Return how many GPUs of step `place` were there at once so far; None: it has not begun."""
+        there = [delivery.gpus for delivery in self.deliveries if delivery.place == place]
+        return max(there, default=None)
+
+    def late(self, place: int) -> list[Late]:
+        """Return what of step `place` was not there, and when; nothing of what nobody saw."""
+        step, end = self.steps[place], self.end_of(place)
+        there = [delivery for delivery in self.deliveries if delivery.place == place]
+        ends = [*(other.at for other in there[1:]), end] if there else []
+        found = []
+        for one, then in zip(there, ends, strict=True):
+            start, until = max(one.at, step.starts_at), min(then, end)
+            if one.gpus < step.gpus and start < until:
+                found.append(Late(gpus=step.gpus - one.gpus, start=start, end=until))
+        return found
+
+    def is_too_late(self, now: datetime) -> bool:
+        """Say whether the tenant may end it at once, since GPUs of a step are so late."""
+        return self.late_days is not None and any(
+            late.start <= now < late.end
+            and late.end == self.end_of(place)
+            and now >= step.starts_at + self.late_days * _DAY
+            for place, step in enumerate(self.steps)
+            for late in self.late(place)
+        )
 
     def check(self, *, gpus: int, now: datetime) -> None:
         """Hold it to what can be signed at all.
@@ -108,11 +158,20 @@ class Contract:
             raise Invalid("a contract is at most twenty years long")
         if not 0 <= self.shortfall_percent <= 100:
             raise Invalid("shortfall_percent must lie in 0…100")
-        if min(self.notice_days, self.recall_days or 0, self.renewal_days) < 0:
-            raise Invalid("notice_days, recall_days and renewal_days must not be negative")
+        if not 0 <= self.late_percent <= 100:
+            raise Invalid("late_percent must lie in 0…100")
+        if not 0 <= self.missing_percent <= 100:
+            raise Invalid("missing_percent must lie in 0…100")
+        days = (self.notice_days, self.recall_days or 0, self.renewal_days, self.late_days or 0)
+        if min(days) < 0:
+            raise Invalid(
+                "notice_days, recall_days, renewal_days and late_days must not be negative"
+            )
 
     def end_by(self, who: str, now: datetime) -> datetime:
         """Return when it ends if the tenant or the operator says so now: never later than else.
+
+        A tenant whose capacity is too late ends it at once.
 
         Raises:
             Refused: it is over, was ended before, or the operator has no right to.
@@ -122,6 +181,8 @@ class Contract:
         days = self.notice_days if who == "tenant" else self.recall_days
         if days is None:
             raise Refused(f"contract {self.id} gives the operator no right to recall it")
+        if who == "tenant" and self.is_too_late(now):
+            days = 0
         whole = now.replace(microsecond=0) + (_SECOND if now.microsecond else timedelta(0))
         return min(max(whole + days * _DAY, self.starts_at + _SECOND), self.ends_at)
 
@@ -131,18 +192,22 @@ class Line:
     """What fell due at an instant."""
 
     due_at: datetime
-    what: str  # 'capacity' or 'minimum'
+    what: str  # 'capacity', 'late' or 'minimum'
     gpus: int
     seconds: int
-    amount: Money
+    amount: Money  # below nothing where it is late
+    place: int | None = None  # of the step
+    begins_at: datetime | None = None  # of capacity, and of what is late
+    ends_at: datetime | None = None
 
 
 def bill(contract: Contract, start: datetime, end: datetime) -> list[Line]:
     """Return what falls due in (start, end], the earliest first.
 
-    Take or pay: a day of a step is owed whether anything was used of it. What was not delivered is
-    no line of it: it is credited where it happened. What is missing to the minimum is due at the
-    end, unless the operator ended it.
+    Take or pay: a day of a step is owed whether anything was used of it. Of GPUs that were not there
+    yet so many per cent are not owed. What was taken back again is no line of it: it is credited
+    where it happened. Of what is missing to the minimum so many per cent are due at the end, unless
+    the operator ended it, or was too late; what was late lowers the minimum by as much.
     """
     return [line for line in _due(contract) if start < line.due_at <= end]
 
@@ -151,26 +216,64 @@ def total(lines: Sequence[Line]) -> Money:
     return Money(sum(line.amount.nanos for line in lines))
 
 
+def late_lines(contract: Contract, starts_at: datetime, due_at: datetime) -> list[Line]:
+    """Return what is not paid of the day that ends then, of the step that started at `starts_at`."""
+    return [
+        line
+        for line in _due(contract)
+        if line.what == "late"
+        and line.place is not None
+        and contract.steps[line.place].starts_at == starts_at
+        and line.due_at == due_at
+    ]
+
+
 def _due(contract: Contract) -> list[Line]:
     lines = []
+    capacity = 0
     for place, step in enumerate(contract.steps):
-        seconds = (contract.end_of(place) - step.starts_at) // _SECOND
-        for begin in range(0, seconds, DAY_SECONDS):
-            length = min(DAY_SECONDS, seconds - begin)
+        late = contract.late(place)
+        start, end = step.starts_at, contract.end_of(place)
+        while start < end:
+            until = min(start + _DAY, end)
+            seconds = (until - start) // _SECOND
+            amount = step.rate.charge(step.gpus * seconds)
+            capacity += amount.nanos
             lines.append(
                 Line(
-                    due_at=step.starts_at + timedelta(seconds=begin + length),
-                    what="capacity",
-                    gpus=step.gpus,
-                    seconds=length,
-                    amount=step.rate.charge(step.gpus * length),
+                    due_at=until, what="capacity", gpus=step.gpus, seconds=seconds, amount=amount,
+                    place=place, begins_at=start, ends_at=until,
                 )
-            )
-    missing = contract.minimum.nanos - total(lines).nanos
-    if missing > 0 and contract.ended_by != "operator":
-        lines.append(
-            Line(due_at=contract.ends_at, what="minimum", gpus=0, seconds=0, amount=Money(missing))
-        )
+            )  # fmt: skip
+            lines += _late_lines(contract, place, late, start, until)
+            start = until
+    missing = contract.minimum.nanos - capacity
+    owed = Rate(nanos=max(missing, 0) * contract.missing_percent, per=100).charge(1)
+    if owed.nanos and contract.ended_by not in {"operator", "late"}:
+        lines.append(Line(due_at=contract.ends_at, what="minimum", gpus=0, seconds=0, amount=owed))
+    return lines
+
+
+def _late_lines(
+    contract: Contract, place: int, late: Sequence[Late], start: datetime, end: datetime
+) -> list[Line]:
+    """Return what is not paid of one day of a step, since GPUs of it were not there yet."""
+    lines = []
+    for one in late:
+        begins, ends = max(one.start, start), min(one.end, end)
+        if begins >= ends:
+            continue
+        amount = broken_credit(
+            contract.steps[place].rate, gpus=one.gpus, percent=contract.late_percent,
+            broken_at=begins, until=ends,
+        )  # fmt: skip
+        if amount.nanos:
+            lines.append(
+                Line(
+                    due_at=end, what="late", gpus=one.gpus, seconds=(ends - begins) // _SECOND,
+                    amount=-amount, place=place, begins_at=begins, ends_at=ends,
+                )
+            )  # fmt: skip
     return lines
 
 

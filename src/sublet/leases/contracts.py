@@ -13,9 +13,10 @@ from sublet.core.money import Money
 from sublet.fleet import store as fleet
 from sublet.fleet.pool import Pool
 from sublet.leases import reservations, store, terms
-from sublet.leases.contract import Contract, Step
+from sublet.leases.contract import Contract, Delivery, Step
 from sublet.leases.reservation import DAY_SECONDS, Reservation, of_reservation
 from sublet.leases.store import QUERIES
+from sublet.ledger import store as ledger
 from sublet.market import service as pricing
 from sublet.market import store as market
 from sublet.market.floor import below
@@ -57,6 +58,8 @@ def sign(tx: Tx, contract: Contract, *, now: datetime, exception: str | None = N
         "minimum_nanos": contract.minimum.nanos,
         "shortfall_percent": contract.shortfall_percent, "notice_days": contract.notice_days,
         "recall_days": contract.recall_days, "renewal_days": contract.renewal_days,
+        "late_percent": contract.late_percent, "late_days": contract.late_days,
+        "missing_percent": contract.missing_percent,
     }  # fmt: skip
     tx.execute(QUERIES["insert_contract"], row)
     for place, step in enumerate(contract.steps):
@@ -148,15 +151,19 @@ def end_early(tx: Tx, id_: UUID, who: str, *, tenant_id: UUID | None, now: datet
     one(tx, QUERIES["lock_contract"], {"id": id_})
     found = get_contract(tx, id_, tenant_id=tenant_id)
     at = found.end_by(who, now)
-    _move_end(tx, found, at, who)
-    log.info("contract.ended_early", extra={"contract": id_, "by": who})
+    by = "late" if who == "tenant" and found.is_too_late(now) else who
+    _move_end(tx, found, at, by, now=now)
+    log.info("contract.ended_early", extra={"contract": id_, "by": by})
     return get_contract(tx, id_)
 
 
-def _move_end(tx: Tx, contract: Contract, at: datetime, who: str | None) -> None:
+def _move_end(tx: Tx, contract: Contract, at: datetime, who: str | None, *, now: datetime) -> None:
     tx.execute(QUERIES["end_contract"], {"id": contract.id, "ends_at": at, "ended_by": who})
     for step in steps_of(tx, contract.id):
         if step.starts_at >= at:
+            for _, hold_id in reservations.open_blocks(tx, step.id):  # its first day was held
+                ledger.void(tx, hold_id, now=now)
+            tx.execute(QUERIES["drop_blocks"], {"id": step.id})
             tx.execute(QUERIES["drop_step"], {"id": step.id})
         elif step.ends_at > at:
             tx.execute(QUERIES["move_end"], {"id": step.id, "ends_at": at})
@@ -202,6 +209,9 @@ def close(tx: Tx, id_: UUID) -> None:
 
 
 def _contract(tx: Tx, row: Mapping[str, Any]) -> Contract:
+    steps = steps_of(tx, row["id"])
+    places = {step.id: place for place, step in enumerate(steps)}
+    delivered = tx.execute(QUERIES["list_deliveries"], {"contract_id": row["id"]}).fetchall()
     return Contract(
         id=row["id"],
         tenant_id=row["tenant_id"],
@@ -213,7 +223,7 @@ def _contract(tx: Tx, row: Mapping[str, Any]) -> Contract:
                 gpus=step.gpus,
                 rate=market.get_price(tx, step.price_id).rate,
             )
-            for step in steps_of(tx, row["id"])
+            for step in steps
         ),
         ends_at=row["ends_at"],
         signed_at=row["signed_at"],
@@ -223,6 +233,14 @@ def _contract(tx: Tx, row: Mapping[str, Any]) -> Contract:
         notice_days=row["notice_days"],
         recall_days=row["recall_days"],
         renewal_days=row["renewal_days"],
+        late_percent=row["late_percent"],
+        late_days=row["late_days"],
+        missing_percent=row["missing_percent"],
+        deliveries=tuple(
+            Delivery(place=places[one["reservation_id"]], at=one["happened_at"], gpus=one["gpus"])
+            for one in delivered
+            if one["reservation_id"] in places
+        ),
         ended_by=row["ended_by"],
         closed=row["closed"],
     )

@@ -323,12 +323,51 @@ UPDATE reservation SET ends_at = %(ends_at)s WHERE id = %(id)s;
 -- Of a contract that ends before it: nothing of it was held or charged.
 DELETE FROM reservation WHERE id = %(id)s;
 
+-- name: drop_blocks
+DELETE FROM reservation_block WHERE reservation_id = %(id)s;
+
+-- name: list_deliveries
+SELECT reservation_id, gpus, happened_at
+  FROM contract_delivery
+ WHERE contract_id = %(contract_id)s
+ ORDER BY happened_at, gpus;
+
+-- name: list_running_steps
+-- Steps of contracts that run, the contract that was signed first first; how many of their GPUs were
+-- there at once so far, null: nobody looked yet; and how many GPUs of their pool leases hold that are
+-- no contract's.
+SELECT r.id, r.contract_id, r.pool, r.gpus, r.lost_gpus, r.unpaid, r.starts_at,
+       (SELECT max(d.gpus) FROM contract_delivery d WHERE d.reservation_id = r.id) AS delivered,
+       (SELECT coalesce(sum(l.gpus), 0)
+          FROM lease l
+         WHERE l.pool = r.pool AND l.tier <> 'contract'
+           AND l.state IN ('admitted', 'provisioning', 'running', 'draining')) AS held
+  FROM reservation r
+  JOIN contract c ON c.id = r.contract_id
+ WHERE NOT r.ended AND r.starts_at <= %(now)s AND r.ends_at > %(now)s
+ ORDER BY c.signed_at, c.id, r.starts_at;
+
+-- name: insert_delivery
+INSERT INTO contract_delivery (reservation_id, contract_id, gpus, happened_at, recorded_at)
+VALUES (%(id)s, %(contract_id)s, %(gpus)s, %(at)s, %(now)s)
+    ON CONFLICT DO NOTHING;
+
+-- name: list_deliveries_of
+SELECT gpus, happened_at
+  FROM contract_delivery
+ WHERE reservation_id = %(id)s
+ ORDER BY happened_at, gpus;
+
+-- name: get_delivered
+SELECT max(gpus) AS gpus FROM contract_delivery WHERE reservation_id = %(id)s;
+
 -- name: insert_contract
 INSERT INTO contract (id, tenant_id, pool, name, starts_at, ends_at, signed_at, notice_seconds,
-                      minimum_nanos, shortfall_percent, notice_days, recall_days, renewal_days)
+                      minimum_nanos, shortfall_percent, notice_days, recall_days, renewal_days,
+                      late_percent, late_days, missing_percent)
 VALUES (%(id)s, %(tenant_id)s, %(pool)s, %(name)s, %(starts_at)s, %(ends_at)s, %(signed_at)s,
         %(notice_seconds)s, %(minimum_nanos)s, %(shortfall_percent)s, %(notice_days)s,
-        %(recall_days)s, %(renewal_days)s)
+        %(recall_days)s, %(renewal_days)s, %(late_percent)s, %(late_days)s, %(missing_percent)s)
     ON CONFLICT (id) DO NOTHING
 RETURNING id;
 

@@ -11,7 +11,7 @@ RECORDS: Final = (
     "transfer", "pool_event", "internal_job_event", "price", "lease_event", "usage", "charge",
     "credit",
     "idempotency_key", "seal", "pool_cost", "floor_exception", "asset_lot", "asset_change",
-    "notice_scale",
+    "notice_scale", "contract_delivery",
 )  # fmt: skip
 WEIGHT: Final = 20.0  # of all steps, as `Progress` counts
 # The sweeper runs every second; a hold this long past its time has been forgotten.

@@ -12,6 +12,7 @@ from uuid import UUID
 
 from sublet.core.audit import Findings, Progress, new_seed
 from sublet.core.db import Tx
+from sublet.core.ids import derived_id
 from sublet.leases import contracts, resales
 from sublet.leases import store as leases
 from sublet.leases.contract import bill, total
@@ -24,7 +25,7 @@ from sublet.market.price import Tier
 from sublet.metering.credits import list_credits
 from sublet.metering.lease_meter import credit_id, credit_of
 from sublet.metering.resale_meter import share_id, share_of
-from sublet.metering.reservation_meter import minimum_id
+from sublet.metering.reservation_meter import late_id, minimum_id
 from sublet.metering.store import QUERIES
 
 LAW: Final = "charged_once"
@@ -184,6 +185,7 @@ def _audit_credits(tx: Tx, findings: Findings, *, settled_by: datetime) -> None:
         )
     _audit_windows(tx, findings, given, settled_by=settled_by)
     _audit_contracts(tx, findings)
+    _audit_late(tx, findings)
     for id_, credit in given.items():
         findings.check(
             False,
@@ -254,9 +256,44 @@ def _audit_contracts(tx: Tx, findings: Findings) -> None:
     for found in closed:
         row = {"id": found.id, "minimum": minimum_id(found.id)}
         charged = int(_one(tx, QUERIES["sum_contract"], row)["nanos"])
-        due = total(bill(found, datetime.min.replace(tzinfo=UTC), found.ends_at)).nanos
+        lines = bill(found, datetime.min.replace(tzinfo=UTC), found.ends_at)
+        due = total([line for line in lines if line.what != "late"]).nanos
         findings.check(
             charged == due,
             LAW,
             f"contract {found.id} is over, {due} nanos were due for it and {charged} were charged",
+        )
+
+
+def _audit_late(tx: Tx, findings: Findings) -> None:
+    """Each contract was credited for what its record says was late, and for nothing else."""
+    given = {
+        row["transfer_id"]: row
+        for row in list_credits(tx, None, limit=_MOST_CREDITS)
+        if row["reservation_id"] is not None and row["lease_id"] is None
+    }
+    for found in contracts.list_of(tx, None):
+        steps = contracts.steps_of(tx, found.id)
+        for line in bill(found, datetime.min.replace(tzinfo=UTC), found.ends_at):
+            if line.what != "late":
+                continue
+            assert line.place is not None
+            step = steps[line.place]
+            credit = given.pop(late_id(step.id, line), None)
+            if credit is None and not found.closed:
+                continue  # its day is not charged yet
+            findings.check(
+                credit is not None and credit["amount_nanos"] == -line.amount.nanos,
+                LAW,
+                f"contract {found.id} was late with {line.gpus} GPUs from {line.begins_at} on,"
+                f" {-line.amount.nanos} nanos were not due for it and were not credited",
+            )
+    for id_, row in given.items():
+        # What else is given for a window alone is for having waited since then.
+        waited = derived_id(row["reservation_id"], "credit", row["happened_at"].isoformat())
+        findings.check(
+            id_ == waited,
+            LAW,
+            f"credit {id_} gave {row['amount_nanos']} nanos for reservation {row['reservation_id']}"
+            " and nothing that was late explains it",
         )

@@ -12,6 +12,7 @@ from pydantic_core import to_jsonable_python
 from sublet.core.db import Tx
 from sublet.core.money import Money
 from sublet.fleet import store as fleet
+from sublet.leases import deliveries
 from sublet.leases import store as leases
 from sublet.leases.lease import Lease
 from sublet.ledger import store as ledger
@@ -84,4 +85,7 @@ def _evidence(tx: Tx, broken: Broken) -> Mapping[str, Any]:
             for event in leases.list_events(tx, broken.lease.id)
         ],
         "internal_jobs": fleet.list_jobs_at(tx, broken.pool, broken.broken_at),
+        "deliveries": []
+        if broken.reservation_id is None
+        else deliveries.list_of(tx, broken.reservation_id),
     }

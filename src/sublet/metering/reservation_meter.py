@@ -10,8 +10,9 @@ from sublet.core.db import Database, Tx
 from sublet.core.errors import Unpaid
 from sublet.core.ids import derived_id
 from sublet.fleet import store as fleet
-from sublet.leases import booking, contracts, reservations
-from sublet.leases.contract import Contract, bill
+from sublet.leases import booking, contracts, deliveries, reservations
+from sublet.leases.contract import Contract, bill, late_lines
+from sublet.leases.contract import Line as BillLine
 from sublet.leases.lease import Lease
 from sublet.leases.reservation import Reservation, broken_credit, overdue
 from sublet.ledger import store as ledger
@@ -136,12 +137,43 @@ def _settle(db: Database, found: Reservation, *, now: datetime) -> None:
         line = Line(price=price, quantity=usage.gpu_seconds)
         with db.transaction("reservation.settle") as tx:
             store.settle(tx, usage, [line], hold_id=hold_id, now=now)
+            if found.contract_id is not None:
+                _credit_late(tx, found, end, now=now)
             reservations.close_block(tx, found.id, number)
         left -= 1
     if not left and now >= found.ends_at:
         with db.transaction() as tx:
             if not reservations.drawn_gpus(tx, found.id):
                 reservations.end(tx, found.id)
+
+
+def late_id(reservation_id: UUID, line: BillLine) -> UUID:
+    """Return the id of the credit for a line of what was late."""
+    assert line.begins_at is not None
+    return derived_id(reservation_id, "late", line.begins_at.isoformat())
+
+
+def _credit_late(tx: Tx, found: Reservation, day_end: datetime, *, now: datetime) -> None:
+    """Credit what of one day of a contract's step is not owed, since GPUs were not there yet."""
+    assert found.contract_id is not None
+    signed = contracts.get_contract(tx, found.contract_id)
+    for line in late_lines(signed, found.starts_at, day_end):
+        assert line.begins_at is not None
+        assert line.ends_at is not None
+        broken = Broken(
+            transfer_id=late_id(found.id, line),
+            tenant_id=found.tenant_id,
+            pool=found.pool,
+            lease=None,
+            reservation_id=found.id,
+            gpus=line.gpus,
+            broken_at=line.begins_at,
+            promised_until=line.ends_at,
+            percent=signed.late_percent,
+            price_id=found.price_id,
+            amount=-line.amount,
+        )
+        give(tx, broken, now=now)
 
 
 def _credit_lease(tx: Tx, found: Reservation, lease: Lease, *, now: datetime) -> None:
@@ -155,8 +187,10 @@ def _credit_wait(tx: Tx, reservation_id: UUID, *, now: datetime) -> None:
     found = reservations.lock(tx, reservation_id)
     if found.asked_at is None:
         return
+    # What was never there of a contract is late: it costs less for it, and is still to come.
+    late = found.contract_id is not None and deliveries.most_delivered(tx, found.id) < found.gpus
     gpus = found.gpus - found.lost_gpus - reservations.drawn_gpus(tx, found.id)
-    if gpus <= 0:
+    if late or gpus <= 0:
         reservations.set_asked(tx, found.id, None)
         return
     id_ = derived_id(found.id, "credit", found.asked_at.isoformat())

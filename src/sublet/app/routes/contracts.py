@@ -63,6 +63,9 @@ def sign_contract(ours: Ours, _: Operator, once: OneCall, body: NewContract) -> 
             shortfall_percent=body.shortfall_percent,
             notice_days=body.notice_days,
             recall_days=body.recall_days,
+            late_percent=body.late_percent,
+            late_days=body.late_days,
+            missing_percent=body.missing_percent,
             renewal_days=body.renewal_days,
         )
         signed = contracts.sign(tx, contract, now=now, exception=body.exception)
@@ -123,7 +126,8 @@ def show_bill(
 def end_contract(ours: Ours, found: AnyCaller, contract_id: UUID) -> dict[str, Any]:
     """End a contract before its time: the tenant by its notice, the operator by its recall right.
 
-    It ends when so many days are over, and is not renewed. Recalled, it has no minimum any more.
+    It ends when so many days are over, and is not renewed. Recalled, it has no minimum any more. A
+    tenant whose capacity is later than was agreed ends it at once, without the minimum.
     """
     who = "operator" if found.tenant is None else "tenant"
     tenant_id = None if found.tenant is None else found.tenant.id
