@@ -44,7 +44,8 @@ def page(name: str, played: Played) -> Iterator[str]:
         f" {outcome.waits['max']:.0f} s at most; shortage {_percent(outcome.shortage_share, 3)}"
     )
     yield (
-        f"leases: {outcome.evictions:,} evictions, {outcome.worst_evictions} of one at most; "
+        f"leases: {outcome.evictions:,} evictions, {outcome.worst_evictions} of one at most,"
+        f" {outcome.work_lost_gpu_hours:,.0f} GPU-hours of work since the last checkpoints; "
         + ", ".join(f"{n:,} {what.replace('_', ' ')}" for what, n in outcome.counts.items() if n)
     )
     yield ""

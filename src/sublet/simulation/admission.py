@@ -38,6 +38,7 @@ class Again:
     until: int  # it ends then at the latest
     not_before: int
     evictions: int
+    checkpoint: int = 0  # seconds between two times that it saves its work
 
 
 class Admission:
@@ -65,9 +66,8 @@ class Admission:
         of = self._of
         contract = of.scenario.contracts[number]
         payer, payee = of.till.contract(number)
-        end = contract.day + contract.days
-        if recall_day is not None:
-            end = min(end, recall_day + contract.recall_notice_days)
+        tenant = of.scenario.tenants.count + number  # one of its own
+        end = contract.ends_on(of.scenario.start, recalled=recall_day)
         before = 0.0
         for day, share in contract.ramp:
             start = contract.day + day
@@ -78,7 +78,7 @@ class Admission:
                     size = gpus * (part + 1) // _CHUNKS - gpus * part // _CHUNKS
                     if size and end > start:
                         lease = Again(
-                            request=-1 - number, pool=pool, tier=CONTRACT, gpus=size, tenant=0,
+                            request=-1 - number, pool=pool, tier=CONTRACT, gpus=size, tenant=tenant,
                             payer=payer, payee=payee, rate=contract.nanos,
                             seconds=round((end - start) * 86_400),
                             until=of.now(round(end * 86_400 / STEP)), not_before=0, evictions=0,
@@ -167,6 +167,7 @@ class Admission:
         seconds = requests.seconds[low:high].tolist()
         starts, offer = requests.starts_at[low:high].tolist(), requests.offer[low:high].tolist()
         tenant = requests.tenant[low:high].tolist()
+        checkpoint = requests.checkpoint[low:high].tolist()
         for i in range(high - low):
             where, size = pool[i], gpus[i]
             if tier[i] != RESERVED and size > self.room[where]:
@@ -196,6 +197,7 @@ class Admission:
                 request=low + i, pool=where, tier=tier[i], gpus=size, tenant=tenant[i],
                 payer=of.till.wallet(tenant[i]), payee=of.till.income(tenant[i]), rate=rate,
                 seconds=seconds[i], until=starts[i] + seconds[i], not_before=0, evictions=0,
+                checkpoint=checkpoint[i],
             )  # fmt: skip
             if tier[i] == RESERVED:
                 self._book(lease, step + -(-(starts[i] - now) // STEP))
@@ -256,7 +258,7 @@ class Admission:
             promised = at + self._promised_seconds(ON_DEMAND, lease.seconds)
         row = (
             lease.request, lease.pool, lease.tier, lease.gpus, lease.tenant, payer, lease.payee,
-            lease.rate, at, ends_at, promised, nanos, lease.evictions,
+            lease.rate, at, ends_at, promised, nanos, lease.evictions, lease.checkpoint,
         )  # fmt: skip
         for name, value in zip(_NEW, row, strict=True):
             self._new[name].append(value)
@@ -287,5 +289,5 @@ def _pressure(pool: Pool, gpus: int, internal: int, pending: int, leased: int) -
 
 _NEW: Final = (
     "request", "pool", "tier", "gpus", "tenant", "payer", "payee", "rate", "running_at", "ends_at",
-    "promised_until", "held", "evictions",
+    "promised_until", "held", "evictions", "checkpoint",
 )  # fmt: skip

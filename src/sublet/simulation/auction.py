@@ -79,6 +79,7 @@ def hold_auction(of: "Simulation", step: int, *, now: int) -> None:
                 request=number, pool=pool, tier=tier, gpus=gpus, tenant=tenant,
                 payer=of.till.wallet(tenant), payee=of.till.income(tenant), rate=rate,
                 seconds=seconds, until=at + seconds, not_before=0, evictions=0,
+                checkpoint=int(requests.checkpoint[number]),
             )  # fmt: skip
             if admission.start(lease, now=now, at=min(max(at, now), now + STEP - 1)):
                 of.tally.admitted[tier] += 1

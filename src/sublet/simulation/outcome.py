@@ -30,6 +30,7 @@ class Tally:
         self.admitted = np.zeros(len(TIERS), dtype=np.int64)
         self.evictions = np.zeros(len(TIERS), dtype=np.int64)
         self.worst_evictions = 0  # of one request
+        self.work_lost = 0  # GPU-seconds since the last checkpoints of those that gave way
         self.lost = 0  # leases whose node failed
         self.outbid = 0
         self.completed = self.exhausted = self.resumed = self.reclaims = 0
@@ -75,6 +76,7 @@ class Outcome:
     credits_by_tier: tuple[int, ...]
     evictions: int
     worst_evictions: int
+    work_lost_gpu_hours: float
     gpu_hours: dict[str, float]
     admitted: dict[str, int]
     refused: dict[str, int]
@@ -120,6 +122,7 @@ class Outcome:
             credits_by_tier=tuple(till.credits.tolist()),
             evictions=int(tally.evictions.sum()),
             worst_evictions=tally.worst_evictions,
+            work_lost_gpu_hours=tally.work_lost / _HOUR,
             gpu_hours={name: float(hours) for name, hours in zip(USES, daily.sum(axis=1), strict=True)},
             admitted=dict(zip(TIERS, admitted, strict=True)),
             refused=dict(sorted(tally.refused.items())),
@@ -170,6 +173,7 @@ def document(outcome: Outcome, *, clairvoyant_nanos: int) -> dict[str, Any]:
         "reclaims": outcome.reclaims,
         "reclaim_seconds": outcome.waits,
         "worst_evictions_of_one": outcome.worst_evictions,
+        "work_lost_gpu_hours": round(outcome.work_lost_gpu_hours, 1),
         "counts": outcome.counts,
         "absorption": [round(float(share), 4) for share in outcome.absorption],
         "violations": outcome.violations,

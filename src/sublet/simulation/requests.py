@@ -33,6 +33,7 @@ class Requests:
     seconds: Ints  # asked for
     starts_at: Ints  # `at`, or later where it is reserved
     offer: Ints  # nanos per GPU-hour
+    checkpoint: Ints  # seconds between two checkpoints; 0: none
     resumable: NDArray[np.bool_]
     first: Ints  # index of the first request of each step, shape (steps + 1,)
 
@@ -70,6 +71,7 @@ def make_requests(scenario: Scenario, world: World, seed: int) -> Requests:
                 "seconds": seconds,
                 "starts_at": starts_at,
                 "offer": np.maximum(np.rint(offer / _STEP_NANOS), 1) * _STEP_NANOS,
+                "checkpoint": np.full(count, round(spec.checkpoint_hours * 3_600)),
                 "resumable": dice.random(count) < spec.resumable,
             }
         )
@@ -86,7 +88,8 @@ def make_requests(scenario: Scenario, world: World, seed: int) -> Requests:
 
 
 _NAMES: Final = (
-    "at", "pool", "tier", "tenant", "gpus", "seconds", "starts_at", "offer", "resumable",
+    "at", "pool", "tier", "tenant", "gpus", "seconds", "starts_at", "offer", "checkpoint",
+    "resumable",
 )  # fmt: skip
 
 

@@ -26,7 +26,7 @@ from sublet.simulation.requests import Requests
 from sublet.simulation.rules import RULES
 from sublet.simulation.scenario import CONTRACT, INTERRUPTIBLE, STEP, Scenario
 from sublet.simulation.table import COLUMNS, DRAINING, ENDED, NEVER, RUNNING, Ints, Leases
-from sublet.simulation.victims import choose
+from sublet.simulation.victims import Losses, Turns, choose, work_lost
 
 _LEAVES_EARLY = 0.2  # a tenant's command uses at least so much of its notice
 
@@ -53,6 +53,7 @@ class Simulation:
         how = self.rules.pricing or conduct.pricing
         self.tariff = Tariff(scenario, world, requests, plans, how=how)
         self.admission = Admission(self)
+        self.turns = Turns()
         self.dice = np.random.default_rng([seed, 3])
         self.notice = np.array([pool.notice for pool in scenario.pools], dtype=np.int64)
         self.internal = np.zeros(pools, dtype=np.int64)  # GPUs that internal jobs hold
@@ -210,12 +211,22 @@ class Simulation:
                     short = int(fair * pressure.gpus) - pressure.internal_running - going
                     missing = max(min(missing, short), 0)
                 victims = (
-                    choose(leases, here, gpus=missing, now=now, rules=rules)
+                    choose(
+                        leases,
+                        here,
+                        gpus=missing,
+                        now=now,
+                        rules=rules,
+                        losses=self._losses(pool, now),
+                    )
                     if missing
                     else here[:0]
                 )
                 if pool in soon and rules.plans:
-                    victims = self._make_room(here, victims, pressure, going, soon[pool], now)
+                    losses = self._losses(pool, now)
+                    victims = self._make_room(
+                        here, victims, pressure, going, soon[pool], now, losses
+                    )
                 self.leave(victims, now)
                 if len(victims):
                     self.tally.reclaims += 1
@@ -223,7 +234,14 @@ class Simulation:
             self._wait(pool, now)
 
     def _make_room(
-        self, here: Ints, victims: Ints, pressure: Pressure, going: int, gpus: int, now: int
+        self,
+        here: Ints,
+        victims: Ints,
+        pressure: Pressure,
+        going: int,
+        gpus: int,
+        now: int,
+        losses: Losses,
     ) -> Ints:
         """Let interruptible leases go for a reservation that starts before they would have left."""
         leases = self.leases
@@ -233,8 +251,19 @@ class Simulation:
         rest = rest[leases.tier[rest] == INTERRUPTIBLE]
         if free >= gpus or not len(rest):
             return victims
-        more = choose(leases, rest, gpus=gpus - max(free, 0), now=now, rules=self.rules)
+        more = choose(
+            leases, rest, gpus=gpus - max(free, 0), now=now, rules=self.rules, losses=losses
+        )
         return np.concatenate([victims, more])
+
+    def _losses(self, pool: int, now: int) -> Losses:
+        conduct = self.scenario.conduct
+        return Losses(
+            lately=self.turns.lately(pool, now),
+            node_gpus=max(self.scenario.failures.node_gpus, 1),
+            credit_share=conduct.credit_share,
+            credit_cap_seconds=round(conduct.credit_cap_hours * HOUR),
+        )
 
     def _wait(self, pool: int, now: int) -> None:
         """Keep account of who waits since when, and hand over GPUs as leavers go."""
@@ -291,6 +320,9 @@ class Simulation:
         if not len(fresh):
             return
         leases.evictions[fresh] += 1
+        if not lost and not market:
+            self.turns.note(leases.pool[fresh], leases.tenant[fresh], now)
+            self.tally.work_lost += int(work_lost(leases, fresh, now=now).sum())
         self.tally.evicted(leases, fresh, lost=lost, market=market)
         self.tariff.reclaimed(leases.pool[fresh[leases.tier[fresh] == INTERRUPTIBLE]])
         if self.rules.credits:
@@ -326,6 +358,7 @@ class Simulation:
                     until=int(leases.ends_at[row]) if tier == CONTRACT else NEVER,
                     not_before=now + self.rules.requeue_seconds,
                     evictions=int(leases.evictions[row]),
+                    checkpoint=int(leases.checkpoint[row]),
                 )
             )
 

@@ -5,15 +5,17 @@ Read from TOML by `read_scenario`; `docs/operate/simulate.md` lists every key.
 
 import tomllib
 from dataclasses import dataclass
-from datetime import date
+from datetime import UTC, date, datetime, time, timedelta
 from importlib.resources import files
 from itertools import pairwise
 from pathlib import Path
 from typing import Final
+from uuid import UUID
 
 from sublet.core.errors import Invalid, NotFound
-from sublet.core.money import NANOS
+from sublet.core.money import NANOS, Money, Rate
 from sublet.core.tables import Table
+from sublet.leases import contract as contracts
 from sublet.market.floor import Cost
 from sublet.simulation.rules import PRICING, RULES
 
@@ -64,6 +66,7 @@ class Arrivals:
     offer_spread: float
     ahead_hours: float  # of reserved windows, at most
     resumable: float  # share
+    checkpoint_hours: float  # between two times that a lease saves its work; 0: it never does
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -88,7 +91,36 @@ class Contract:
     ramp: tuple[tuple[float, float], ...]  # day after its start, share of the deal
     nanos: int  # per GPU-hour
     recall_day: float | None
-    recall_notice_days: float
+    recall_notice_days: int
+
+    def as_signed(self, start: date, gpus: int) -> contracts.Contract:
+        """Return it as the product signs it, over all of its pools; `start` is the scenario's."""
+        first = datetime.combine(start, time(), UTC)
+        return contracts.Contract(
+            id=UUID(int=1), tenant_id=UUID(int=2), pool="all of its pools", name="bulk",
+            steps=tuple(
+                contracts.Step(
+                    starts_at=first + timedelta(days=self.day + after),
+                    gpus=max(int(self.share * share * gpus), 1),
+                    rate=Rate(nanos=self.nanos, per=3_600),
+                )
+                for after, share in self.ramp
+            ),
+            ends_at=first + timedelta(days=self.day + self.days),
+            signed_at=first, notice=timedelta(0), minimum=Money(0), shortfall_percent=100,
+            notice_days=self.recall_notice_days,
+            recall_days=None if self.recall_day is None else self.recall_notice_days,
+            renewal_days=0,
+        )  # fmt: skip
+
+    def ends_on(self, start: date, *, recalled: float | None) -> float:
+        """Return the day on which it ends, by the product's rules of recall."""
+        first = datetime.combine(start, time(), UTC)
+        signed = self.as_signed(start, 1_000_000)
+        ends_at = signed.ends_at
+        if recalled is not None and recalled < self.day + self.days:
+            ends_at = signed.end_by("operator", first + timedelta(days=recalled))
+        return (ends_at - first) / timedelta(days=1)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -298,6 +330,7 @@ def _arrivals(table: Table, models: list[str], pools: list[Pool]) -> Arrivals:
         offer_spread=table.number("offer_spread", 0.25, most=3),
         ahead_hours=table.number("ahead_hours", 48.0, most=24 * 60),
         resumable=table.number("resumable", 0.5, most=1),
+        checkpoint_hours=table.number("checkpoint_hours", 0.0, most=1_000),
     )
     table.end()
     return arrivals
@@ -331,7 +364,7 @@ def _contract(table: Table, models: list[str], pools: list[Pool]) -> Contract:
         ramp=table.pairs("ramp") or ((0.0, 1.0),),
         nanos=_nanos(table.number("usd_hour", least=1e-6, most=1e4)),
         recall_day=table.number("recall_day", most=4_000) if recalled else None,
-        recall_notice_days=table.number("recall_notice_days", 90.0, most=4_000),
+        recall_notice_days=table.count("recall_notice_days", 90, least=0, most=3_660),
     )
     table.end()
     if any(later[1] < earlier[1] for earlier, later in pairwise(contract.ramp)):

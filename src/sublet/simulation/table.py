@@ -38,6 +38,7 @@ COLUMNS: Final = (
     "charged",  # nanos so far
     "served",  # billed GPU-seconds so far
     "evictions",  # of this request so far
+    "checkpoint",  # seconds between two times that it saves its work; 0: it never does
 )  # fmt: skip
 
 
