@@ -90,7 +90,7 @@ class LocalEngine:
         """
         self._root = root.absolute()
         self._nodes = tuple(nodes)
-        self._node_of = {node.gpu_model: node.name for node in nodes}
+        self._node_of = {node.gpu_model: (node.name,) for node in nodes}
         self._clock = clock
         self._unsafe_no_sandbox = unsafe_no_sandbox
         cores = usable_cores()
@@ -351,12 +351,8 @@ class LocalEngine:
             job.ended = _end(job.record, status)
             if job.ended is None:
                 phase = Phase.STARTING if status.started_at is None else Phase.RUNNING
-                node = self._node_of.get(job.record.workload.gpu_model)
-                return Observation(
-                    phase=phase,
-                    started_at=status.started_at,
-                    nodes=() if node is None else (node,),
-                )
+                on = self._node_of.get(job.record.workload.gpu_model, ())
+                return Observation(phase=phase, started_at=status.started_at, nodes=on)
         return job.ended
 
     def _bury_if_lost(self, job: _Job) -> Status:
