@@ -27,6 +27,10 @@ class Config:
     notice_seconds: int = 10  # SUBLET_NOTICE_SECONDS: first policy of a new pool
     confidence: float = 0.99  # SUBLET_CONFIDENCE: share of firm GPU-windows that must hold
     model: bool = True  # SUBLET_MODEL: host the demo model
+    models_folder: Path | None = None  # SUBLET_MODELS_FOLDER: models are imported from it
+    models_s3: str | None = None  # SUBLET_MODELS_S3: addresses of stores to import from, by commas
+    model_bytes: int = 1 << 40  # SUBLET_MODEL_BYTES: of models that one tenant may keep
+    recipes: Path | None = None  # SUBLET_RECIPES: a folder of serving recipes of yours
     engine: str = "local"  # SUBLET_ENGINE: what runs the work, local or slurm
     images: Path | None = None  # SUBLET_IMAGES: the folder of unpacked images for leases
     slurm: Path | None = None  # SUBLET_SLURM: the file with the settings of the Slurm cluster
@@ -124,6 +128,12 @@ def load(environment: Mapping[str, str] | None = None, **overrides: Any) -> Conf
             "SUBLET_ENGINE=slurm and SUBLET_SLURM go together: the second names the file with the"
             " settings of the cluster"
         )
+    if config.model_bytes < 0:
+        raise Misconfigured("SUBLET_MODEL_BYTES must not be below 0")
+    for name in ("models_folder", "recipes"):
+        path = getattr(config, name)
+        if path is not None and not path.is_dir():
+            raise Misconfigured(f"{variable_of(name)} must be a folder that there is, not {path}")
     if not 0 <= config.notice_seconds <= 86_400:
         raise Misconfigured("SUBLET_NOTICE_SECONDS must lie in 0…86400")
     if not 1 <= config.keep_logs_days <= 36_500:

@@ -13,6 +13,9 @@ PAGE = Path(__file__).parents[2] / "docs" / "operate" / "settings.md"
 # Where the default is found out, or is no literal.
 _WORDS = {
     "images": "none",
+    "models_folder": "none",
+    "models_s3": "none",
+    "recipes": "none",
     "slurm": "none",
     "gateway_settings": "none",
     "gateway_traces": "none",

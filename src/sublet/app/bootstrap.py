@@ -17,7 +17,8 @@ from sublet.market import service as pricing
 from sublet.market import store as market
 from sublet.market.notice import Step
 from sublet.market.price import Tier, lease_sku
-from sublet.models import service as models
+from sublet.models import catalogue
+from sublet.models import store as model_store
 from sublet.models.replica.recipe import load
 from sublet.tenants import store as tenants
 from sublet.tenants.tenant import Tenant, TenantId, TenantKind
@@ -103,7 +104,10 @@ def bootstrap(tx: Tx, secrets: Secrets, *, model: bool, now: datetime) -> Tenant
     for tenant_id, name, key in keys:
         tenants.create_key(tx, tenant_id, name, key=key, now=now)
     if model:
-        models.deploy(tx, load(DEMO_MODEL), now=now)
+        catalogue.offer(tx, load(DEMO_MODEL), now=now)
+    else:
+        with suppress(NotFound):  # it was never offered
+            model_store.set_wanted(tx, DEMO_MODEL, wanted=False)
     return demo
 
 

@@ -5,6 +5,7 @@ import os
 import signal
 import socket
 import sys
+import threading
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from typing import TYPE_CHECKING, Any, Final
@@ -14,8 +15,10 @@ from fastapi import FastAPI
 
 from sublet import __version__
 from sublet.app.bootstrap import bootstrap, get_house
+from sublet.app.chores import Chore
 from sublet.app.engines import build_engine, home_of_engine
 from sublet.app.http import BodyGuard, install_errors
+from sublet.app.imports import opens
 from sublet.app.leadership import Leadership, id_of_engine, wait_for_engine, wait_to_lead
 from sublet.app.logs import log_to_stderr
 from sublet.app.loop import Control, Loop
@@ -27,6 +30,7 @@ from sublet.app.routes import (
     leases,
     ledger,
     limits,
+    models,
     operations,
     prices,
     reservations,
@@ -41,7 +45,7 @@ from sublet.app.webhooks import Webhooks
 from sublet.config import Config, load
 from sublet.console import pages
 from sublet.core import failpoint
-from sublet.core.clock import SystemClock
+from sublet.core.clock import Clock, SystemClock
 from sublet.core.db import Database
 from sublet.core.errors import Misconfigured, SubletError
 from sublet.core.migrations import migrate
@@ -50,6 +54,8 @@ from sublet.core.postgres import wait_until_durable
 from sublet.core.vault import Vault
 from sublet.engine.images import Images
 from sublet.leases.waits import InternalWaits
+from sublet.models import earnings
+from sublet.models.importing import Importer
 from sublet.models.service import Hosting, Replicas
 
 if TYPE_CHECKING:
@@ -109,6 +115,7 @@ def build_api(services: Services) -> FastAPI:
         prices,
         surplus,
         ledger,
+        models,
         pages,
     ):
         app.include_router(routes.router)
@@ -160,19 +167,19 @@ def run(config: Config) -> int:
         ours = db.checked(leadership.check)
         built = build_engine(config, clock=clock)
         engine = built.engine
-        replicas = (
-            Replicas(
-                db=ours,
-                clock=clock,
-                hosting=Hosting(
-                    house=house,
-                    weights=(config.data if config.engine == "local" else home) / "models",
-                    elsewhere=config.engine != "local",
-                ),
-                address_of=lambda lease: engine.observe(lease).address,
-            )
-            if config.model
-            else None
+        # Where replicas find weights, on whichever machine they run.
+        shared = config.data if config.engine == "local" else home
+        replicas = Replicas(
+            db=ours,
+            clock=clock,
+            hosting=Hosting(
+                house=house,
+                weights=shared / "models",
+                artefacts=shared / "artefacts",
+                keys_url=f"{config.api_url}/v1/replicas",
+                elsewhere=config.engine != "local",
+            ),
+            address_of=lambda lease: engine.observe(lease).address,
         )
         # The routes wake the loop, and the loop needs to know the addresses that they serve.
         waits = InternalWaits()
@@ -184,6 +191,7 @@ def run(config: Config) -> int:
             internal_queue=built.queue,
             clock=clock,
             replicas=replicas,
+            artefacts=shared / "artefacts",
             confines=built.confines,
             images=None if config.images is None else Images(root=config.images),
             signing_key=secrets.signing_key,
@@ -241,10 +249,17 @@ def run(config: Config) -> int:
         loop.start()
         webhooks = Webhooks(db, clock=clock, signing_key=secrets.signing_key)
         webhooks.start()
+        chores = _chores(ours, clock, services, replicas)
+        for chore in chores:
+            chore.start()
         server.run(sockets=[listener])
         loop.join(timeout=5)
         webhooks.stop()
         webhooks.join(timeout=5)
+        for chore in chores:
+            chore.stop()
+        for chore in chores:
+            chore.join(timeout=5)
         planning.join(timeout=5)
         if lock is not None:
             lock.close()
@@ -261,6 +276,28 @@ def _renew_bids(db: Database, now: "datetime") -> None:
     from sublet.leases.bidding import renew  # noqa: PLC0415 -- the same, and a solver
 
     renew(db, now=now)
+
+
+def _chores(db: Database, clock: Clock, services: Services, replicas: Replicas) -> list[Chore]:
+    """Return what is done beside the loop, as long as this control plane leads."""
+    stopping = threading.Event()
+    importer = Importer(
+        db=db,
+        clock=clock,
+        shelf=services.shelf,
+        opens=opens(services.config, clock),
+        stopping=stopping.is_set,
+    )
+
+    def weigh() -> None:
+        earnings.sum_up(db, now=clock.now())
+        with db.transaction() as tx:
+            replicas.weigh(earnings.worths(tx, now=clock.now()))
+
+    return [
+        Chore("imports", importer.step, every_seconds=0.5, when_stopped=stopping.set),
+        Chore("earnings", weigh, every_seconds=10.0),
+    ]
 
 
 class _Server(uvicorn.Server):

@@ -4,6 +4,7 @@ import hashlib
 import hmac
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from pathlib import Path
 from uuid import UUID
 
 from sublet.app.secrets import VAULT
@@ -15,7 +16,15 @@ from sublet.core.vault import Vault
 from sublet.engine.images import Images
 from sublet.engine.port import Engine, InternalQueue
 from sublet.leases.waits import InternalWaits
+from sublet.models.catalogue import Shelf
+from sublet.models.chest import Chest
 from sublet.models.service import Replicas
+
+
+def shelf_of(config: Config, vault: Vault, *, artefacts: Path) -> Shelf:
+    return Shelf(
+        chest=Chest(artefacts), vault=vault, most_bytes=config.model_bytes, recipes=config.recipes
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -26,12 +35,18 @@ class Services:
     internal_queue: InternalQueue | None  # None where the cluster's own queue takes jobs
     clock: Clock
     replicas: Replicas | None
+    artefacts: Path  # the folder of sealed weights
     signing_key: str
     waits: InternalWaits = field(default_factory=InternalWaits)  # of internal jobs, for leases
     refuses_commands: str | None  # why no tenant's command may run here, or None
     images: Images | None = None  # that leases may run on
     confines: bool = True  # tenants' commands run in the sandbox
     wake: Callable[[], None]  # do the next pass of the loop now
+
+    @property
+    def shelf(self) -> Shelf:
+        """Where what tenants bring is kept."""
+        return shelf_of(self.config, self.vault, artefacts=self.artefacts)
 
     @property
     def vault(self) -> Vault:

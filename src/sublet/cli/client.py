@@ -24,6 +24,7 @@ _ERRNO: Final = re.compile(r"^\[Errno -?\d+\] ")
 
 # Most answers take milliseconds; an audit of a large ledger takes minutes.
 _TIMEOUT: Final = httpx.Timeout(30, connect=5)
+_BYTES: Final = "application/octet-stream"
 _PATIENT: Final = httpx.Timeout(1800, connect=5)
 # Not what cannot connect, where a second try would meet the same; nor what is only slow.
 _BROKE_OFF: Final = (httpx.ReadError, httpx.WriteError, httpx.RemoteProtocolError)
@@ -91,6 +92,10 @@ class Client:
     def put(self, path: str, body: Document) -> Document:
         return self._call("PUT", path, body=body)
 
+    def put_bytes(self, path: str, body: bytes, **params: object) -> Document:
+        """Send bytes as they are."""
+        return self._call("PUT", path, params=params, content=body, timeout=_PATIENT)
+
     def delete(self, path: str) -> Document:
         return self._call("DELETE", path)
 
@@ -136,6 +141,7 @@ class Client:
         *,
         params: Document | None = None,
         body: Document | None = None,
+        content: bytes | None = None,
         headers: Mapping[str, str] | None = None,
         timeout: httpx.Timeout = _TIMEOUT,
     ) -> Document:
@@ -145,7 +151,8 @@ class Client:
                 path,
                 params=_given(params or {}),
                 json=body,
-                headers=headers,
+                content=content,
+                headers=headers if content is None else {"Content-Type": _BYTES},
                 timeout=timeout,
             )
         except _BROKE_OFF as error:

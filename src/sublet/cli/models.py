@@ -9,6 +9,8 @@ from urllib.parse import urlsplit
 
 import typer
 
+from sublet.cli import catalogue
+from sublet.cli.catalogue import Name
 from sublet.cli.command import Session, command, new_group
 from sublet.cli.failure import ExitCode, Failure
 from sublet.cli.instance import Instance
@@ -27,8 +29,6 @@ DEPLOYMENT = (
 )
 _LOOPBACK: Final = frozenset({"127.0.0.1", "localhost", "::1"})
 
-Name = Annotated[str, typer.Argument(metavar="NAME", help="The model.")]
-
 
 def add_to(root: typer.Typer) -> None:
     group = new_group(
@@ -36,6 +36,7 @@ def add_to(root: typer.Typer) -> None:
         examples=("sublet model list", 'sublet model chat gemma-3-270m "Once upon a time"'),
     )
     root.add_typer(group, name="model")
+    catalogue.add_group(root)
     command(
         group, "list", examples=("sublet model list", "sublet model list --json")
     )(list_all)  # fmt: skip
@@ -48,6 +49,7 @@ def add_to(root: typer.Typer) -> None:
             "sublet model chat gemma-3-270m - < prompt.txt",
         ),
     )(chat)  # fmt: skip
+    catalogue.add_to(group)
 
 
 def list_all(session: Session) -> None:

@@ -35,6 +35,7 @@ from sublet.gateway.limits import Subject
 from sublet.gateway.service import Service
 from sublet.gateway.signature import Rejected
 from sublet.gateway.signers import Signers
+from sublet.gateway.table import Table
 from sublet.tenants.tenant import Caller, KeyId, Tenant
 
 log: Final = logging.getLogger(__name__)
@@ -158,16 +159,15 @@ class Gateway:
         elif operation := bedrock.find(path):
             await self._operate(exchange, operation)
         elif foundation.has(path):
-            await self._look(exchange)
-            body = foundation.answer(path, exchange.query, self._service.table)
+            table = await self._look(exchange)
+            body = foundation.answer(path, exchange.query, table)
             await exchange.respond(200, body)
         elif before := _BEFORE.match(path):
             await self._look_back(exchange, before[1], before[2])
         else:
-            await self._look(exchange)
+            table = await self._look(exchange)
             words = anthropic if exchange.dialect is anthropic.MESSAGES else openai
             name = _model_of(path)
-            table = self._service.table
             body = words.models(table) if not name else words.model(table.find(name))
             await exchange.respond(200, body)
 
@@ -228,9 +228,9 @@ class Gateway:
         subjects: tuple[Subject, ...],
     ) -> None:
         service = self._service
-        service.table.find(ask.model)  # so much can be said at once
+        offer = service.table.seen_by(tenant.id).find(ask.model)  # so much can be said at once
         quiet = Quiet(exchange)
-        grant = Grant.nothing(service.table.find(ask.model).tariff_for(ask))
+        grant = Grant.nothing(offer.tariff_for(ask))
         created = (exchange.id.int >> 80) // 1000
         reply = exchange.dialect.reply(ask, grant, exchange.id.hex, created)
         assert isinstance(reply, KeptReply)
@@ -276,10 +276,7 @@ class Gateway:
 
     async def _operate(self, exchange: Exchange, operation: Operation) -> None:
         """Serve one of Bedrock's, which name the model in the path."""
-        offers = self._service.table.offers
-        model = bedrock.name_of(
-            operation.model, lambda name: (offer := offers.get(name)) is not None and offer.sold
-        )
+        model = bedrock.name_of(operation.model, self._service.table.sells)
         match operation.verb:
             case Verb.COUNT_TOKENS:
                 await self._count(
@@ -330,11 +327,17 @@ class Gateway:
         limiter.enter(subjects, now=loop.time())
         return subjects
 
-    async def _look(self, exchange: Exchange) -> None:
-        """Let a caller read: it costs a place in the limit, and the operator may, too."""
+    async def _look(self, exchange: Exchange) -> Table:
+        """Let a caller read: it costs a place in the limit, and the operator may, too.
+
+        Returns:
+            what it may see.
+        """
         caller = await self._identify(exchange)
-        if caller.tenant is not None:
-            self._enter(exchange, caller.key_id, caller.tenant)
+        if caller.tenant is None:
+            return self._service.table
+        self._enter(exchange, caller.key_id, caller.tenant)
+        return self._service.table.seen_by(caller.tenant.id)
 
     async def _identify(self, exchange: Exchange) -> Caller:
         """Return who calls.

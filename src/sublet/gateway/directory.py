@@ -6,7 +6,7 @@ few threads, each call one short transaction.
 
 import asyncio
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from functools import partial
@@ -19,6 +19,8 @@ from sublet.core.errors import Unauthorized, Unavailable
 from sublet.gateway.instance import QUERIES, Instance
 from sublet.gateway.limits import Limiter
 from sublet.gateway.table import Table
+from sublet.models import store as models
+from sublet.models.scaling import Load
 from sublet.tenants import limits
 from sublet.tenants import store as tenants
 from sublet.tenants.limit import LimitBook
@@ -111,7 +113,7 @@ class Directory:
         with self._db.transaction() as tx:
             since = self._clock.now() - _LOOK_BACK
             self.book = limits.read_book(tx, self.book)
-            return Table.read(tx), tenants.list_revoked(tx, since=since)
+            return Table.read(tx, now=self._clock.now()), tenants.list_revoked(tx, since=since)
 
     async def share_rates(self, limiter: Limiter) -> None:
         """Tell other gateways what passed here, and hear what passed there, if there are others.
@@ -121,6 +123,18 @@ class Directory:
         """
         told = limiter.tell(self._instance.name) if self._others else []
         limiter.hear(await self._call(self._share_rates, told))
+
+    async def tell_loads(self, loads: Mapping[str, Load]) -> None:
+        """Say what this gateway has of each deployment now.
+
+        Raises:
+            Unavailable: the database is away.
+        """
+        await self._call(self._tell_loads, loads)
+
+    def _tell_loads(self, loads: Mapping[str, Load]) -> None:
+        with self._db.transaction() as tx:
+            models.put_load(tx, self._instance.name, loads, now=self._clock.now())
 
     def _share_rates(self, told: list[limits.Use]) -> list[limits.Use]:
         now = self._clock.now()

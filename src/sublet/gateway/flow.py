@@ -95,7 +95,7 @@ class Serving:
 
     async def _run(self) -> None:
         service, ask = self._service, self._ask
-        offer = service.table.find(ask.model)
+        offer = service.offer(ask.model, self._tenant.id)
         tariff = offer.tariff_for(ask)
         if ask.features:
             offer.check(ask)
@@ -137,7 +137,7 @@ class Serving:
         Raises:
             Failure: the model is not there, or cannot say.
         """
-        offer = self._service.table.find(self._ask.model)
+        offer = self._service.offer(self._ask.model, self._tenant.id)
         if not offer.ready:
             raise offer.refusal()
         replicas, ask = self._service.replicas, self._ask
@@ -169,7 +169,8 @@ class Serving:
             self._granted = grant
             try:
                 failpoint("gateway.request.held")
-                used = await self._serve(grant)
+                with self._service.demand.runs(self._ask.model, need.most_tokens):
+                    used = await self._serve(grant)
             except BaseException:
                 self._release()
                 raise
@@ -340,7 +341,7 @@ class Serving:
         tried: list[Replica] = []
         failure: Failure | None = None
         while True:
-            offer = self._service.table.find(self._ask.model)
+            offer = self._service.offer(self._ask.model, self._tenant.id)
             replica = self._service.replicas.pick(offer.ready, self._ask, tried=tried)
             if replica is None:
                 raise failure or offer.nobody(self._ask)
@@ -392,7 +393,7 @@ class Serving:
 
     async def _break_off(self, grant: Grant, failure: Failure, counts: Counts | None) -> int:
         """Charge what was delivered, nothing if nothing was, then raise `failure`."""
-        if failure.kind is Kind.MODEL_FAILED and await self._service.was_reclaimed(self._ask.model):
+        if await self._service.was_reclaimed(failure, self._ask.model, self._tenant.id):
             failure = reclaimed(self._ask)
         if self._exchange.begun and self._seen is None:
             self._seen = self._delivered = await self._tokenise(grant)
@@ -454,12 +455,8 @@ class Serving:
             outcome=outcome, happened_at=service.directory.now(),
         )  # fmt: skip
         first_seconds = self._first_at - self._began_at if self._first_at else None
-        service.metrics.served(
-            self._ask.model,
-            outcome,
-            counts,
-            first_seconds=first_seconds,
-            rest_seconds=self._moved_at - self._first_at,
+        service.served(
+            self._ask.model, outcome, counts, (self._began_at, self._first_at, self._moved_at)
         )
         report = Report.write(usage, grant.tariff.lines(counts))
         if (trace := self._exchange.trace) is not None:

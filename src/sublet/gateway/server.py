@@ -57,6 +57,7 @@ _LOOPBACK: Final = "127.0.0.1"
 _REFRESH_SECONDS: Final = 0.25
 _BEAT_SECONDS: Final = 1.0
 _SHARE_SECONDS: Final = 1.0
+_TELL_SECONDS: Final = 0.5
 _PROBE_SECONDS: Final = 1.0
 _SHOW_SECONDS: Final = 1.0
 _WATCH_SECONDS: Final = 0.5
@@ -287,6 +288,7 @@ async def _serve(
         loops = [
             asyncio.create_task(_refresh(service)),
             asyncio.create_task(_share_rates(service)),
+            asyncio.create_task(_tell_loads(service)),
             asyncio.create_task(_probe(service)),
             asyncio.create_task(_show(service)),
             asyncio.create_task(_tidy(service)),
@@ -365,8 +367,7 @@ async def _watch(service: Service, settings: Settings, contexts: Sequence[ssl.SS
 async def _probe(service: Service) -> None:
     while True:
         await asyncio.sleep(_PROBE_SECONDS)
-        ready = [one for offer in service.table.offers.values() for one in offer.ready]
-        await service.replicas.probe(ready)
+        await service.replicas.probe(service.table.ready())
 
 
 async def _show(service: Service) -> None:
@@ -396,6 +397,18 @@ async def _share_rates(service: Service) -> None:
             await service.directory.share_rates(service.limiter)
         except Unavailable:
             log.warning("gateway.rates_not_shared")
+
+
+async def _tell_loads(service: Service) -> None:
+    """Say how much of each deployment is used, which is what replicas are scaled by."""
+    while True:
+        await asyncio.sleep(_TELL_SECONDS)
+        loads = service.demand.news(now=asyncio.get_running_loop().time())
+        if loads:
+            try:
+                await service.directory.tell_loads(loads)
+            except Unavailable:
+                log.warning("gateway.loads_not_told")
 
 
 async def _beat(instance: Instance, directory: Directory, asked_to_stop: asyncio.Event) -> None:

@@ -7,20 +7,24 @@ from collections.abc import Coroutine, Iterator
 from dataclasses import dataclass, field
 from enum import Enum, auto
 from typing import Final
+from uuid import UUID
 
 from sublet.core.errors import Unavailable
 from sublet.gateway.background import Background
 from sublet.gateway.bound import Bounds
 from sublet.gateway.budgets import Budgets
 from sublet.gateway.cashier import Cashier
+from sublet.gateway.demand import Demand
 from sublet.gateway.directory import Directory
 from sublet.gateway.failures import Failure, Kind
 from sublet.gateway.kept import Kept
 from sublet.gateway.limits import Limiter
 from sublet.gateway.metrics import Metrics
 from sublet.gateway.replica import Replicas
-from sublet.gateway.table import Table
+from sublet.gateway.table import Offer, Table
+from sublet.gateway.tariff import Counts
 from sublet.gateway.tracing import Tracer
+from sublet.metering.usage import Outcome
 
 log: Final = logging.getLogger(__name__)
 
@@ -49,6 +53,7 @@ class Service:
     kept: Kept
     background: Background
     patience: Patience = Patience()
+    demand: Demand = field(default_factory=Demand)
     metrics: Metrics = field(default_factory=Metrics)
     tracer: Tracer | None = None
     table: Table = field(default_factory=Table)
@@ -82,10 +87,43 @@ class Service:
             }
         )
 
-    async def was_reclaimed(self, model: str) -> bool:
+    def offer(self, model: str, tenant_id: UUID) -> Offer:
+        """Return what is sold to a tenant under a name, and note that it was asked for.
+
+        Raises:
+            Failure: nothing is.
+        """
+        offer = self.table.seen_by(tenant_id).find(model)
+        self.demand.asked(model, at=self.directory.now())
+        return offer
+
+    def served(
+        self, model: str, outcome: Outcome, counts: Counts, times: tuple[float, float, float]
+    ) -> None:
+        """Count an answer, for metrics and for scaling.
+
+        Args:
+            model: what was asked.
+            outcome: how it ended.
+            counts: what is charged.
+            times: when it began, when its first token came (0: it had none), and when its last.
+        """
+        began_at, first_at, last_at = times
+        self.metrics.served(
+            model,
+            outcome,
+            counts,
+            first_seconds=first_at - began_at if first_at else None,
+            rest_seconds=last_at - first_at,
+        )
+        self.demand.first(model, began_at, first_at)
+
+    async def was_reclaimed(self, failure: Failure, model: str, tenant_id: UUID) -> bool:
         """Say whether a replica broke off because an internal job took its GPUs."""
+        if failure.kind is not Kind.MODEL_FAILED:
+            return False
         await self.refresh()
-        offer = self.table.offers.get(model)
+        offer = self.table.seen_by(tenant_id).offers.get(model)
         if offer is None or offer.ready:
             return False
         return offer.refusal().kind is Kind.RECLAIMED

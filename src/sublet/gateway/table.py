@@ -6,7 +6,9 @@ served on it without a hold, which needs Postgres.
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from datetime import datetime
 from typing import Final, Self
+from uuid import UUID
 
 from sublet.core.db import Tx
 from sublet.gateway.ask import PARAMETERS, Ask
@@ -31,6 +33,8 @@ class Offer:
     tariff: Tariff | None
     ready: tuple[Replica, ...]
     last: Replica | None  # of one with nobody ready: why not
+    warm_seconds: float | None = None  # that its last replicas took to be ready
+    read_at: datetime | None = None  # when this was
     tiers: Mapping[str, Tariff] = field(default_factory=dict)  # beside the default one
 
     @property
@@ -104,8 +108,25 @@ class Offer:
             waits = "its replica ended and the next has not started"
         else:
             waits = "its replica is starting"
-        detail = f" ({last.detail})" if last is not None and last.detail else ""
-        return Failure(Kind.NOT_READY, f"model {name!r} is not ready: {waits}{detail}")
+        detail = f" ({last.detail})" if last is not None and last.detail and leaving else ""
+        seconds = self._expected()
+        told = "" if seconds is None else f"; expected in {seconds:.0f} seconds"
+        return Failure(
+            Kind.NOT_READY,
+            f"model {name!r} is not ready: {waits}{detail}{told}",
+            after_seconds=seconds,
+        )
+
+    def _expected(self) -> float | None:
+        """Return in how many seconds it should take requests, from how long it took before."""
+        if self.warm_seconds is None or self.read_at is None:
+            return None
+        last, waited = self.last, 0.0
+        if last is not None and last.state is ReplicaState.STARTING and last.started_at is not None:
+            waited = (self.read_at - last.started_at).total_seconds()
+        # One that takes longer than the last ones may take as long again as it is late.
+        left = self.warm_seconds - waited
+        return max(1.0, left if left > 0 else -left)
 
     def nobody(self, ask: Ask) -> Failure:
         """Why none of those who are ready is to be asked."""
@@ -124,19 +145,40 @@ class Offer:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Table:
     offers: Mapping[str, Offer] = field(default_factory=dict)
+    private: Mapping[UUID, "Table"] = field(default_factory=dict)  # what an owner sees, beside all
+
+    def seen_by(self, tenant_id: UUID | None) -> "Table":
+        """Return what a tenant may know of and use: what is sold to all, and its own."""
+        return self if tenant_id is None else self.private.get(tenant_id, self)
+
+    def sells(self, name: str) -> bool:
+        """Say whether anybody may be sold a model of this name."""
+        every = (self, *self.private.values())
+        return any(name in table.offers and table.offers[name].sold for table in every)
+
+    def ready(self) -> list[Replica]:
+        """Return who takes requests, of everybody's."""
+        every = [*self.offers.values()]
+        for table in self.private.values():
+            every += [offer for name, offer in table.offers.items() if name not in self.offers]
+        return [replica for offer in every for replica in offer.ready]
 
     @classmethod
-    def read(cls, tx: Tx) -> Self:
+    def read(cls, tx: Tx, *, now: datetime) -> Self:
         prices = {price.sku: price for price in market.list_prices(tx)}
         ready: dict[str, list[Replica]] = {}
         for replica in models.list_live_replicas(tx):
             if replica.state is ReplicaState.READY:
                 ready.setdefault(replica.deployment, []).append(replica)
-        offers = {}
+        warmups = models.list_warmups(tx)
+        offers: dict[str, Offer] = {}
+        owned: dict[UUID, dict[str, Offer]] = {}
         for deployment in models.list_deployments(tx):
             name = deployment.name
             up = tuple(ready.get(name, ()))
-            offers[name] = Offer(
+            theirs = deployment.owner_id
+            into = offers if theirs is None else owned.setdefault(theirs, {})
+            into[name] = Offer(
                 deployment=deployment,
                 tariff=Tariff.of(name, prices),
                 tiers={
@@ -146,8 +188,11 @@ class Table:
                 },
                 ready=up,
                 last=None if up else models.get_last_replica(tx, name),
+                warm_seconds=warmups.get(name),
+                read_at=now,
             )
-        return cls(offers=offers)
+        private = {owner: cls(offers={**offers, **own}) for owner, own in owned.items()}
+        return cls(offers=offers, private=private)
 
     def find(self, model: str) -> Offer:
         """Return what is sold under this name.

@@ -80,7 +80,7 @@ def set_price(
         tenant_id=tenant_id,
     )
     if floor is not None and exception is not None:
-        _except(tx, price, floor, exception, now=now)
+        let_pass(tx, price, floor, exception, now=now)
     return price
 
 
@@ -132,7 +132,7 @@ def set_floor(
     floor = _floor(pool, row)
     for price in low:
         assert exception is not None
-        _except(tx, price, floor, exception, now=now)
+        let_pass(tx, price, floor, exception, now=now)
     return floor
 
 
@@ -169,7 +169,8 @@ def _floor_of_sku(tx: Tx, sku: str) -> Floor | None:
     return find_floor(tx, pool)
 
 
-def _except(tx: Tx, price: Price, floor: Floor, name: str, *, now: datetime) -> None:
+def let_pass(tx: Tx, price: Price, floor: Floor, name: str, *, now: datetime) -> None:
+    """Note why a price may stand below what its pool's cost makes the least."""
     tx.execute(
         QUERIES["insert_exception"],
         {

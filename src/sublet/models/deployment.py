@@ -11,6 +11,8 @@ from datetime import datetime
 from enum import StrEnum
 from uuid import UUID
 
+from sublet.market.price import Tier
+
 
 class ReplicaState(StrEnum):
     STARTING = "starting"  # its lease is asked for or coming up, or it loads weights
@@ -30,6 +32,18 @@ class Feature(StrEnum):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Scaling:
+    """How many replicas there may be, and by what they grow and shrink."""
+
+    min_replicas: int = 1
+    max_replicas: int = 1
+    tier: Tier = Tier.INTERRUPTIBLE  # of the leases of its replicas
+    outstanding_tokens: int = 4_096  # that one replica shall have
+    first_token_ms: int = 2_000  # that nine of ten requests shall wait at most
+    idle_seconds: int = 300  # without a request, before it goes to its minimum
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Deployment:
     name: str  # what callers put in `model`
     recipe: str
@@ -38,6 +52,10 @@ class Deployment:
     features: frozenset[Feature] = frozenset()
     temperature: float | None = None  # where the caller does not say; None: not known
     top_p: float | None = None
+    owner_id: UUID | None = None  # who alone sees and may use it; None: it is sold to all
+    scaling: Scaling = Scaling()
+    target: int = 1  # replicas that it shall have now
+    fewer_since: datetime | None = None  # since when fewer would do
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,3 +68,5 @@ class Replica:
     detail: str | None  # why it is not ready, for people; an end reason when it is gone
     since: datetime
     firm: bool = False  # is its lease a promise, or from what is idle just now?
+    started_at: datetime | None = None  # when its lease was asked for
+    ready_at: datetime | None = None  # when it took its first request

@@ -4,6 +4,7 @@ import http.client
 import logging
 import secrets
 import sys
+from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
@@ -11,6 +12,8 @@ from pathlib import Path
 from typing import Final
 from urllib.parse import urlsplit
 from uuid import UUID
+
+import msgspec
 
 from sublet.core.clock import Clock
 from sublet.core.db import Database, Tx
@@ -24,11 +27,10 @@ from sublet.leases import store as lease_store
 from sublet.leases.lease import EndReason, Lease, LeaseId, State
 from sublet.leases.service import LONGEST, Request
 from sublet.leases.store import Spec
-from sublet.market import store as market
-from sublet.market.price import Tier, cache_read_sku, input_sku, output_sku
-from sublet.models import store
-from sublet.models.deployment import Deployment, Feature, Replica, ReplicaState
-from sublet.models.replica.recipe import Recipe, load
+from sublet.models import catalogue, store
+from sublet.models.deployment import Deployment, Replica, ReplicaState
+from sublet.models.replica.recipe import Recipe
+from sublet.models.scaling import Load, Scale, scale
 from sublet.planner.surplus import sellable_gpus
 from sublet.tenants.tenant import Tenant
 
@@ -37,6 +39,11 @@ log = logging.getLogger(__name__)
 _PROBE_SECONDS: Final = 0.5
 # After a replica that did not come up, wait before the next: most causes do not go by themselves.
 _RETRY_AFTER: Final = timedelta(seconds=10)
+_SERVING: Final = frozenset({ReplicaState.STARTING, ReplicaState.READY})
+RETIRED: Final = "retired"  # one too many: it goes once it has nothing to do
+_LONGEST_WAIT: Final = timedelta(minutes=10)  # for a request of a replica that is retired
+_UNHEARD: Final = timedelta(seconds=2)  # gateways look several times a second
+_HEARD: Final = timedelta(seconds=10)  # gateways say every second what they have
 _FAILURES: Final = frozenset({EndReason.START_FAILED, EndReason.NODE_LOST, EndReason.COMPLETED})
 
 
@@ -46,35 +53,22 @@ class Hosting:
 
     house: Tenant
     weights: Path  # assembled weights are kept here
-    tier: Tier = Tier.INTERRUPTIBLE
+    artefacts: Path | None = None  # and sealed ones here
+    keys_url: str | None = None  # where replicas ask for the keys of these
     elsewhere: bool = False  # replicas run on other machines, and gateways reach them there
 
 
-def deploy(tx: Tx, recipe: Recipe, *, now: datetime) -> None:
-    """Offer a recipe's model: a deployment, and its list price where it has none yet."""
-    deployment = Deployment(
-        name=recipe.name, recipe=recipe.name, context_tokens=recipe.context_tokens, wanted=True,
-        features=frozenset(map(Feature, recipe.features)),
-        temperature=recipe.sampling.temperature, top_p=recipe.sampling.top_p,
-    )  # fmt: skip
-    store.put_deployment(tx, deployment, now=now)
-    prices = {
-        input_sku(recipe.name): recipe.price.input,
-        # Priced apart from the first day, so that a discount is a price and not a change of code.
-        cache_read_sku(recipe.name): recipe.price.input,
-        output_sku(recipe.name): recipe.price.output,
-    }
-    for sku, usd in prices.items():
-        if market.find_price(tx, sku) is None:
-            market.set_price(tx, sku, market.usd_per_million(usd), now=now)
-
-
-def missing(deployment: Deployment) -> str | None:
+def missing(tx: Tx, deployment: Deployment) -> str | None:
     """Say what this machine lacks to serve a deployment, or None."""
     try:
-        return load(deployment.recipe).missing()
+        return catalogue.recipe_of(tx, deployment).missing()
     except NotFound as error:
         return str(error)
+
+
+class _Health(msgspec.Struct, frozen=True):
+    running: int = 0
+    waiting: int = 0
 
 
 class Replicas:
@@ -93,10 +87,11 @@ class Replicas:
         self._db = db
         self._clock = clock
         self._hosting = hosting
+        self._worths: Mapping[str, int | None] = {}
         self._told: dict[str, str] = {}  # why a deployment has no replica, said once
 
     def reconcile(self, leases_by_id: Mapping[UUID, Lease], jobs: Sequence[InternalJob]) -> None:
-        """Follow each replica's lease, probe what loads, start what is wanted and missing.
+        """Follow each replica's lease, probe what loads, and bring each deployment to its target.
 
         Raises:
             Unavailable: the database did not answer.
@@ -105,37 +100,91 @@ class Replicas:
         with self._db.transaction() as tx:
             deployments = store.list_deployments(tx)
             replicas = store.list_live_replicas(tx)
-        for replica in replicas:
-            self._follow(replica, leases_by_id.get(replica.id), now=now)
-        served = {
-            replica.deployment
-            for replica in replicas
-            if replica.state in {ReplicaState.STARTING, ReplicaState.READY}
-        }
+            loads = store.list_loads(tx, since=now - _HEARD)
+        followed = [self._follow(one, leases_by_id.get(one.id), now=now) for one in replicas]
+        by_deployment: dict[str, list[Replica]] = defaultdict(list)
+        for replica in followed:
+            by_deployment[replica.deployment].append(replica)
         for deployment in deployments:
-            ours = [replica for replica in replicas if replica.deployment == deployment.name]
-            if deployment.wanted and not ours and deployment.name not in served:
+            ours = by_deployment[deployment.name]
+            serving = [one for one in ours if one.state in _SERVING]
+            target = self._scale(deployment, loads.get(deployment.name, Load()), serving, now=now)
+            if len(serving) < target:
                 self._start(deployment, jobs, now=now)
-            elif not deployment.wanted:
-                for replica in ours:
-                    with self._db.transaction() as tx:
-                        lease_store.ask_release(tx, LeaseId(replica.id), EndReason.RELEASED)
+            elif len(serving) > target:
+                # The one that came last has the least in its caches, or is not even up.
+                self._retire(max(serving, key=lambda one: (one.ready_at is None, one.since)), now)
+            for replica in ours:
+                if replica.state is ReplicaState.DRAINING and replica.detail == RETIRED:
+                    self._let_go(replica, leases_by_id.get(replica.id), now=now)
 
-    def _follow(self, replica: Replica, lease: Lease | None, *, now: datetime) -> None:
-        """Move a replica to where its lease is; `lease` is None once it has ended."""
+    def _scale(
+        self, deployment: Deployment, load: Load, serving: Sequence[Replica], *, now: datetime
+    ) -> int:
+        """Return how many replicas a deployment shall have, and keep it where that is news."""
+        if not deployment.wanted:
+            return 0
+        before = Scale(target=deployment.target, fewer_since=deployment.fewer_since)
+        ready = sum(replica.state is ReplicaState.READY for replica in serving)
+        after = scale(
+            before,
+            deployment.scaling,
+            load,
+            ready=ready,
+            now=now,
+            worth=self._worths.get(deployment.name),
+        )
+        if after != before:
+            with self._db.transaction() as tx:
+                store.set_target(tx, deployment.name, after.target, fewer_since=after.fewer_since)
+            if after.target != before.target:
+                log.info(
+                    "deployment.scaled",
+                    extra={
+                        "deployment": deployment.name,
+                        "from": before.target,
+                        "to": after.target,
+                        "outstanding_tokens": load.outstanding_tokens,
+                        "first_token_ms": load.first_token_ms,
+                    },
+                )
+        return after.target
+
+    def weigh(self, worths: Mapping[str, int | None]) -> None:
+        """Hear how many replicas of each deployment earn more than leases would pay."""
+        self._worths = worths
+
+    def _retire(self, replica: Replica, now: datetime) -> None:
+        """Send it no more requests. It goes when it has finished those that it has."""
+        self._set(replica, ReplicaState.DRAINING, detail=RETIRED, now=now)
+
+    def _let_go(self, replica: Replica, lease: Lease | None, *, now: datetime) -> None:
+        if lease is None or lease.release_asked is not None or lease.state is State.DRAINING:
+            return
+        busy = _running(replica)  # None: it does not answer, so nothing of it is worth waiting for
+        if busy and now < replica.since + _LONGEST_WAIT:
+            return
+        if now < replica.since + _UNHEARD:
+            return  # a gateway may not have heard of it yet, and send it one more
+        with self._db.transaction() as tx:
+            lease_store.ask_release(tx, LeaseId(replica.id), EndReason.RELEASED)
+
+    def _follow(self, replica: Replica, lease: Lease | None, *, now: datetime) -> Replica:
+        """Move a replica to where its lease is, and return it; `lease` is None once it has ended."""
         if lease is None:
             with self._db.transaction() as tx:
                 ended = lease_store.get(tx, LeaseId(replica.id))
             if ended.state is State.ENDED:
-                self._set(replica, ReplicaState.GONE, detail=ended.end_reason, now=now)
+                return self._set(replica, ReplicaState.GONE, detail=ended.end_reason, now=now)
         elif lease.state is State.DRAINING or lease.release_asked is not None:
             # Already when its release is asked for: a request sent now might be cut.
             reason = lease.end_reason or lease.release_asked
-            self._set(replica, ReplicaState.DRAINING, detail=reason, now=now)
+            return self._set(replica, ReplicaState.DRAINING, detail=reason, now=now)
         elif lease.state is State.RUNNING and replica.state is ReplicaState.STARTING:
             there = self._placed(replica)
-            if _healthy(there):
-                self._set(there, ReplicaState.READY, detail=None, now=now)
+            if _running(there) is not None:
+                return self._set(there, ReplicaState.READY, detail=None, now=now)
+        return replica
 
     def _placed(self, replica: Replica) -> Replica:
         """Return a replica with the address of the node that it was given, and note it."""
@@ -151,9 +200,9 @@ class Replicas:
 
     def _set(
         self, replica: Replica, state: ReplicaState, *, detail: str | None, now: datetime
-    ) -> None:
+    ) -> Replica:
         if replica.state is state:
-            return
+            return replica
         with self._db.transaction() as tx:
             store.set_replica_state(tx, replica.id, state, detail=detail, now=now)
         log.info(
@@ -165,13 +214,16 @@ class Replicas:
                 "reason": detail,
             },
         )
+        return replace(replica, state=state, detail=detail, since=now)
 
     def _start(self, deployment: Deployment, jobs: Sequence[InternalJob], *, now: datetime) -> None:
-        if (lack := missing(deployment)) is not None:
+        with self._db.transaction() as tx:
+            lack = missing(tx, deployment)
+        if lack is not None:
             self._tell(deployment, lack)
             return
-        recipe = load(deployment.recipe)
         with self._db.transaction() as tx:
+            recipe = catalogue.recipe_of(tx, deployment)
             last = store.get_last_replica(tx, deployment.name)
             if last is not None and last.detail in _FAILURES and now < last.since + _RETRY_AFTER:
                 return
@@ -190,20 +242,26 @@ class Replicas:
             since=now,
         )
         command = [
-            sys.executable, "-m", "sublet.models.replica", "--recipe", deployment.recipe,
-            "--port", str(port), "--weights", str(self._hosting.weights),
+            sys.executable, "-m", "sublet.models.replica", "--port", str(port),
+            "--weights", str(self._hosting.weights),
         ]  # fmt: skip
+        if recipe.sealed is not None:
+            command += ["--artefacts", str(self._hosting.artefacts)]
+            command += ["--weights-key-url", f"{self._hosting.keys_url}/{replica.id}/weights-key"]
         if self._hosting.elsewhere:
             command += ["--host", "0.0.0.0"]  # noqa: S104 -- which address, only its node knows
         request = Request(
             id=LeaseId(replica.id),
             pool=pool,
             gpus=recipe.gpus,
-            tier=self._hosting.tier,
+            tier=deployment.scaling.tier,
             max_duration=LONGEST,
             spec=Spec(
                 command=command,
-                environment={"SUBLET_REPLICA_KEY": replica.secret},
+                environment={
+                    "SUBLET_REPLICA_KEY": replica.secret,
+                    "SUBLET_REPLICA_RECIPE": msgspec.json.encode(recipe).decode(),
+                },
                 sandboxed=False,
             ),
         )
@@ -220,6 +278,8 @@ class Replicas:
         self, tx: Tx, recipe: Recipe, jobs: Sequence[InternalJob], now: datetime
     ) -> str | None:
         for pool in fleet.list_pools(tx):
+            if pool.name == "cpu" and not recipe.cpu:
+                continue
             if sellable_gpus(leases.pressure_of(tx, pool, jobs, now=now)) >= recipe.gpus:
                 return pool.name
         return None
@@ -234,15 +294,20 @@ class Replicas:
         return self._told.get(name)
 
 
-def _healthy(replica: Replica) -> bool:
+def _running(replica: Replica) -> int | None:
+    """Return how many requests a replica has; None: it is not up."""
     address = urlsplit(replica.url)
     connection = http.client.HTTPConnection(
         str(address.hostname), address.port, timeout=_PROBE_SECONDS
     )
     try:
         connection.request("GET", "/health", headers={"Authorization": f"Bearer {replica.secret}"})
-        return connection.getresponse().status == http.client.OK
-    except (OSError, http.client.HTTPException):
-        return False
+        answer = connection.getresponse()
+        if answer.status != http.client.OK:
+            return None
+        said = msgspec.json.decode(answer.read(), type=_Health)
+        return said.running + said.waiting
+    except (OSError, http.client.HTTPException, msgspec.DecodeError):
+        return None
     finally:
         connection.close()

@@ -1,13 +1,18 @@
 """Deployments and replicas in Postgres."""
 
+from collections import defaultdict
 from collections.abc import Mapping
+from dataclasses import asdict
 from datetime import datetime
+from statistics import median
 from typing import Any, Final
 from uuid import UUID
 
 from sublet.core.db import Tx, load_queries, one
 from sublet.core.errors import NotFound
-from sublet.models.deployment import Deployment, Feature, Replica, ReplicaState
+from sublet.market.price import Tier
+from sublet.models.deployment import Deployment, Feature, Replica, ReplicaState, Scaling
+from sublet.models.scaling import Load
 
 QUERIES: Final = load_queries("sublet.models")
 
@@ -21,6 +26,8 @@ def put_deployment(tx: Tx, deployment: Deployment, *, now: datetime) -> None:
             "context_tokens": deployment.context_tokens, "now": now,
             "features": sorted(deployment.features),
             "temperature": deployment.temperature, "top_p": deployment.top_p,
+            "owner_id": deployment.owner_id, "target": deployment.target,
+            **asdict(deployment.scaling),
         },
     )  # fmt: skip
 
@@ -30,13 +37,49 @@ def list_deployments(tx: Tx) -> list[Deployment]:
     return [_deployment(row) for row in rows]
 
 
+def set_scaling(tx: Tx, name: str, scaling: Scaling) -> None:
+    tx.execute(QUERIES["set_scaling"], {"name": name, **asdict(scaling)})
+
+
+def set_target(tx: Tx, name: str, target: int, *, fewer_since: datetime | None) -> None:
+    """Say how many replicas a deployment shall have now."""
+    row = {"name": name, "target": target, "fewer_since": fewer_since}
+    tx.execute(QUERIES["set_target"], row)
+
+
+def put_load(tx: Tx, gateway: str, loads: Mapping[str, Load], *, now: datetime) -> None:
+    """Note what one gateway has of each deployment now."""
+    with tx.cursor() as cursor:
+        cursor.executemany(
+            QUERIES["put_load"],
+            [
+                {"gateway": gateway, "deployment": name, "now": now, **asdict(load)}
+                for name, load in loads.items()
+            ],
+        )
+
+
+def list_loads(tx: Tx, *, since: datetime) -> dict[str, Load]:
+    """Return what all gateways that spoke since an instant have, by deployment."""
+    rows = tx.execute(QUERIES["list_loads"], {"since": since}).fetchall()
+    return {row.pop("deployment"): Load(**row) for row in rows}
+
+
+def list_warmups(tx: Tx) -> dict[str, float]:
+    """Return {deployment: seconds from a lease to a first request}, the middle of the last few."""
+    taken: dict[str, list[float]] = defaultdict(list)
+    for row in tx.execute(QUERIES["list_warmups"]).fetchall():
+        taken[row["name"]].append(row["seconds"])
+    return {name: median(seconds) for name, seconds in taken.items()}
+
+
 def add_replica(tx: Tx, replica: Replica) -> None:
     tx.execute(
         QUERIES["insert_replica"],
         {
             "id": replica.id, "deployment": replica.deployment, "url": replica.url,
             "secret": replica.secret, "state": replica.state, "detail": replica.detail,
-            "since": replica.since,
+            "since": replica.since, "started_at": replica.started_at or replica.since,
         },
     )  # fmt: skip
 
@@ -76,6 +119,8 @@ def _replica(row: Mapping[str, Any]) -> Replica:
         detail=row["detail"],
         since=row["since"],
         firm=row["firm"],
+        started_at=row["started_at"],
+        ready_at=row["ready_at"],
     )
 
 
@@ -100,4 +145,15 @@ def _deployment(row: Mapping[str, Any]) -> Deployment:
         features=frozenset(map(Feature, row["features"])),
         temperature=row["temperature"],
         top_p=row["top_p"],
+        owner_id=row["owner_id"],
+        scaling=Scaling(
+            min_replicas=row["min_replicas"],
+            max_replicas=row["max_replicas"],
+            tier=Tier(row["tier"]),
+            outstanding_tokens=row["outstanding_tokens"],
+            first_token_ms=row["first_token_ms"],
+            idle_seconds=row["idle_seconds"],
+        ),
+        target=row["target"],
+        fewer_since=row["fewer_since"],
     )

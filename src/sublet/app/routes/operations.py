@@ -50,7 +50,7 @@ def show_status(ours: Ours) -> dict[str, Any]:
     with ours.db.transaction() as tx:
         for deployment in model_store.list_deployments(tx):
             document = _deployment(ours, tx, deployment)
-            if deployment.wanted and document["state"] != ReplicaState.READY:
+            if deployment.wanted and deployment.target and document["state"] != "ready":
                 waiting.append(f"model {deployment.name}: {document['detail']}")
     return {
         "version": __version__,
@@ -150,7 +150,7 @@ def list_deployments(ours: Ours, _: Operator) -> dict[str, Any]:
         }
 
 
-@router.patch("/deployments/{name}", tags=["models"])
+@router.patch("/deployments/{name:path}", tags=["models"])
 def change_deployment(ours: Ours, _: Operator, name: str, body: DeploymentChange) -> dict[str, Any]:
     """Start or stop serving a model."""
     with ours.db.transaction() as tx:
@@ -224,6 +224,30 @@ class _ReaderLeft(Exception):
     """Nobody waits for this audit any more."""
 
 
+def deployment_document(tx: Tx, deployment: Deployment) -> dict[str, Any]:
+    """Return how a deployment is scaled, and who serves it now."""
+    live = [
+        replica
+        for replica in model_store.list_live_replicas(tx)
+        if replica.deployment == deployment.name
+    ]
+    scaling = deployment.scaling
+    return {
+        "wanted": deployment.wanted,
+        "min_replicas": scaling.min_replicas,
+        "max_replicas": scaling.max_replicas,
+        "tier": scaling.tier,
+        "outstanding_tokens": scaling.outstanding_tokens,
+        "first_token_ms": scaling.first_token_ms,
+        "idle_seconds": scaling.idle_seconds,
+        "target": deployment.target if deployment.wanted else 0,
+        "ready": sum(replica.state is ReplicaState.READY for replica in live),
+        "starting": sum(replica.state is ReplicaState.STARTING for replica in live),
+        "draining": sum(replica.state is ReplicaState.DRAINING for replica in live),
+        "warm_seconds": model_store.list_warmups(tx).get(deployment.name),
+    }
+
+
 def _deployment(ours: Services, tx: Tx, deployment: Deployment) -> dict[str, Any]:
     live = [
         replica
@@ -241,11 +265,13 @@ def _deployment(ours: Services, tx: Tx, deployment: Deployment) -> dict[str, Any
     else:
         state = "absent"
         detail = "stopped by the operator" if not deployment.wanted else None
+        if detail is None and not deployment.target:
+            state, detail = "asleep", "it starts when somebody asks"
         if detail is None:
             told = None if ours.replicas is None else ours.replicas.why_not(deployment.name)
             last = model_store.get_last_replica(tx, deployment.name)
             detail = (
-                models.missing(deployment)
+                models.missing(tx, deployment)
                 or told
                 or (f"its last replica ended: {last.detail}" if last else "not started yet")
             )
@@ -256,4 +282,5 @@ def _deployment(ours: Services, tx: Tx, deployment: Deployment) -> dict[str, Any
         "wanted": deployment.wanted,
         "state": state,
         "detail": detail,
+        "scaling": deployment_document(tx, deployment),
     }

@@ -28,6 +28,7 @@ from sublet.market.floor import Cost
 from sublet.market.notice import Step
 from sublet.market.price import input_sku
 from sublet.metering import store as metering
+from sublet.models.earnings import set_token_price
 from sublet.tenants import store as tenants
 from sublet.tenants.tenant import TenantId
 
@@ -35,6 +36,7 @@ router = APIRouter(prefix="/v1")
 _OF_TIER: Final = re.compile(
     r"model:(.{1,100}):(?:priority|flex|batch):(?:input|cache_read|cache_write|output|reasoning)"
 )
+_OF_MODEL: Final = re.compile(r"model:(.{1,150}):[a-z_]+")
 
 
 @router.get("/prices", tags=["prices"])
@@ -46,7 +48,7 @@ def list_prices(ours: Ours, found: AnyCaller) -> dict[str, Any]:
     return {"items": [price_document(price) for price in prices]}
 
 
-@router.put("/prices/{sku}", tags=["prices"])
+@router.put("/prices/{sku:path}", tags=["prices"])
 def set_price(ours: Ours, _: Operator, sku: str, body: NewPrice) -> dict[str, Any]:
     """Set a price from now on, or from a date. What was sold keeps the price it was sold at.
 
@@ -63,8 +65,10 @@ def set_price(ours: Ours, _: Operator, sku: str, body: NewPrice) -> dict[str, An
             raise NotFound(f"there is no SKU {sku[:200]!r}; see GET /v1/prices")
         if body.tenant_id is not None:
             tenants.get_tenant(tx, TenantId(body.tenant_id))
-        price = pricing.set_price(
+        of_model = _OF_MODEL.fullmatch(sku)
+        price = set_token_price(
             tx,
+            None if of_model is None else of_model[1],
             sku,
             rate,
             exception=body.exception,

@@ -1,6 +1,7 @@
 """`python -m sublet.models.replica --recipe NAME --port P`: serve one model until told to go.
 
-The bearer key that callers must show is in SUBLET_REPLICA_KEY. On SIGTERM the replica
+Without `--recipe`, the recipe is in SUBLET_REPLICA_RECIPE, as JSON. The bearer key that callers
+must show is in SUBLET_REPLICA_KEY; whoever seals the weights gives their key to who shows it. On SIGTERM the replica
 drains; the file named by SUBLET_NOTICE_FILE says until when it may ("stops_at").
 """
 
@@ -19,6 +20,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Final
 
+import aiohttp
 import msgspec
 import uvicorn
 
@@ -29,6 +31,7 @@ from sublet.models.replica.embedding import Embedder
 from sublet.models.replica.engine import EMBED, Ready, Settings
 from sublet.models.replica.llama import Llama
 from sublet.models.replica.recipe import Recipe, load
+from sublet.models.replica.weights import Where
 
 log = logging.getLogger(__name__)
 
@@ -36,12 +39,18 @@ GRACE_SECONDS: Final = 8.0  # to drain in, when no notice says how long
 # Streams are cut this long before the end: the engine stops, and the last counts go out.
 RESERVE_SECONDS: Final = 1.0
 SHUTDOWN_SECONDS: Final = 0.4  # for answers on their way out
+_KEY_TRIES: Final = 60
+_KEY_WAIT_SECONDS: Final = 1.0
 EXIT_ENGINE_FAILED: Final = 1
 EXIT_MISCONFIGURED: Final = 2
 
 
 class Notice(msgspec.Struct, frozen=True):
     stops_at: datetime
+
+
+class _Key(msgspec.Struct, frozen=True):
+    key: str
 
 
 class Server(uvicorn.Server):
@@ -115,6 +124,27 @@ class Replica:
             return GRACE_SECONDS
         return (notice.stops_at - self._clock.now()).total_seconds()
 
+    async def _weights_key(self) -> str:
+        """Return the key of its sealed weights, which is nowhere but with the control plane.
+
+        Raises:
+            ValueError: nobody gives it.
+        """
+        url = self._options.weights_key_url
+        if url is None:
+            raise ValueError("nobody said where the key of the weights is: --weights-key-url")
+        headers = {"authorization": f"Bearer {os.environ['SUBLET_REPLICA_KEY']}"}
+        async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=5)) as session:
+            for _ in range(_KEY_TRIES):  # the control plane may be starting anew
+                with suppress(aiohttp.ClientConnectionError, TimeoutError):
+                    async with session.get(url, headers=headers) as answer:
+                        if answer.status == 200:
+                            return msgspec.json.decode(await answer.read(), type=_Key).key
+                        if answer.status < 500:
+                            raise ValueError(f"the key of the weights is refused: {answer.status}")
+                await asyncio.sleep(_KEY_WAIT_SECONDS)
+        raise ValueError("the control plane does not answer, and has the key of the weights")
+
     def _fail(self) -> None:
         self._exit_code = EXIT_ENGINE_FAILED
         self._leaving.set()
@@ -142,9 +172,14 @@ class Replica:
         assert process.stdin is not None
         assert process.stdout is not None
         key = secrets.token_urlsafe(32)
+        options = self._options
         settings = Settings(
-            recipe=self._recipe.name,
-            weights=str(self._options.weights),
+            recipe=self._recipe,
+            where=Where(
+                assembled=str(options.weights),
+                artefacts=None if options.artefacts is None else str(options.artefacts),
+                key=None if self._recipe.sealed is None else await self._weights_key(),
+            ),
             threads=self._options.threads or _threads(self._recipe.threads),
             key=key,
         )
@@ -208,9 +243,21 @@ class _Lines(logging.Formatter):
         return json.dumps(line, default=str)
 
 
+def _recipe(name: str | None) -> Recipe:
+    """Raises NotFound, Misconfigured: there is no recipe of this name, or none was given."""
+    if name is not None:
+        return load(name)
+    try:
+        return msgspec.json.decode(os.environ.get("SUBLET_REPLICA_RECIPE", ""), type=Recipe)
+    except msgspec.DecodeError as error:
+        raise Misconfigured(f"SUBLET_REPLICA_RECIPE holds no recipe: {error}") from error
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m sublet.models.replica", description=__doc__)
-    parser.add_argument("--recipe", required=True, help="name of the model to serve")
+    parser.add_argument(
+        "--recipe", help="name of the model to serve; default: SUBLET_REPLICA_RECIPE"
+    )
     parser.add_argument("--port", type=int, required=True, help="port to listen on; 0: any")
     parser.add_argument("--host", default="127.0.0.1", help="address to listen on")
     parser.add_argument(
@@ -222,6 +269,8 @@ def main() -> int:
         default=Path.home() / ".cache" / "sublet" / "weights",
         help="folder in which assembled weights are kept",
     )
+    parser.add_argument("--artefacts", type=Path, help="folder of sealed weights")
+    parser.add_argument("--weights-key-url", help="address that has the key of sealed weights")
     parser.add_argument(
         "--max-waiting", type=int, default=64, help="requests that may wait for a slot"
     )
@@ -232,7 +281,7 @@ def main() -> int:
     logging.basicConfig(level=logging.INFO, handlers=[handler])
     logging.getLogger("uvicorn").setLevel(logging.WARNING)
     try:
-        recipe = load(options.recipe)
+        recipe = _recipe(options.recipe)
         if (missing := recipe.missing()) is not None:
             raise Misconfigured(missing)
         key = os.environ.get("SUBLET_REPLICA_KEY", "")

@@ -20,8 +20,8 @@ from typing import Any, Final
 
 import msgspec
 
-from sublet.models.replica.recipe import Recipe, load
-from sublet.models.replica.weights import prepare
+from sublet.models.replica.recipe import Recipe
+from sublet.models.replica.weights import Where, at_hand
 
 EMBED: Final = b"embeddings\n"
 # Of a prompt that is embedded: it is read in parts, and more at once would take memory.
@@ -29,8 +29,8 @@ _EMBED_BATCH: Final = 64
 
 
 class Settings(msgspec.Struct, frozen=True, kw_only=True):
-    recipe: str
-    weights: str  # folder of the assembled weights
+    recipe: Recipe
+    where: Where  # its weights are found
     threads: int
     key: str  # that the agent must show
 
@@ -44,13 +44,13 @@ def main() -> None:
     # becomes of running streams; the engine serves them until its agent lets go of it.
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     settings = msgspec.json.decode(sys.stdin.buffer.readline(), type=Settings)
-    recipe = load(settings.recipe)
-    path = prepare(recipe.weights, Path(settings.weights))
-
-    server = _serve(_generating(settings, recipe, path))
+    with at_hand(settings.recipe, settings.where) as path:
+        server = _serve(_generating(settings, settings.recipe, path))
     embedding = None
     while (line := sys.stdin.buffer.readline()) == EMBED:
-        embedding = embedding or _serve(_embedding(settings, recipe, path))
+        if embedding is None:
+            with at_hand(settings.recipe, settings.where) as path:
+                embedding = _serve(_embedding(settings, settings.recipe, path))
     assert not line, line
     del server, embedding
     # Past the destructors: they wait for running requests, and nobody listens any more.
