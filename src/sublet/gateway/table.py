@@ -108,7 +108,7 @@ class Offer:
             waits = "its replica ended and the next has not started"
         else:
             waits = "its replica is starting"
-        detail = f" ({last.detail})" if last is not None and last.detail and leaving else ""
+        detail = f" ({last.detail})" if last is not None and last.detail else ""
         seconds = self._expected()
         told = "" if seconds is None else f"; expected in {seconds:.0f} seconds"
         return Failure(
