@@ -10,7 +10,8 @@ from tests.planner.pools import pool, wandering
 
 from sublet.planner.band import BAND, band_scores
 from sublet.planner.calibration import DEPTHS, Ladder
-from sublet.planner.outlook import Outlook, hourly, outlooks, two_outlooks
+from sublet.planner.opinions import opinions
+from sublet.planner.outlook import Outlook, hourly, outlooks
 from sublet.planner.regression import fit_quantile
 from sublet.planner.signals import average, held, lowest, lowest_ahead
 
@@ -66,9 +67,20 @@ def test_the_second_opinion_loses_less_where_signals_say_little() -> None:
     dice = np.random.default_rng(5)
     walk = pool(np.round(np.clip(500 + np.cumsum(dice.normal(0, 2, 60 * 24)), 0, 1_000)), 1_000)
     for curve in (walk, wandering(3, days=60)):
-        first, second = two_outlooks(curve, (4, 24))
+        first, second, _ = opinions(curve, (4, 24))
         assert lost(second[4]) < lost(first[4])
         assert lost(second[24]) < 1.02 * lost(first[24])
+
+
+def test_the_third_opinion_sees_what_depends_on_two_signals() -> None:
+    """Jobs that come in the evening where the pool is at least half idle, and only there."""
+    hours = np.arange(60 * 24)
+    night = np.random.default_rng(7).random(60) < 0.5
+    base = np.where(np.repeat(night, 24), 30.0, 70.0)
+    evening = (hours % 24 >= 18) & (base < 50)
+    running = (base + 50 * evening).astype(np.float64)
+    first, _, third = opinions(pool(running, 100), (4,))
+    assert lost(third[4]) < 0.8 * lost(first[4])
 
 
 def test_a_deeper_promise_never_sells_more() -> None:

@@ -7,9 +7,8 @@ their distance is the *spread*. How many spreads to keep clear of is not theirs 
 the *depth*, and it is chosen by what each depth would have broken so far (see `calibration`).
 
 The regressions are fitted anew every week on what had ended by then, and mixed with the plain
-quantiles of the last four weeks: by how many windows were seen, or, as a second opinion, by how
-well each mixture has forecast so far, also with regressions that trust few windows as if they
-were many.
+quantiles of the last four weeks, by how many windows were seen. Others are asked for a portfolio
+only: see `opinions`.
 """
 
 from dataclasses import dataclass
@@ -33,11 +32,7 @@ _MOST_ROWS: Final = 4_000
 _RIDGE: Final = 0.01
 # With fewer hours seen than so many windows take, signals are held back for want of windows.
 _FEW: Final = 20_000
-_VERY_FEW: Final = 10
 _TRUSTED_WINDOWS: Final = 7  # after which the regressions weigh as much as the plain quantiles
-_DOUBTS: Final = np.linspace(0.0, 1.0, 9)  # weights of the plain quantiles that are compared
-_FADE_HOURS: Final = 56.0 * HOURS_A_DAY
-_DOUBTED: Final = 1.0  # how much likelier the plain quantiles are held to be, as a logarithm
 _RECENT_HOURS: Final = 28 * HOURS_A_DAY
 _USUAL_HOURS: Final = 14 * HOURS_A_DAY
 _LEAST_SPREAD: Final = 0.002  # of the pool
@@ -68,13 +63,16 @@ class Outlook:
         return self.middle[:, None] + near + far
 
     def sellable(self, depths: Floats) -> Floats:
-        """Return the GPUs to sell at each of `depths`, whole, shape (slots, depths).
-
-        Never more than has been kept lately: a pool that is idle as never before has an outage.
-        """
+        """Return the GPUs to sell at each of `depths`, whole, shape (slots, depths)."""
         room = self.idle[:, None] - self.fall(depths) * self.total[:, None]
-        limit = np.fmin(self.idle, self.most * self.total)[:, None]
-        return np.floor(np.nan_to_num(np.clip(room, 0.0, limit)) + 1e-9)
+        return np.floor(np.nan_to_num(np.clip(room, 0.0, self.limit()[:, None])) + 1e-9)
+
+    def limit(self) -> Floats:
+        """Return the most GPUs that anybody should promise: no more than has been kept lately.
+
+        A pool that is idle as never before has an outage, and its jobs will be back.
+        """
+        return np.fmin(self.idle, self.most * self.total)
 
     def depth(self, fall: Floats) -> Floats:
         """Return how many spreads deep each fall is: the inverse of `fall`."""
@@ -132,7 +130,7 @@ def fitted_outlook(
     curve: Curve, hours: int, known: Signals, *, last: bool = False
 ) -> tuple[Outlook, Fit]:
     """Return the outlook, and the fit that forecasts from the end of the history on."""
-    past = _Past.of(curve, hours, known, last=last)
+    past = Past.of(curve, hours, known, last=last)
     doubts = past.doubts_by_count()
     forecasts = past.outlook(past.fitted, doubts)
     median = _running_median(forecasts.spread, _USUAL_HOURS)
@@ -154,34 +152,21 @@ def outlooks(curve: Curve, lengths: tuple[int, ...]) -> dict[int, Outlook]:
     return {hours: outlook(curve, hours, known) for hours in lengths}
 
 
-def two_outlooks(
-    curve: Curve, lengths: tuple[int, ...]
-) -> tuple[dict[int, Outlook], dict[int, Outlook]]:
-    """Return `outlooks`, and second opinions: the mixtures that have forecast best so far."""
-    known = signals(curve, hourly(curve))
-    pasts = {hours: _Past.of(curve, hours, known, last=False) for hours in lengths}
-    return (
-        {hours: past.outlook(past.fitted, past.doubts_by_count()) for hours, past in pasts.items()},
-        {hours: past.outlook(*past.by_merit()) for hours, past in pasts.items()},
-    )
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _Past:
-    """Windows of `hours` as they came, and two forecasts of each as it would have been made."""
+class Past:
+    """Windows of `hours` as they came, and forecasts of each as they would have been made."""
 
     hours: int
-    known: Signals
+    known: Signals  # earlier days beside them
     seasons: Seasons
     kept: Floats  # shape (slots,)
     fall: Floats  # shape (slots,)
     plain: Floats  # shape (slots, 2): middle and high end
     fitted: Floats  # the same, by the regressions
-    loose: Floats  # the same, by regressions that trust every signal at once
     newest: tuple[Basis, tuple[Floats, Floats]] | None  # the regressions fitted last
 
     @staticmethod
-    def of(curve: Curve, hours: int, known: Signals, *, last: bool) -> "_Past":
+    def of(curve: Curve, hours: int, known: Signals, *, last: bool) -> "Past":
         slots = known.slots
         window = hours * HOUR_SECONDS // curve.step_seconds
         if last:
@@ -193,11 +178,11 @@ class _Past:
         start = int(known.starts[0]) if len(slots) else curve.start
         seasons = Seasons(hours=hours, start=start, falls=fall)
         seasoned = known.beside(seasons.columns(known.starts))
-        fitted, loose, newest = _fitted_quantiles(seasoned, fall, hours)
+        fitted, newest = _fitted_quantiles(seasoned, fall, hours)
         plain = _plain_quantiles(fall, hours)
-        return _Past(
-            hours=hours, known=known, seasons=seasons, kept=kept, fall=fall, plain=plain,
-            fitted=fitted, loose=loose, newest=newest,
+        return Past(
+            hours=hours, known=seasoned, seasons=seasons, kept=kept, fall=fall, plain=plain,
+            fitted=fitted, newest=newest,
         )  # fmt: skip
 
     def outlook(self, fitted: Floats, doubts: Floats) -> Outlook:
@@ -220,41 +205,6 @@ class _Past:
         """Return weights of the plain quantiles that fall as windows are seen."""
         windows = np.arange(len(self.fall)) / max(self.hours, 4)
         return _TRUSTED_WINDOWS / (_TRUSTED_WINDOWS + windows)
-
-    def by_merit(self) -> tuple[Floats, Floats]:
-        """Return both regressions mixed, and weights of the plain quantiles, by what each lost.
-
-        Each mixture counts by its mean pinball loss over windows that had ended, the more so the
-        more of them were seen, and a window counts half as much every eight weeks.
-
-        Source: the exponentially weighted average of Cesa-Bianchi and Lugosi, "Prediction,
-        Learning, and Games", 2006, chapter 2.
-        """
-        shares = np.array([MIDDLE, HIGH])
-        mixtures = [
-            doubt * self.plain + (1 - doubt) * fitted
-            for fitted in (self.fitted, self.loose)
-            for doubt in _DOUBTS
-        ]
-        doubts = np.tile(_DOUBTS, 2)
-        missed = self.fall[:, None, None] - np.stack(mixtures, axis=1)
-        loss = np.maximum(shares * missed, (shares - 1) * missed).sum(axis=2)
-        known = ~np.isnan(loss).any(axis=1)
-        fade = 0.5 ** (1 / _FADE_HOURS)
-        lost, seen = np.zeros(len(doubts)), 0.0
-        doubt, loose = np.ones(len(loss)), np.zeros(len(loss))
-        for row in range(self.hours, len(loss)):
-            if known[row - self.hours]:
-                lost, seen = lost * fade + loss[row - self.hours], seen * fade + 1
-            if seen:
-                worse = lost / max(float(lost.min()), 1e-12) - 1
-                weight = np.exp(_DOUBTED * doubts - worse * seen / max(self.hours, 4))
-                weight /= weight.sum()
-                doubt[row] = weight @ doubts
-                trust = weight * (1 - doubts)
-                loose[row] = trust[len(_DOUBTS) :].sum() / max(trust.sum(), 1e-12)
-        mixed = (1 - loose[:, None]) * self.fitted + loose[:, None] * self.loose
-        return mixed, doubt
 
 
 def _mixed(fitted: Floats, plain: Floats, doubt: Floats, total: Floats) -> tuple[Floats, Floats]:
@@ -289,13 +239,10 @@ def _plain_quantiles(fall: Floats, hours: int) -> Floats:
 
 def _fitted_quantiles(
     known: Signals, fall: Floats, hours: int
-) -> tuple[Floats, Floats, tuple[Basis, tuple[Floats, Floats]] | None]:
-    """Return middle and high end by regressions fitted once a week, and the newest regressions.
-
-    The second of both trusts every signal as soon as it was seen a few times.
-    """
+) -> tuple[Floats, tuple[Basis, tuple[Floats, Floats]] | None]:
+    """Return middle and high end by regressions fitted once a week, and the newest regressions."""
     newest = None
-    out = np.full((2, len(fall), 2), np.nan)
+    out = np.full((len(fall), 2), np.nan)
     usable = ~np.isnan(fall) & ~np.isnan(known.idle)
     at = _FIRST_FIT_HOURS
     while at < len(fall):
@@ -307,17 +254,15 @@ def _fitted_quantiles(
             rows = ended[::-stride][::-1]
             basis = Basis.of(known, rows)
             columns, ahead = basis.columns(known, rows), basis.columns(known, slice(at, until))
-            for place, few in enumerate((_FEW, _VERY_FEW)):
-                # The fewer separate windows, the less a signal may say.
-                ridge = _RIDGE * (1 + few * hours / len(ended))
-                middle = fit_quantile(columns, fall[rows], MIDDLE, ridge=ridge)
-                high = fit_quantile(columns, fall[rows], HIGH, ridge=ridge)
-                out[place, at:until] = np.stack([ahead @ middle, ahead @ high], axis=1)
-                if place == 0:
-                    newest = (basis, (middle, high))
+            # The fewer separate windows, the less a signal may say.
+            ridge = _RIDGE * (1 + _FEW * hours / len(ended))
+            middle = fit_quantile(columns, fall[rows], MIDDLE, ridge=ridge)
+            high = fit_quantile(columns, fall[rows], HIGH, ridge=ridge)
+            out[at:until] = np.stack([ahead @ middle, ahead @ high], axis=1)
+            newest = (basis, (middle, high))
         at = until
-    out[:, np.isnan(known.idle)] = np.nan
-    return out[0], out[1], newest
+    out[np.isnan(known.idle)] = np.nan
+    return out, newest
 
 
 def _running_median(values: Floats, width: int) -> Floats:

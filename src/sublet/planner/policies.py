@@ -13,7 +13,7 @@ import numpy as np
 
 from sublet.planner.calibration import Ladder
 from sublet.planner.curve import HOUR_SECONDS, Curve, Floats
-from sublet.planner.outlook import two_outlooks
+from sublet.planner.opinions import opinions
 from sublet.planner.portfolio import Prices
 from sublet.planner.signals import Ints, held, lowest, lowest_ahead
 from sublet.planner.windows import LENGTHS, Windows
@@ -51,8 +51,8 @@ class Decisions:
 
 def default(task: Task) -> Decisions:
     """Sublet's own: promises as deep as the confidence asks, a portfolio as deep as pays."""
-    forecasts, seconds = two_outlooks(task.curve, LENGTHS)
-    earning = worthwhile(task.curve, forecasts, seconds, task.prices)
+    forecasts, *others = opinions(task.curve, LENGTHS)
+    earning = worthwhile(task.curve, (forecasts, *others), task.prices)
     promises, portfolio = {}, {}
     for hours, grid in task.grids.items():
         rows = np.searchsorted(forecasts[hours].slots, grid.slots)

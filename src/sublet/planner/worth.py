@@ -5,7 +5,7 @@ than the same GPUs earn otherwise: promised for shorter windows one after anothe
 interruptible. For every rule that difference is known for each hour of the past, and what gained
 is followed (see `follow`). The shortest length is decided first, since longer ones are compared
 with what it makes of the same GPUs. A break not yet seen is charged for, as in `calibration`.
-Four kinds of rules are compared: the ladders of two outlooks, plain quantiles of recent falls,
+Several kinds of rules are compared: the ladders of the outlooks, plain quantiles of recent falls,
 and recent minima. Prices decide alone: what a customer feels of it is the broken share.
 
 GPUs are counted from the safest one up: the n-th is idle when n or more are. Longer promises
@@ -20,7 +20,6 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from sublet.planner.calibration import DEPTHS
 from sublet.planner.curve import HOUR_SECONDS, Curve, Floats
 from sublet.planner.follow import hedged, leader
 from sublet.planner.outlook import HOURS_A_DAY, Outlook
@@ -28,6 +27,9 @@ from sublet.planner.portfolio import BROKEN_CREDIT, Prices
 from sublet.planner.signals import average, held, lowest
 from sublet.planner.windows import LENGTHS
 
+_DEPTHS: Final[Floats] = np.concatenate(
+    [np.arange(-5, 15) / 5, np.arange(3, 6.5, 0.5), np.array([8.0, 12.0])]
+)
 _UNSEEN: Final = 0.15  # of a window that breaks, charged for what has never been seen
 _OFF_GRID: Final = 0.1  # a window that starts between those of the grid counts this much
 _RECENT_HOURS: Final = 28 * HOURS_A_DAY
@@ -38,22 +40,20 @@ _BUFFERS: Final = (0.0, 0.02, 0.05, 0.10)
 
 def worthwhile(
     curve: Curve,
-    forecasts: Mapping[int, Outlook],
-    seconds: Mapping[int, Outlook],
+    forecasts: Sequence[Mapping[int, Outlook]],
     prices: Prices,
 ) -> dict[int, Floats]:
     """Return how many GPUs to promise at each hour for each length, longer promises included.
 
     Args:
         curve: the history.
-        forecasts: for windows of each length, at the same hours.
-        seconds: second opinions on the same windows.
+        forecasts: opinions on windows of each length, all at the same hours.
         prices: of firm windows and of interruptible lending, per GPU-hour.
 
     Returns:
         by length, shape (hours of the outlook,), whole GPUs.
     """
-    one = forecasts[LENGTHS[0]]
+    one = forecasts[0][LENGTHS[0]]
     per_hour = HOUR_SECONDS // curve.step_seconds
     ends = np.minimum(one.slots + per_hour - 1, len(curve) - 1)
     # Idle GPUs on average in the hour that starts at each slot, for what lending them earns.
@@ -61,7 +61,7 @@ def worthwhile(
     past = _Past(lent=lent, interruptible=prices.interruptible, layers=[])
     chosen: dict[int, Floats] = {}
     for hours in LENGTHS:
-        forecast = forecasts[hours]
+        forecast = forecasts[0][hours]
         weight = np.where(_on_grid(curve, forecast), 1.0, _OFF_GRID)[:, None]
         price = prices.firm[hours]
         # Off the grid windows overlap: they add weight, but not as much that was seen.
@@ -74,9 +74,9 @@ def worthwhile(
             gpus=np.zeros(len(one.slots)),
         )
         picks = []
+        deep = np.exp2(-0.5 * np.maximum(_DEPTHS, 0.0))
         for sellable, charges in (
-            (forecast.sellable(DEPTHS), np.exp2(-0.5 * np.maximum(DEPTHS, 0.0))),
-            (seconds[hours].sellable(DEPTHS), np.exp2(-0.5 * np.maximum(DEPTHS, 0.0))),
+            *((opinion[hours].sellable(_DEPTHS), deep) for opinion in forecasts),
             (_by_quantile(forecast), np.ones(len(_SHARES))),
             (_by_lowest(curve, forecast), np.ones(len(_BACK_HOURS) * len(_BUFFERS))),
         ):
@@ -182,7 +182,7 @@ def _by_quantile(forecast: Outlook) -> Floats:
         past = past[~np.isnan(past)]
         if len(past) >= HOURS_A_DAY:
             high[day : day + HOURS_A_DAY] = np.quantile(past, _SHARES)
-    return _whole(forecast.idle[:, None] - high, forecast.idle)
+    return _whole(forecast.idle[:, None] - high, forecast)
 
 
 def _by_lowest(curve: Curve, forecast: Outlook) -> Floats:
@@ -191,11 +191,13 @@ def _by_lowest(curve: Curve, forecast: Outlook) -> Floats:
     idle = held(curve.idle)
     low = [lowest(idle, back * per_hour)[forecast.slots - 1] for back in _BACK_HOURS]
     columns = [values - buffer * forecast.total for values in low for buffer in _BUFFERS]
-    return _whole(np.stack(columns, axis=1), forecast.idle)
+    return _whole(np.stack(columns, axis=1), forecast)
 
 
-def _whole(gpus: Floats, idle: Floats) -> Floats:
-    return np.floor(np.nan_to_num(np.clip(gpus, 0.0, idle[:, None])) + 1e-9)
+def _whole(gpus: Floats, forecast: Outlook) -> Floats:
+    """Return whole GPUs, never more than there are to promise."""
+    limit = forecast.limit()[:, None]
+    return np.floor(np.nan_to_num(np.clip(gpus, 0.0, limit)) + 1e-9)
 
 
 def _ahead(values: Floats, hours: int) -> Floats:
