@@ -39,6 +39,7 @@ class Config:
     gateway_settings: Path | None = None  # SUBLET_GATEWAY_SETTINGS: what may change while it runs
     gateway_traces: str | None = None  # SUBLET_GATEWAY_TRACES: where an OTLP collector takes traces
     gateway_traces_share: float = 1.0  # SUBLET_GATEWAY_TRACES_SHARE: of calls that are traced
+    seller: str = "Sublet"  # SUBLET_SELLER: who issues invoices: name and address, on one line
     unsafe_no_sandbox: bool = False  # SUBLET_UNSAFE_NO_SANDBOX: run tenants' code unguarded
     database_url: str | None = None  # DATABASE_URL: a PostgreSQL of yours, 15 or newer
 

@@ -231,6 +231,7 @@ def test_the_api_says_how_far_it_is(past: Past) -> None:
             replicas=None,
             signing_key="signs",
             refuses_commands=None,
+            artefacts=Path("/nowhere"),
             wake=lambda: None,
         )
 

@@ -107,7 +107,7 @@ def market(postgres_url: str, template: str) -> Iterator[Market]:
         services = Services(
             config=Config(data=Path("/nowhere"), model=False), db=db, engine=engine,
             internal_queue=engine, clock=clock, replicas=None, signing_key="signs",
-            refuses_commands=None, wake=lambda: None,
+            refuses_commands=None, artefacts=Path("/nowhere"), wake=lambda: None,
         )  # fmt: skip
         with served(build_api(services)) as url:
             made = Market(url=url, db=db, keys=keys, tenant=str(tenant.id), window="", quote="")

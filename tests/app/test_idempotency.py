@@ -139,6 +139,7 @@ def api(postgres_url: str, template: str) -> Iterator[Api]:
             replicas=None,
             signing_key="signs",
             refuses_commands=None,
+            artefacts=Path("/nowhere"),
             wake=lambda: None,
         )
         yield Api(app=build_api(services), db=db, engine=engine, operator=secret)

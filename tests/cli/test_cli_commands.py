@@ -37,6 +37,26 @@ NONE: dict[str, Any] = {"items": []}
         ("status", "GET /v1/status", OPERATOR, None),
         ("surplus", "GET /v1/surplus", OPERATOR, None),
         ("asset list", "GET /v1/assets", OPERATOR, None),
+        ("invoice list", "GET /v1/invoices", TENANT, None),
+        ("invoice run", "POST /v1/invoices/run", OPERATOR, {}),
+        (
+            "invoice pay INV-000012 9.50 --reference x", "POST /v1/invoices/12/payments", OPERATOR,
+            {"amount_usd": "9.50", "reference": "x"},
+        ),
+        ("invoice void 12 --why x", "POST /v1/invoices/12/void", OPERATOR, {"why": "x"}),
+        (
+            "invoice credit 12 5 --why x", "POST /v1/invoices/12/credit-notes", OPERATOR,
+            {"amount_usd": "5", "why": "x"},
+        ),
+        (
+            "invoice credit-line acme 50", f"PUT /v1/tenants/{ID}/credit-line", OPERATOR,
+            {"amount_usd": "50"},
+        ),
+        (
+            "invoice tax DE VAT 19 --from 2026-01-01", "POST /v1/taxes", OPERATOR,
+            {"jurisdiction": "DE", "name": "VAT", "percent": "19", "valid_from": "2026-01-01",
+             "valid_until": None},
+        ),
         ("tenant list", "GET /v1/tenants", OPERATOR, None),
         ("tenant show acme", f"GET /v1/tenants/{ID}", OPERATOR, None),
         (

@@ -164,7 +164,7 @@ def test_the_api_takes_a_register_and_shows_returns(db: Database, folder: Path) 
         bootstrap(tx, secrets, model=False, now=NOON)
     services = Services(
         config=Config(data=folder), db=db, engine=SimulatedEngine([], clock), internal_queue=None,
-        clock=clock, replicas=None, signing_key="key", refuses_commands=None, wake=lambda: None,
+        clock=clock, replicas=None, signing_key="key", refuses_commands=None, artefacts=folder, wake=lambda: None,
     )  # fmt: skip
     operator = {"Authorization": f"Bearer {secrets.operator_key}"}
     with TestClient(build_api(services)) as api:

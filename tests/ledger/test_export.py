@@ -49,7 +49,7 @@ def services(db: Database, folder: Path, secrets: Secrets) -> Services:
             top_up(tx, tenant, Money(123_456_789_012), payment=name, now=NOON)
     return Services(
         config=Config(data=folder), db=db, engine=engine, internal_queue=None, clock=clock,
-        replicas=None, signing_key="key", refuses_commands=None, wake=lambda: None,
+        replicas=None, signing_key="key", refuses_commands=None, artefacts=folder, wake=lambda: None,
     )  # fmt: skip
 
 

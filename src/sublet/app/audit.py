@@ -21,12 +21,13 @@ from sublet.core.clock import Clock
 from sublet.core.db import Database, Tx, load_queries
 from sublet.core.errors import Misconfigured, Unavailable
 from sublet.core.migrations import available
+from sublet.invoices import audit as invoices
 from sublet.leases import audit as leases
 from sublet.ledger import audit as ledger
 from sublet.metering import audit as metering
 
 QUERIES: Final = load_queries("sublet.app")
-_RECORDS_WEIGHT: Final = leases.WEIGHT + ledger.WEIGHT + metering.WEIGHT
+_RECORDS_WEIGHT: Final = leases.WEIGHT + ledger.WEIGHT + metering.WEIGHT + invoices.WEIGHT
 _SEALS_WEIGHT: Final = 50.0
 
 Tell = Callable[[str, float], None]
@@ -100,6 +101,7 @@ def _audit(db: Database, when: Callable[[Tx], datetime], tell: Tell) -> Findings
             leases.audit(tx, findings, now=now, progress=records)
             ledger.audit(tx, findings, now=now, progress=records)
             metering.audit(tx, findings, now=now, progress=records)
+            invoices.audit(tx, findings, progress=records)
             seals.result()
         finally:
             both.stop()  # leaving early must not wait for what is left of the seals

@@ -18,6 +18,7 @@ from sublet.cli import (
     fleet,
     index,
     internal,
+    invoices,
     keys,
     leases,
     ledger,
@@ -58,7 +59,7 @@ def build() -> typer.Typer:
     for module in (
         processes, status, leases, keys, limits, money, models, tenants, internal, fleet, prices, ledger,
         engine, verify, backtest, audit, surplus, quotes,
-        reservations, contracts, simulate, index, signals, assets, returns,
+        reservations, contracts, simulate, index, signals, assets, returns, invoices,
     ):  # fmt: skip
         module.add_to(root)
     return root
