@@ -56,6 +56,7 @@ def observations(draw: st.DrawFn) -> Observation:
         started_at=started if ran else None,
         exited_at=exited if over else None,
         exit_code=draw(st.none() | st.integers(0, 255)),
+        seen_at=draw(st.none() | INSTANTS) if phase is Phase.RUNNING else None,
     )
 
 
@@ -82,7 +83,9 @@ def test_every_decision_is_a_possible_move(lease: Lease, seen: Observation, now:
         moved = lease.move(decision)
         assert moved.version == lease.version + 1
         assert (moved.end_reason is not None) == (moved.state in LEAVING)
-        assert moved.since >= lease.since, "its history would go backwards"
+        ran = moved.state is State.ENDED and moved.running_at is not None
+        earliest = moved.running_at if ran else lease.since
+        assert earliest is not None and moved.since >= earliest, "its history would go backwards"
     if isinstance(decision, Start):
         assert (lease.state, seen.phase) == (State.PROVISIONING, Phase.ABSENT)
     if isinstance(decision, Stop):
@@ -253,6 +256,28 @@ def test_what_the_cluster_itself_told_to_go_is_reclaimed_and_billed_until_then(
     assert isinstance(move, Move)
     assert move.reason is EndReason.RECLAIMED
     assert running.move(move).stopped_at == told_at
+
+
+def test_what_was_last_seen_a_while_ago_is_billed_until_then_and_told_now() -> None:
+    running = lease_in(State.RUNNING, release_asked=EndReason.RECLAIMED)
+    seen_at, now = NOON + 20 * SECOND, NOON + 24 * SECOND
+    seen = Observation(phase=Phase.RUNNING, started_at=running.running_at, seen_at=seen_at)
+    move = decide(running, seen, now)
+    assert isinstance(move, Move)
+    told = running.move(move)
+    assert told.stopped_at == seen_at
+    assert (told.noticed_at, told.stops_at) == (now, now + running.notice)
+
+
+def test_what_had_gone_before_it_was_told_ended_then() -> None:
+    """Its GPUs were somebody else's from then on, whenever we came to tell it."""
+    draining = lease_in(State.DRAINING)
+    assert draining.running_at is not None
+    gone_at = draining.since - SECOND
+    seen = Observation(phase=Phase.EXITED, started_at=draining.running_at, exited_at=gone_at)
+    move = decide(draining, seen, draining.since + 5 * SECOND)
+    assert isinstance(move, Move)
+    assert draining.move(move).since == max(gone_at, draining.running_at)
 
 
 def test_only_a_reclaimed_resumable_lease_is_paused() -> None:

@@ -53,7 +53,7 @@ class Control:
 
     def start(self) -> "Control":
         self.start_again()
-        until(lambda: self.dead() or self._ready(), what="the control plane")
+        until(lambda: self.dead() or self._ready(), seconds=240, what="the control plane")
         assert not self.dead(), self.log()
         return self
 

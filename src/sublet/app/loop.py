@@ -320,7 +320,9 @@ class Control:
             tunnel_url=tunnel,
         )  # fmt: skip
         self._fence(lease)
-        seen_until = asked_at if seen.phase is Phase.RUNNING else lease.since
+        seen_until = min(seen.seen_at or asked_at, asked_at)
+        if seen.phase is not Phase.RUNNING:
+            seen_until = lease.since
         if lease.state is State.ENDED:
             self._fences.pop(lease.id, None)
         self._seen_until.append((lease, seen_until))

@@ -37,6 +37,7 @@ def add_to(root: typer.Typer) -> None:
         examples=("sublet engine slurm check", "sublet engine slurm plan --notice 30"),
     )
     engine.add_typer(group, name="slurm")
+    add_images_to(engine)
     command(
         group, "check", shared=("json",),
         examples=(
@@ -52,6 +53,44 @@ def add_to(root: typer.Typer) -> None:
         group, "plan", shared=(),
         examples=("sublet engine slurm plan --slurm /etc/sublet/slurm.toml --notice 30",),
     )(plan)  # fmt: skip
+
+
+def add_images_to(engine: typer.Typer) -> None:
+    images = new_group(
+        "Container images that leases may run on, unpacked in the sandbox.",
+        examples=("sublet engine image add pytorch docker://pytorch/pytorch",),
+    )
+    engine.add_typer(images, name="image")
+    command(
+        images, "add", shared=("json",),
+        examples=(
+            "sublet engine image add pytorch docker://pytorch/pytorch",
+            "sublet engine image add nemo /shared/enroot/nemo.sqsh --images /shared/images",
+        ),
+    )(add_image)  # fmt: skip
+
+
+def add_image(
+    session: Session,
+    name: Annotated[str, typer.Argument(help="What leases ask for it by: --image NAME.")],
+    source: Annotated[
+        str, typer.Argument(help="A .sqsh of Enroot or Pyxis, a .sif, a .tar, or docker://NAME.")
+    ],
+    *,
+    images: Annotated[
+        Path, typer.Option("--images", metavar="DIR", envvar="SUBLET_IMAGES",
+                           help="Folder of images, the same on nodes."),
+    ],
+) -> None:  # fmt: skip
+    """Unpack a container image, with the tools that are here, for leases to run on."""
+    from sublet.engine import unpacking  # noqa: PLC0415 -- slow to load
+    from sublet.engine.images import Images  # noqa: PLC0415
+
+    folder = unpacking.add(Images(root=images), name, source)
+    if session.json:
+        print_json({"name": name, "folder": str(folder)})
+    else:
+        print(f"image {name} is in {folder}")
 
 
 def check(

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from sublet.core.errors import Refused
+from sublet.core.errors import Invalid, Refused
 
 # What the sandbox itself runs in there, before the tenant's command; all large distributions'
 # images have it.
@@ -23,7 +23,7 @@ _SHOWN: Final = 20
 _NOT_ITS_OWN: Final = frozenset({"dev", "proc", "run", "sys", "tmp", "work", "etc"})
 _ETC_OURS: Final = frozenset({"passwd", "group", "hosts", "nsswitch.conf", "resolv.conf"})
 # What can unpack one.
-TOOLS: Final = ("apptainer", "singularity", "enroot", "podman", "ch-convert")
+TOOLS: Final = ("apptainer", "singularity", "enroot", "podman", "unsquashfs", "tar")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,10 +48,22 @@ class Images:
             names = self.names()
             there = ", ".join(names[:_SHOWN]) + (" and more" if len(names) > _SHOWN else "")
             raise Refused(f"there is no image {name[:128]!r}; there are: {there or 'none yet'}")
+        self.check(name, folder)
+        return folder
+
+    def check_name(self, name: str) -> None:
+        """Raises Invalid: no image can be called that."""
+        if _NAME.fullmatch(name) is None:
+            raise Invalid(
+                f"{name[:128]!r} is no name for an image: letters, digits and . _ - after a letter"
+                " or digit, 128 at most"
+            )
+
+    def check(self, name: str, folder: Path) -> None:
+        """Raises Refused: what lies in `folder` lacks what the sandbox needs."""
         lacking = [f"/{path}" for path in NEEDED if not _inside(folder, path)]
         if lacking:
             raise Refused(f"image {name} cannot be run: it lacks {', '.join(lacking)}")
-        return folder
 
 
 def refusal(images: Images | None, *, sandbox: bool) -> str | None:

@@ -65,6 +65,7 @@ class Observation:
     nodes: Sequence[str] = ()  # whose slots it holds, by name, where the engine can tell
     address: str | None = None  # host name or number of its first node; None: this machine
     reclaimed_at: datetime | None = None  # the cluster itself told it to go, for a job of its own
+    seen_at: datetime | None = None  # until when it is known to have run; None: until it was asked
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -131,7 +131,7 @@ def notice_of(lease: Lease) -> Notice:
     return Notice(
         reason=lease.end_reason,
         message=_MESSAGES.get(lease.end_reason, "This lease is ending."),
-        noticed_at=lease.since,
+        noticed_at=lease.noticed_at or lease.since,
         stops_at=lease.stops_at,
     )
 

@@ -132,7 +132,10 @@ class Lease:
         reason = self.end_reason or move.reason
         assert (move.to in LEAVING) == (reason is not None), (move, reason)
         # The engine's clock, or another control plane's, may be behind: a history never goes back.
-        at = max(move.at, self.since)
+        # But for an end: the engine may find that it had gone before it was told to, and has
+        # given its GPUs to somebody else since.
+        gone = move.to is State.ENDED and self.running_at is not None
+        at = max(move.at, self.running_at if gone and self.running_at else self.since)
         moved = replace(self, state=move.to, since=at, version=self.version + 1, end_reason=reason)
         if move.exit_code is not None:
             moved = replace(moved, exit_code=move.exit_code)
@@ -145,11 +148,12 @@ class Lease:
                     ends_at = min(ends_at, max(self.until, at))
                 return replace(moved, running_at=at, ends_at=ends_at)
             case State.DRAINING:
+                told_at = max(move.told_at or at, at)
                 return replace(
                     moved,
                     stopped_at=None if self.running_at is None else at,
-                    stops_at=at + self.notice,
-                    noticed_at=at,
+                    stops_at=told_at + self.notice,
+                    noticed_at=told_at,
                 )
             case _:
                 return moved
@@ -159,6 +163,7 @@ class Lease:
 class Move:
     to: State
     at: datetime  # when it happened in the world, which may be before we learnt of it
+    told_at: datetime | None = None  # its notice runs from then; None: from `at`
     reason: EndReason | None = None
     exit_code: int | None = None
     detail: str | None = None
@@ -237,12 +242,13 @@ def decide(lease: Lease, seen: Observation, now: datetime) -> Decision:
                 reason=EndReason.RECLAIMED,
             )  # fmt: skip
         case State.RUNNING, _ if lease.release_asked is not None:
-            return Move(to=State.DRAINING, at=now, reason=lease.release_asked)
-        case State.DRAINING, Phase.EXITED | Phase.LOST | Phase.ABSENT:
+            # Billed no further than it is known to have run, and told now.
+            seen_at = now if seen.seen_at is None else min(seen.seen_at, now)
             return Move(
-                to=State.ENDED, at=max(seen.exited_at or now, lease.since),
-                exit_code=seen.exit_code,
+                to=State.DRAINING, at=seen_at, told_at=now, reason=lease.release_asked
             )  # fmt: skip
+        case State.DRAINING, Phase.EXITED | Phase.LOST | Phase.ABSENT:
+            return Move(to=State.ENDED, at=seen.exited_at or now, exit_code=seen.exit_code)
         case State.DRAINING, _:
             return Stop()
         case _:

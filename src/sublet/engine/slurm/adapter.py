@@ -295,7 +295,7 @@ class SlurmEngine:
         for other in others:
             if not other.ended:
                 self._cancel(other.key)
-        return self._judge(id_, lease, job)
+        return self._judge(id_, lease, job, look)
 
     def _unseen(self, id_: UUID, lease: Held, look: Look) -> Observation:
         """Say what of a lease is true that Slurm's queue does not show."""
@@ -323,7 +323,7 @@ class SlurmEngine:
             ended = status.exited_at or status.started_at or look.at
         return self._bury(id_, self._end(id_, state, started, ended, code))
 
-    def _judge(self, id_: UUID, lease: Held, job: SlurmJob) -> Observation:
+    def _judge(self, id_: UUID, lease: Held, job: SlurmJob, look: Look) -> Observation:
         here = self._root / str(id_)
         if job.ended:
             ended_at = job.ended_at or self._clock.now()
@@ -354,13 +354,10 @@ class SlurmEngine:
             phase=Phase.RUNNING,
             started_at=job.started_at,
             nodes=job.nodes,
-            address=self._address(job),
+            address=_address(job, look),
             reclaimed_at=told_at,
+            seen_at=look.at,
         )
-
-    def _address(self, job: SlurmJob) -> str | None:
-        first = job.nodes[0] if job.nodes else None
-        return next((node.address for node in self._look().nodes if node.name == first), first)
 
     def _end(
         self,
@@ -438,6 +435,11 @@ class SlurmEngine:
             self._slurm.run("scancel", key)
         except Refused as error:  # it has ended meanwhile
             log.info("slurm.not_cancelled", extra={"job": key, "detail": str(error)})
+
+
+def _address(job: SlurmJob, look: Look) -> str | None:
+    first = job.nodes[0] if job.nodes else None
+    return next((node.address for node in look.nodes if node.name == first), first)
 
 
 def _number(job: SlurmJob) -> int:

@@ -309,8 +309,8 @@ def _containers(slurm: Slurm) -> Finding:
     return Finding(
         what="containers",
         level="ok",
-        said=f"leases run on unpacked images (SUBLET_IMAGES); to unpack them there is here:"
-        f" {', '.join(found) or 'no tool'}",
+        said="leases run on unpacked images (SUBLET_IMAGES); for `sublet engine image add` there is"
+        f" here: {', '.join(found) or 'no tool'}",
     )
 
 
