@@ -29,7 +29,7 @@ SERVE_SSH = """\
 chmod 600 host_key; echo up
 exec socat UNIX-LISTEN:"$SUBLET_SOCKET",fork EXEC:"/usr/sbin/sshd -i -f /work/sshd_config"
 """
-SERVE_JUPYTER = 'exec jupyter server --ServerApp.sock="$SUBLET_SOCKET" --ServerApp.token="$TOKEN"'
+SERVE_JUPYTER = 'exec jupyter-server --ServerApp.sock="$SUBLET_SOCKET" --ServerApp.token="$TOKEN"'
 
 
 def need(program: str, package: str) -> None:
@@ -131,7 +131,7 @@ def test_a_tenant_works_in_jupyter_through_sublet(four_nodes: Cluster, run_on: S
             except httpx.TransportError:
                 return None  # it is not up yet
 
-        started = until(lambda: answer("GET", "/api/status"), what="Jupyter").json()
+        started = until(lambda: answer("GET", "/api/status"), seconds=240, what="Jupyter").json()
         assert started["kernels"] == 0
         assert client.get("/api/contents").status_code == 403  # Jupyter's own door stays shut
         page = {"type": "file", "format": "text", "content": "print(6 * 7)\n"}
