@@ -112,8 +112,10 @@ def listening(control: Control, lease: str) -> Iterator[str]:
         stdout=subprocess.PIPE, text=True,
     ) as process:  # fmt: skip
         assert process.stdout is not None
-        yield process.stdout.readline().split()[-1]
-        process.kill()
+        try:
+            yield process.stdout.readline().split()[-1]
+        finally:
+            process.kill()
 
 
 def test_a_tenant_works_in_jupyter_through_sublet(four_nodes: Cluster, run_on: Start) -> None:
@@ -133,7 +135,8 @@ def test_a_tenant_works_in_jupyter_through_sublet(four_nodes: Cluster, run_on: S
 
         started = until(lambda: answer("GET", "/api/status"), seconds=240, what="Jupyter").json()
         assert started["kernels"] == 0
-        assert client.get("/api/contents").status_code == 403  # Jupyter's own door stays shut
+        stranger = httpx.get(f"{url}/api/contents", timeout=60)  # with no cookie of ours
+        assert stranger.status_code == 403
         page = {"type": "file", "format": "text", "content": "print(6 * 7)\n"}
         saved = answer("PUT", "/api/contents/page.py", page)
         assert saved is not None and saved.status_code == 201, saved
