@@ -263,7 +263,8 @@ def test_a_window_that_is_sold_is_reserved_found_again_after_a_crash_and_removed
 ) -> None:
     control = run_on(four_nodes, windows="hold")
     starts_at = datetime.now(UTC).replace(microsecond=0) + 5 * SECOND
-    ends_at = starts_at + 7 * SECOND
+    # Long enough to be still there when a busy machine has started Sublet again.
+    ends_at = starts_at + 20 * SECOND
     body = {
         "pool": "h200", "gpus": 16,
         "starts_at": starts_at.isoformat(), "ends_at": ends_at.isoformat(),
