@@ -191,14 +191,17 @@ def upload_part(
 
 
 @router.post("/models/{name:path}/complete", tags=["models"])
-def complete_upload(ours: Ours, caller: AnyCaller, name: str) -> dict[str, Any]:
+def complete_upload(ours: Ours, caller: AnyCaller, name: str, call: OneCall) -> dict[str, Any]:
     """Say that all parts are sent. What is missing is named; else the files are read next."""
-    with ours.db.transaction() as tx:
+
+    def complete(tx: Tx) -> dict[str, Any]:
         model = catalogue.owned(tx, name, tenant_id=_tenant_id(caller))
         artefact = _artefact(tx, model, caller, lock=True)
         if artefact.state is State.RECEIVING:  # sent again, it is on its way already
             catalogue.complete(tx, artefact, now=ours.clock.now())
         return _document(tx, model)
+
+    return call.run(Document(), complete)
 
 
 @router.put("/models/{name:path}/deployment", tags=["models"])
@@ -270,17 +273,22 @@ def give_weights_key(ours: Ours, replica_id: UUID, request: Request) -> dict[str
 
 
 @router.post("/models/{name:path}/measure", tags=["models"])
-def measure_model(ours: Ours, _: Operator, name: str) -> dict[str, Any]:
+def measure_model(ours: Ours, _: Operator, name: str, call: OneCall) -> dict[str, Any]:
     """Measure how many tokens a second one replica makes with its slots full. Takes seconds."""
+    if (said := call.replay(Document())) is not None:
+        return said
     with ours.db.transaction() as tx:
         model = catalogue.get(tx, name, tenant_id=None)
         replicas = [one for one in store.list_live_replicas(tx) if one.deployment == name]
     if model.recipe is None:
         raise Refused(f"{model.name} has no recipe yet")
     measured = measure(replicas, slots=model.recipe.slots)
-    with ours.db.transaction() as tx:
+
+    def keep(tx: Tx) -> dict[str, Any]:
         catalogue.set_measured(tx, name, measured, now=ours.clock.now())
         return _document(tx, catalogue.get(tx, name, tenant_id=None))
+
+    return call.run(Document(), keep)
 
 
 @router.get("/economics", tags=["models"])
