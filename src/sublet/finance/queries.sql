@@ -113,7 +113,8 @@ SELECT r.deployment AS model, l.pool,
 SELECT document FROM asset_lot ORDER BY name;
 
 -- name: insert_lot
-INSERT INTO asset_lot (name, document, recorded_at) VALUES (%(name)s, %(document)s, %(now)s)
+INSERT INTO asset_lot (name, document, happened_at, recorded_at)
+VALUES (%(name)s, %(document)s, %(happened_at)s, %(now)s)
     ON CONFLICT (name) DO NOTHING
 RETURNING name;
 
@@ -124,8 +125,8 @@ SELECT document FROM asset_lot WHERE name = %(name)s;
 SELECT document FROM asset_change ORDER BY lot, effective_on;
 
 -- name: insert_change
-INSERT INTO asset_change (lot, effective_on, document, recorded_at)
-VALUES (%(lot)s, %(effective_on)s, %(document)s, %(now)s)
+INSERT INTO asset_change (lot, effective_on, document, happened_at, recorded_at)
+VALUES (%(lot)s, %(effective_on)s, %(document)s, %(happened_at)s, %(now)s)
     ON CONFLICT (lot, effective_on) DO NOTHING
 RETURNING lot;
 

@@ -29,12 +29,16 @@ def add(tx: Tx, lots: list[Lot], changes: list[Change], *, now: datetime) -> tup
     Raises:
         Invalid: a lot or a change is there with other contents, or a change does not fit its lot.
     """
-    new_lots = sum(_insert(tx, "lot", {"name": lot.name}, _lot_document(lot), now) for lot in lots)
+    new_lots = 0
+    for lot in lots:
+        named = {"name": lot.name, "happened_at": _midnight(lot.bought_on)}
+        new_lots += _insert(tx, "lot", named, _lot_document(lot), now)
     known = {lot.name: lot for lot in list_lots(tx)}
     check_changes(known, changes)
     new_changes = 0
     for change in changes:
-        key = {"lot": change.lot, "effective_on": month_of(change.effective_on)}
+        month = month_of(change.effective_on)
+        key = {"lot": change.lot, "effective_on": month, "happened_at": _midnight(month)}
         new_changes += _insert(tx, "change", key, _change_document(change), now)
     check_changes(known, list_changes(tx))
     return new_lots, new_changes

@@ -13,16 +13,18 @@ VALUES (%(tenant_id)s, %(legal_name)s, %(address)s, %(tax_id)s, %(jurisdiction)s
 SELECT * FROM billing_profile WHERE tenant_id = %(tenant_id)s;
 
 -- name: insert_tax
-INSERT INTO tax_rate (jurisdiction, name, percent, valid_from, valid_until, recorded_at)
-VALUES (%(jurisdiction)s, %(name)s, %(percent)s, %(valid_from)s, %(valid_until)s, %(now)s);
+INSERT INTO tax_rate (jurisdiction, name, percent, valid_from, valid_until, happened_at, recorded_at)
+VALUES (%(jurisdiction)s, %(name)s, %(percent)s, %(valid_from)s, %(valid_until)s,
+        (%(valid_from)s::date)::timestamp AT TIME ZONE 'UTC', %(now)s);
 
 -- name: list_taxes
 SELECT jurisdiction, name, percent, valid_from, valid_until FROM tax_rate
  ORDER BY jurisdiction, valid_from;
 
 -- name: insert_exchange_rate
-INSERT INTO exchange_rate (currency, day, unit_nanos, source, recorded_at)
-VALUES (%(currency)s, %(day)s, %(unit_nanos)s, %(source)s, %(now)s)
+INSERT INTO exchange_rate (currency, day, unit_nanos, source, happened_at, recorded_at)
+VALUES (%(currency)s, %(day)s, %(unit_nanos)s, %(source)s,
+        (%(day)s::date)::timestamp AT TIME ZONE 'UTC', %(now)s)
     ON CONFLICT (currency, day) DO NOTHING
 RETURNING day;
 
@@ -95,15 +97,16 @@ SELECT t.reason, t.id,
 -- name: insert_invoice
 INSERT INTO invoice (id, number, kind, corrects, tenant_id, starts_at, ends_at, charge_mark,
                      credit_mark, transfer_mark, net_nanos, tax_nanos, rounding_nanos,
-                     prepaid_nanos, currency, unit_nanos, profile, tax, lines, issued_at, due_on)
+                     prepaid_nanos, currency, unit_nanos, profile, tax, lines, due_on, happened_at,
+                     recorded_at)
 VALUES (%(id)s, %(number)s, %(kind)s, %(corrects)s, %(tenant_id)s, %(starts_at)s, %(ends_at)s,
         %(charge_mark)s, %(credit_mark)s, %(transfer_mark)s, %(net_nanos)s, %(tax_nanos)s,
         %(rounding_nanos)s, %(prepaid_nanos)s, %(currency)s, %(unit_nanos)s, %(profile)s, %(tax)s,
-        %(lines)s, %(issued_at)s, %(due_on)s);
+        %(lines)s, %(due_on)s, %(issued_at)s, %(issued_at)s);
 
 -- name: insert_event
-INSERT INTO invoice_event (invoice_id, state, detail, happened_at)
-VALUES (%(invoice_id)s, %(state)s, %(detail)s, %(now)s);
+INSERT INTO invoice_event (invoice_id, state, detail, happened_at, recorded_at)
+VALUES (%(invoice_id)s, %(state)s, %(detail)s, %(now)s, %(now)s);
 
 -- name: list_invoices
 -- Newest first; with the state that it came to last.

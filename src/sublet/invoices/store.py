@@ -228,7 +228,7 @@ def read_invoice(row: Mapping[str, Any]) -> Invoice:
         prepaid_nanos=int(row["prepaid_nanos"]),
         currency=row["currency"],
         unit_nanos=int(row["unit_nanos"]),
-        issued_at=row["issued_at"],
+        issued_at=row["happened_at"],
         due_on=row["due_on"],
         state=State(row["state"]),
     )

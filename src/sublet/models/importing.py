@@ -16,7 +16,6 @@ from uuid import UUID
 from sublet.core.clock import Clock
 from sublet.core.db import Database
 from sublet.core.errors import Invalid, NotFound, Refused, Unavailable
-from sublet.core.failpoint import failpoint
 from sublet.models import artefacts, catalogue
 from sublet.models.artefact import Artefact, File, Origin, State
 from sublet.models.catalogue import Shelf
@@ -144,7 +143,6 @@ class Importer:
                     raise Invalid(f"{file.path} ended after {part * PART_BYTES + len(piece)} bytes")
                 place = Place(artefact=artefact.id, file=number, part=part)
                 self.shelf.chest.put(place, piece, key=key)
-                failpoint("artefact.part.stored")
                 left -= 1
                 with self.db.transaction() as tx:
                     current = artefacts.get(tx, artefact.id, lock=True)

@@ -4,6 +4,7 @@
 CREATE TABLE asset_lot (
     name        text        PRIMARY KEY CHECK (name <> ''),
     document    json        NOT NULL,  -- as finance/asset.py has it; amounts are strings of nanos
+    happened_at timestamptz NOT NULL,  -- it was bought
     recorded_at timestamptz NOT NULL,
     record      bigint      GENERATED ALWAYS AS IDENTITY UNIQUE
 );
@@ -12,6 +13,7 @@ CREATE TABLE asset_change (
     lot          text        NOT NULL REFERENCES asset_lot,
     effective_on date        NOT NULL,  -- the first day of a month
     document     json        NOT NULL,
+    happened_at  timestamptz NOT NULL,  -- it begins to hold
     recorded_at  timestamptz NOT NULL,
     record       bigint      GENERATED ALWAYS AS IDENTITY UNIQUE,
     PRIMARY KEY (lot, effective_on)

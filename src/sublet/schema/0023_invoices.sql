@@ -21,6 +21,7 @@ CREATE TABLE tax_rate (
     percent      numeric(9,6) NOT NULL CHECK (percent BETWEEN 0 AND 100),
     valid_from   date    NOT NULL,
     valid_until  date    CHECK (valid_until > valid_from),
+    happened_at  timestamptz NOT NULL,          -- it begins to hold
     recorded_at  timestamptz NOT NULL,
     record       bigint  GENERATED ALWAYS AS IDENTITY UNIQUE,
     PRIMARY KEY (jurisdiction, valid_from)
@@ -32,6 +33,7 @@ CREATE TABLE exchange_rate (
     day         date    NOT NULL,
     unit_nanos  numeric(38,0) NOT NULL CHECK (unit_nanos > 0),
     source      text    NOT NULL,
+    happened_at timestamptz NOT NULL,           -- the day begins
     recorded_at timestamptz NOT NULL,
     record      bigint  GENERATED ALWAYS AS IDENTITY UNIQUE,
     PRIMARY KEY (currency, day)
@@ -59,8 +61,9 @@ CREATE TABLE invoice (
     profile        json        NOT NULL,        -- as it was then
     tax            json,                        -- the rate; null: none is charged
     lines          json        NOT NULL,
-    issued_at      timestamptz NOT NULL,
     due_on         date        NOT NULL,
+    happened_at    timestamptz NOT NULL,        -- it was issued
+    recorded_at    timestamptz NOT NULL,
     record         bigint      GENERATED ALWAYS AS IDENTITY UNIQUE,
     CHECK ((kind = 'credit_note') = (corrects IS NOT NULL)),
     CHECK ((net_nanos + tax_nanos + rounding_nanos) % 10000000 = 0)
@@ -72,6 +75,7 @@ CREATE TABLE invoice_event (
     state       text        NOT NULL CHECK (state IN ('issued', 'paid', 'void')),
     detail      text        NOT NULL,            -- the payment's reference, or why
     happened_at timestamptz NOT NULL,
+    recorded_at timestamptz NOT NULL,
     record      bigint      GENERATED ALWAYS AS IDENTITY UNIQUE,
     PRIMARY KEY (invoice_id, state)
 );
