@@ -52,7 +52,7 @@ from sublet.engine.port import (  # noqa: E402
     Phase,
     Workload,
 )
-from sublet.leases import service  # noqa: E402
+from sublet.leases import admission, service  # noqa: E402
 from sublet.leases.store import Spec  # noqa: E402
 from sublet.market.price import Tier  # noqa: E402
 from sublet.tenants import store as tenants  # noqa: E402
@@ -268,7 +268,7 @@ def _sell(db: Database, control: Control, clock: _Later, leases: int, big: int) 
             spec=Spec(command=["x"]), resumable=name == "large",
         )  # fmt: skip
         with db.transaction() as tx:
-            service.admit(tx, tenant, request, jobs=[], now=clock.now())
+            admission.admit(tx, tenant, request, jobs=[], now=clock.now())
     seconds = time.perf_counter() - start
     while _count(db, "running") < leases:
         control.tick()

@@ -21,6 +21,7 @@ from tests.cli.fake_api import Sublet, runner
 from tests.core.databases import fresh
 
 from sublet.app import audit as auditor
+from sublet.app.admissions import Admissions
 from sublet.app.audit import audit, audit_copy
 from sublet.app.control import build_api
 from sublet.app.services import Services
@@ -228,6 +229,7 @@ def test_the_api_says_how_far_it_is(past: Past) -> None:
             engine=(engine := SimulatedEngine([], clock)),
             internal_queue=engine,
             clock=clock,
+            admissions=Admissions(db, jobs=engine.internal_jobs, clock=clock),
             replicas=None,
             signing_key="signs",
             refuses_commands=None,

@@ -17,6 +17,7 @@ from psycopg import sql
 from tests.core.databases import fresh
 
 from sublet.app import bootstrap, idempotency
+from sublet.app.admissions import Admissions
 from sublet.app.control import build_api
 from sublet.app.idempotency import Document
 from sublet.app.services import Services
@@ -136,6 +137,7 @@ def api(postgres_url: str, template: str) -> Iterator[Api]:
             engine=engine,
             internal_queue=engine,
             clock=clock,
+            admissions=Admissions(db, jobs=engine.internal_jobs, clock=clock),
             replicas=None,
             signing_key="signs",
             refuses_commands=None,

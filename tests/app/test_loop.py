@@ -16,7 +16,7 @@ from sublet.core.errors import Unavailable
 from sublet.core.money import Money
 from sublet.engine.port import Node, Observation
 from sublet.engine.simulated import SimulatedEngine
-from sublet.leases import service, store
+from sublet.leases import admission, service, store
 from sublet.leases.lease import LeaseId, State
 from sublet.leases.store import Spec
 from sublet.market.price import Tier
@@ -64,7 +64,7 @@ class World:
             max_duration=timedelta(hours=1), spec=Spec(command=["x"]),
         )  # fmt: skip
         with self.db.transaction() as tx:
-            return service.admit(tx, self.tenant, request, jobs=[], now=self.clock.now()).id
+            return admission.admit(tx, self.tenant, request, jobs=[], now=self.clock.now()).id
 
     def states(self) -> list[State]:
         with self.db.transaction() as tx:

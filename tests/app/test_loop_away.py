@@ -10,7 +10,7 @@ from sublet.core.db import Database
 from sublet.core.errors import Unavailable
 from sublet.engine.port import Phase
 from sublet.engine.simulated import SimulatedEngine
-from sublet.leases import service, store
+from sublet.leases import admission, store
 from sublet.leases.lease import State
 from sublet.leases.service import Request
 from sublet.leases.store import Spec
@@ -44,7 +44,7 @@ def test_leases_are_paid_and_fenced_while_nobody_answers(db: Database) -> None:
         spec=Spec(command=["sleep", "3600"]),
     )  # fmt: skip
     with db.transaction() as tx:
-        lease = service.admit(tx, tenant, request, jobs=[], now=world.clock.now())
+        lease = admission.admit(tx, tenant, request, jobs=[], now=world.clock.now())
     for _ in range(5):
         control.tick()
         world.clock.advance(timedelta(seconds=1))

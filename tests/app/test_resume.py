@@ -9,7 +9,7 @@ from sublet.core.db import Database
 from sublet.core.ids import new_id
 from sublet.engine.port import Workload
 from sublet.engine.simulated import SimulatedEngine
-from sublet.leases import service, store
+from sublet.leases import admission, store
 from sublet.leases.lease import Lease, State
 from sublet.leases.service import Request
 from sublet.leases.store import Spec
@@ -37,7 +37,7 @@ class Scene:
         )  # fmt: skip
         tenant = world._new_tenant("patient", 10_000_000)
         with db.transaction() as tx:
-            self.lease = service.admit(tx, tenant, request, jobs=[], now=self.clock.now())
+            self.lease = admission.admit(tx, tenant, request, jobs=[], now=self.clock.now())
         self.node = node
 
     def pass_(self, seconds: int) -> None:

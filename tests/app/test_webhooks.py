@@ -23,7 +23,7 @@ from sublet.core.clock import SystemClock
 from sublet.core.errors import Invalid
 from sublet.engine.port import Workload
 from sublet.engine.simulated import Fate, fate_of
-from sublet.leases import service, store, webhooks
+from sublet.leases import admission, service, store, webhooks
 from sublet.leases.lease import EndReason, LeaseId
 from sublet.leases.store import Spec
 from sublet.leases.webhook import again_at, check_url, is_public
@@ -112,7 +112,7 @@ def lease(world: World, url: str) -> LeaseId:
         spec=Spec(command=["serve"]), webhook=url,
     )  # fmt: skip
     with world.db.transaction() as tx:
-        return service.admit(tx, world.other, request, jobs=[], now=world.clock.now()).id
+        return admission.admit(tx, world.other, request, jobs=[], now=world.clock.now()).id
 
 
 def give_notice(world: World, id_: LeaseId) -> None:

@@ -19,8 +19,9 @@ from sublet.core.money import Money
 from sublet.engine.port import InternalJob
 from sublet.fleet import store as fleet
 from sublet.leases import service, store
+from sublet.leases.admission import admit
 from sublet.leases.lease import EndReason, Lease, LeaseId, Move, State
-from sublet.leases.service import Request, admit
+from sublet.leases.service import Request
 from sublet.leases.store import Spec
 from sublet.ledger import store as ledger
 from sublet.market.price import Tier

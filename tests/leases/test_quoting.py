@@ -14,7 +14,7 @@ from sublet.core.db import Database
 from sublet.core.errors import Invalid, NotFound, Refused, SubletError
 from sublet.core.ids import new_id
 from sublet.core.money import Money, Rate
-from sublet.leases import quoting, service, store
+from sublet.leases import admission, quoting, store
 from sublet.leases.lease import Lease, LeaseId
 from sublet.leases.quoting import Ask
 from sublet.market import quotes
@@ -54,7 +54,7 @@ def accept(
         max_duration=quote.max_duration, notice=quote.notice,
     )  # fmt: skip
     with db.transaction() as tx:
-        return service.admit(tx, shop.tenant, request, jobs=[], now=at)
+        return admission.admit(tx, shop.tenant, request, jobs=[], now=at)
 
 
 def set_price(db: Database, shop: Shop, usd: str, **more: Any) -> None:

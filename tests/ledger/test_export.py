@@ -10,6 +10,7 @@ import pytest
 from starlette.testclient import TestClient
 from tests.ledger.test_journal import balances, check, ours
 
+from sublet.app.admissions import Admissions
 from sublet.app.bootstrap import bootstrap, open_accounts, top_up
 from sublet.app.control import build_api
 from sublet.app.routes import ledger as routes
@@ -49,7 +50,8 @@ def services(db: Database, folder: Path, secrets: Secrets) -> Services:
             top_up(tx, tenant, Money(123_456_789_012), payment=name, now=NOON)
     return Services(
         config=Config(data=folder), db=db, engine=engine, internal_queue=None, clock=clock,
-        replicas=None, signing_key="key", refuses_commands=None, artefacts=folder, wake=lambda: None,
+        admissions=Admissions(db, jobs=engine.internal_jobs, clock=clock), replicas=None,
+        artefacts=folder, signing_key="key", refuses_commands=None, wake=lambda: None,
     )  # fmt: skip
 
 

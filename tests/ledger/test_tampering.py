@@ -29,8 +29,8 @@ from sublet.finance.asset import Change
 from sublet.invoices import service as billing
 from sublet.invoices import store as invoices
 from sublet.invoices.invoice import Tax
+from sublet.leases import admission
 from sublet.leases import audit as leases_audit
-from sublet.leases import service
 from sublet.leases.lease import LeaseId
 from sublet.leases.service import Request
 from sublet.leases.store import Spec
@@ -80,7 +80,7 @@ def tell_a_story(db: Database) -> datetime:
             spec=Spec(command=["serve"]),
         )
         with db.transaction() as tx:
-            service.admit(tx, tenant, request, jobs=engine.internal_jobs(), now=clock.now())
+            admission.admit(tx, tenant, request, jobs=engine.internal_jobs(), now=clock.now())
 
     def pass_time(seconds: int) -> None:
         for _ in range(seconds // 5):

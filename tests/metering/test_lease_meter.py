@@ -17,7 +17,7 @@ from sublet.core.ids import derived_id, new_id, sibling_id
 from sublet.core.money import Money, Rate
 from sublet.fleet import store as fleet
 from sublet.fleet.pool import Policy
-from sublet.leases import advancing, blocks, service
+from sublet.leases import admission, advancing, blocks, service
 from sublet.leases import store as leases
 from sublet.leases.lease import EndReason, Move, State
 from sublet.leases.store import Spec
@@ -76,13 +76,12 @@ class Shop:
             request = service.Request(
                 pool=pool, gpus=2, tier=tier, max_duration=3600 * SECOND, spec=Spec(command=["x"])
             )  # fmt: skip
-            lease = service.admit(tx, self.tenant, request, jobs=[], now=NOON)
+            lease = admission.admit(tx, self.tenant, request, jobs=[], now=NOON)
             for to in (State.PROVISIONING, State.RUNNING) if running else ():
                 lease = lease.move(Move(to=to, at=NOON))
                 leases.save(tx, lease, now=NOON)
-            rate = market.get_price(tx, lease.price_id).rate
-            for block in range(1, minutes):
-                blocks.hold_block(tx, lease, block, rate=rate, now=NOON)
+            for _ in range(1, minutes):
+                blocks.hold_next(tx, [lease], now=NOON)
         self.lease = lease
 
     def stop(self, seconds: float, reason: EndReason) -> None:

@@ -2,7 +2,7 @@
 
 import signal
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
@@ -12,9 +12,14 @@ from pathlib import Path
 from uuid import UUID
 
 import psycopg
+import pytest
+from fastapi import Response
+from pydantic import BaseModel
 
 from sublet.app import bootstrap
+from sublet.app.admissions import Admissions
 from sublet.app.audit import audit
+from sublet.app.idempotency import Once
 from sublet.core import failpoint
 from sublet.core.clock import SystemClock
 from sublet.core.db import Database
@@ -24,8 +29,9 @@ from sublet.core.money import Money, Rate
 from sublet.core.process import wait_for
 from sublet.fleet import store as fleet
 from sublet.leases import store
+from sublet.leases.admission import Asked, admit
 from sublet.leases.lease import LeaseId, State
-from sublet.leases.service import Request, admit
+from sublet.leases.service import Request
 from sublet.leases.store import Spec
 from sublet.ledger import store as ledger
 from sublet.market import store as market
@@ -38,18 +44,48 @@ PROCESSES, THREADS = 4, 10
 ASKED, WORTH = 1000, 50
 # The steps at which the last two of them die, as by the power button: the money and the GPUs of a
 # lease are set aside and nothing is committed; and they are committed and nobody was told.
-DEATHS = ("*.one.before_commit", "*.one.after_commit")
+DEATHS = ("before_commit", "after_commit")
+SELLS = {False: "*.alone", True: "admissions.sell"}
 MINUTE = timedelta(minutes=1)
 NANOS = 333_333_333  # a GPU-minute
 GATE = 815
 
 
-def ask(url: str, tenant: Tenant, ids: Sequence[UUID]) -> list[str]:
+class Body(BaseModel):
+    id: UUID
+
+
+def seller(db: Database, tenant: Tenant, *, together: bool) -> Callable[[Request], str]:
+    """Return what sells: to each by itself, or as the API does, to all who wait."""
+
+    def alone(wanted: Request) -> str:
+        with db.transaction() as tx:
+            return admit(tx, tenant, wanted, jobs=[], now=datetime.now(UTC)).state
+
+    clock = SystemClock()
+    admissions = Admissions(db, jobs=list, clock=clock)
+
+    def with_others(wanted: Request) -> str:
+        assert wanted.id is not None
+        once = Once(
+            db=db, clock=clock, caller=f"tenant:{tenant.id}", key=None, method="POST",
+            path="/v1/leases", status=201, response=Response(),
+        )  # fmt: skip
+        asked = Asked(tenant=tenant, request=wanted)
+        show = lambda _, leases: [{"state": lease.state} for lease in leases]  # noqa: E731
+        said: str = admissions.sell(once, Body(id=wanted.id), asked, show=show)["state"]
+        return said
+
+    return with_others if together else alone
+
+
+def ask(url: str, tenant: Tenant, ids: Sequence[UUID], *, together: bool) -> list[str]:
     """Ask for a lease with each of these ids, all at once; say what came of it."""
     request = Request(
         pool=POOL, gpus=1, tier=Tier.INTERRUPTIBLE, max_duration=MINUTE, spec=Spec(command=["x"])
     )
     with Database(url, connections=THREADS, wait_seconds=60) as db:
+        sell = seller(db, tenant, together=together)
 
         def work(mine: list[UUID]) -> list[str]:
             with db.transaction() as tx:  # until the test opens the gate
@@ -59,8 +95,7 @@ def ask(url: str, tenant: Tenant, ids: Sequence[UUID]) -> list[str]:
         def one(id_: LeaseId) -> str:
             wanted = replace(request, id=id_)
             try:
-                with db.transaction() as tx:
-                    return admit(tx, tenant, wanted, jobs=[], now=datetime.now(UTC)).state
+                return sell(wanted)
             except (Unpaid, Unavailable) as error:
                 return error.code
 
@@ -70,10 +105,15 @@ def ask(url: str, tenant: Tenant, ids: Sequence[UUID]) -> list[str]:
 
 
 def be_asker(
-    answers: Connection, url: str, tenant: Tenant, ids: Sequence[UUID], deaths: str | None
+    answers: Connection,
+    url: str,
+    tenant: Tenant,
+    ids: Sequence[UUID],
+    together: bool,
+    deaths: str | None,
 ) -> None:
     failpoint.arm({} if deaths is None else {failpoint.VARIABLE: deaths})
-    answers.send(ask(url, tenant, ids))
+    answers.send(ask(url, tenant, ids, together=together))
 
 
 @dataclass
@@ -83,6 +123,7 @@ class Asker:
     url: str
     tenant: Tenant
     ids: Sequence[UUID]
+    together: bool
     deaths: Path | None = None  # a plan of failpoints
 
     def __post_init__(self) -> None:
@@ -91,7 +132,7 @@ class Asker:
         self.answers, theirs = context.Pipe(duplex=False)
         deaths = None if self.deaths is None else str(self.deaths)
         self.process = context.Process(
-            target=be_asker, args=(theirs, self.url, self.tenant, self.ids, deaths)
+            target=be_asker, args=(theirs, self.url, self.tenant, self.ids, self.together, deaths)
         )
         self.process.start()
         theirs.close()
@@ -127,19 +168,23 @@ def plan(folder: Path, step: str) -> Path:
     return folder
 
 
+@pytest.mark.parametrize("together", [False, True])
 def test_a_wallet_worth_so_many_first_minutes_leases_so_many(
-    db: Database, database_url: str, folder: Path
+    db: Database, database_url: str, folder: Path, *, together: bool
 ) -> None:
     tenant = open_shop(db, WORTH)
     # A quarter of the ids are asked for twice, at about the same time.
     ids = [new_id() for _ in range(ASKED * 3 // 4)]
     ids += ids[: ASKED - len(ids)]
-    deaths = [plan(folder / str(number), step) for number, step in enumerate(DEATHS)]
+    deaths = [
+        plan(folder / str(number), f"{SELLS[together]}.{step}")
+        for number, step in enumerate(DEATHS)
+    ]
     plans = [*[None] * (PROCESSES - len(deaths)), *deaths]
     with psycopg.connect(database_url, autocommit=True) as gate:
         gate.execute("SELECT pg_advisory_lock(%s)", [GATE])
         askers = [
-            Asker(database_url, tenant, ids[number::PROCESSES], deaths=plans[number])
+            Asker(database_url, tenant, ids[number::PROCESSES], together, deaths=plans[number])
             for number in range(PROCESSES)
         ]
 
@@ -159,7 +204,9 @@ def test_a_wallet_worth_so_many_first_minutes_leases_so_many(
     codes = [asker.process.exitcode for asker in askers]
     assert codes == [0] * (PROCESSES - len(deaths)) + [-signal.SIGKILL] * len(deaths)
     # Those who come after the dead ask for the same once more.
-    ended += [ask(database_url, tenant, asker.ids) for asker in askers[-len(deaths) :]]
+    ended += [
+        ask(database_url, tenant, asker.ids, together=together) for asker in askers[-len(deaths) :]
+    ]
     answers = [answer for one in ended for answer in one]
 
     assert len(answers) == ASKED

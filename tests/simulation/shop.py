@@ -15,7 +15,7 @@ from sublet.core.ids import new_id
 from sublet.core.money import Money
 from sublet.engine.port import Node, Workload
 from sublet.engine.simulated import SimulatedEngine
-from sublet.leases import booking, service, store
+from sublet.leases import admission, booking, service, store
 from sublet.leases.booking import Booking
 from sublet.leases.lease import Lease, LeaseId
 from sublet.leases.reservation import Reservation
@@ -85,7 +85,7 @@ class World:
             pool=POOL, gpus=gpus, tier=tier, max_duration=9 * HOUR, spec=Spec(command=["serve"])
         )
         with self.db.transaction() as tx:
-            return service.admit(
+            return admission.admit(
                 tx, self.other, request, jobs=self.engine.internal_jobs(), now=self.clock.now()
             ).id
 

@@ -12,7 +12,7 @@ from sublet.app.audit import audit
 from sublet.core.errors import Refused
 from sublet.core.money import Rate
 from sublet.fleet import store as fleet
-from sublet.leases import policy, quoting, service
+from sublet.leases import admission, policy, quoting
 from sublet.leases.lease import Lease
 from sublet.leases.quoting import Ask
 from sublet.leases.service import Request
@@ -50,7 +50,7 @@ def lease(world: World, notice: timedelta | None, gpus: int = 1) -> Lease:
         spec=Spec(command=["serve"]), notice=notice,
     )  # fmt: skip
     with world.db.transaction() as tx:
-        return service.admit(tx, world.other, request, jobs=[], now=world.clock.now())
+        return admission.admit(tx, world.other, request, jobs=[], now=world.clock.now())
 
 
 def hourly(world: World, price_id: int) -> int:
@@ -84,7 +84,7 @@ def test_quotes_and_windows_show_it_and_hold_to_it(world: World) -> None:
             spec=Spec(command=["serve"]), notice=10 * MINUTE, id=None,
         )  # fmt: skip
         world.clock.advance(SECOND)
-        sold = service.admit(tx, world.other, request, jobs=[], now=world.clock.now())
+        sold = admission.admit(tx, world.other, request, jobs=[], now=world.clock.now())
         scales.set_scale(tx, POOL, [Step(notice=MINUTE, percent=120)], now=world.clock.now())
     assert hourly(world, sold.price_id) == SPOT * 150 // 100
     world.clock.advance(SECOND)

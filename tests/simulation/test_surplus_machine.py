@@ -24,7 +24,7 @@ from sublet.core.ids import new_id
 from sublet.core.money import Money, Rate
 from sublet.fleet import store as fleet
 from sublet.fleet.pool import QuietHours
-from sublet.leases import booking, contracts, policy, reservations, service, store
+from sublet.leases import admission, booking, contracts, policy, reservations, store
 from sublet.leases.contract import Contract, Step
 from sublet.leases.lease import HOLDING, State
 from sublet.leases.reservation import lead
@@ -78,7 +78,7 @@ class Machine(RuleBasedStateMachine):
 
         def sell(tx: Tx) -> None:
             idle, firm = self.surplus(tx)
-            service.admit(tx, self.world.other, request, jobs=self.internal_jobs(), now=self.now)
+            admission.admit(tx, self.world.other, request, jobs=self.internal_jobs(), now=self.now)
             assert gpus <= idle, "more was sold than is idle"
             if tier is Tier.ON_DEMAND:
                 assert gpus <= firm, "more was promised than the pool has beside what is promised"
@@ -282,7 +282,7 @@ def test_no_race_of_requests_and_policies_sells_more_than_the_policy_of_that_mom
                 spec=Spec(command=["serve"]),
             )  # fmt: skip
             with suppress(Refused), world.db.transaction() as tx:
-                sold.append(service.admit(tx, world.other, request, jobs=[], now=NOON).id)
+                sold.append(admission.admit(tx, world.other, request, jobs=[], now=NOON).id)
                 rules = fleet.lock_pool(tx, POOL).policy
                 held = sum(one.gpus for one in store.list_live(tx) if one.state in HOLDING)
                 most = GPUS - rules.reserve

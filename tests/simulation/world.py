@@ -25,7 +25,7 @@ from sublet.core.ids import derived_id
 from sublet.core.money import Money
 from sublet.engine.port import Node, Observation, Workload
 from sublet.engine.simulated import Faults, SimulatedEngine
-from sublet.leases import service, store
+from sublet.leases import admission, service, store
 from sublet.leases.lease import EndReason, Lease, LeaseId, State
 from sublet.leases.service import Request
 from sublet.leases.store import Spec
@@ -257,7 +257,7 @@ class World:
         try:
             jobs = self.engine.internal_jobs()
             with self.db.transaction() as tx:
-                lease = service.admit(tx, tenant, request, jobs=jobs, now=self.clock.now())
+                lease = admission.admit(tx, tenant, request, jobs=jobs, now=self.clock.now())
             assert lease.id == request.id
         except Unpaid:
             self.happened["unpaid"] += 1

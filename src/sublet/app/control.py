@@ -14,6 +14,7 @@ import uvicorn
 from fastapi import FastAPI
 
 from sublet import __version__
+from sublet.app.admissions import Admissions
 from sublet.app.bootstrap import bootstrap, get_house
 from sublet.app.chores import Chore
 from sublet.app.engines import build_engine, home_of_engine
@@ -192,6 +193,7 @@ def run(config: Config) -> int:
             engine=engine,
             internal_queue=built.queue,
             clock=clock,
+            admissions=Admissions(db, jobs=engine.internal_jobs, clock=clock),
             replicas=replicas,
             artefacts=shared / "artefacts",
             confines=built.confines,

@@ -9,7 +9,7 @@ behind, and may be sent again under its name.
 import hashlib
 import json
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, Final
 from uuid import UUID
@@ -23,7 +23,7 @@ from pydantic_core import to_jsonable_python
 from sublet.app.http import AnyCaller, Ours
 from sublet.core.clock import Clock
 from sublet.core.db import Database, Tx, load_queries, one
-from sublet.core.errors import Conflict, Invalid, Refused
+from sublet.core.errors import Conflict, Invalid, Refused, SubletError
 from sublet.core.failpoint import failpoint
 from sublet.core.ids import derived_id, new_id
 
@@ -108,15 +108,8 @@ class Once:
                 return said
             document: Document = to_jsonable_python(effect(tx))
             failpoint("api.effect.done")
-            row = self._name(self.key) | {
-                "method": self.method,
-                "path": self.path,
-                "body_digest": digest,
-                "status": self.status,
-                "response": Json({k: v for k, v in document.items() if k != shown_once}),
-                "created_at": self.clock.now(),
-            }
-            tx.execute(QUERIES["insert_answer"], row)
+            kept = {name: said for name, said in document.items() if name != shown_once}
+            _keep(tx, [self._answer(digest, kept)])
             failpoint("api.answer.stored")
             return document
 
@@ -142,9 +135,27 @@ class Once:
         tx.execute(QUERIES["unlimit_lock_waits"])
 
     def _find(self, tx: Tx, key: str, digest: bytes) -> Document | None:
-        row = one(tx, QUERIES["get_answer"], self._name(key))
-        if row is None:
-            return None
+        row = _answers(tx, [self]).get((self.caller, key))
+        return None if row is None else self._said(row, digest)
+
+    def _answer(self, digest: bytes, document: Document) -> dict[str, Any]:
+        return {
+            "caller": self.caller,
+            "key": self.key,
+            "method": self.method,
+            "path": self.path,
+            "body_digest": digest,
+            "status": self.status,
+            "response": Json(document),
+            "created_at": self.clock.now(),
+        }
+
+    def _said(self, row: Mapping[str, Any], digest: bytes) -> Document:
+        """Return the answer that was kept.
+
+        Raises:
+            Invalid: it is of another call.
+        """
         before = f"{row['method']} {row['path']}"
         if before != f"{self.method} {self.path}":
             raise Invalid(
@@ -159,6 +170,72 @@ class Once:
         log.info("api.replayed", extra={"caller": self.caller, "path": self.path})
         said: Document = row["response"]
         return said
+
+
+class UnderWay(Conflict):
+    """The first call of this key is made by somebody else, at this moment."""
+
+
+def run_together(
+    tx: Tx,
+    calls: Sequence[tuple[Once, BaseModel]],
+    effect: Callable[[Sequence[int]], Sequence[Document | SubletError]],
+) -> list[Document | SubletError]:
+    """Do what `Once.run` does for calls of different keys, in one transaction of the caller's.
+
+    Args:
+        tx: the caller's: all that is done here is done once it commits.
+        calls: each with what came in.
+        effect: what those calls do whose places it is given, and each one's answer. Of one for
+            which it returns an error nothing may have happened.
+
+    Returns:
+        for each call, what `Once.run` would return or raise; UnderWay where that would wait.
+    """
+    outcomes: dict[int, Document | SubletError] = {}
+    named = [place for place, (call, _) in enumerate(calls) if call.key is not None]
+    digests = {place: _digest(calls[place][1]) for place in named}
+    if named:
+        keys = _keys([calls[place][0] for place in named])
+        ours = {named[row["place"]] for row in tx.execute(QUERIES["try_lock_keys"], keys)}
+        for place in named:
+            if place not in ours:
+                outcomes[place] = UnderWay(f"a call with this {HEADER} is still under way")
+        said = _answers(tx, [calls[place][0] for place in named])
+        for place in ours:
+            call = calls[place][0]
+            if (row := said.get((call.caller, str(call.key)))) is not None:
+                try:
+                    outcomes[place] = call._said(row, digests[place])  # noqa: SLF001 -- its own
+                except Invalid as error:
+                    outcomes[place] = error
+    fresh = [place for place in range(len(calls)) if place not in outcomes]
+    made = effect(fresh) if fresh else []
+    kept = []
+    for place, outcome in zip(fresh, made, strict=True):
+        outcomes[place] = outcome
+        if place in digests and not isinstance(outcome, SubletError):
+            outcomes[place] = document = to_jsonable_python(outcome)
+            kept.append(calls[place][0]._answer(digests[place], document))  # noqa: SLF001
+    if kept:
+        failpoint("api.effect.done")
+        _keep(tx, kept)
+        failpoint("api.answer.stored")
+    return [outcomes[place] for place in range(len(calls))]
+
+
+def _keys(calls: Sequence[Once]) -> dict[str, list[str | None]]:
+    return {"callers": [call.caller for call in calls], "keys": [call.key for call in calls]}
+
+
+def _answers(tx: Tx, calls: Sequence[Once]) -> dict[tuple[str, str], Mapping[str, Any]]:
+    rows = tx.execute(QUERIES["get_answers"], _keys(calls))
+    return {(row["caller"], row["key"]): row for row in rows}
+
+
+def _keep(tx: Tx, answers: Sequence[Mapping[str, Any]]) -> None:
+    columns = {name: [row[name] for row in answers] for name in answers[0]}
+    tx.execute(QUERIES["insert_answers"], columns)
 
 
 def once(

@@ -2,6 +2,12 @@
 -- Two integers, so that it is never the lock of one that leads or migrates.
 SELECT pg_try_advisory_xact_lock(hashtext(%(caller)s), hashtext(%(key)s)) AS mine;
 
+-- name: try_lock_keys
+-- The same of many; says of which it has the lock, by their place.
+SELECT place::integer - 1 AS place
+  FROM unnest(%(callers)s::text[], %(keys)s::text[]) WITH ORDINALITY AS named(caller, key, place)
+ WHERE pg_try_advisory_xact_lock(hashtext(caller), hashtext(key));
+
 -- name: wait_for_key
 SELECT pg_advisory_xact_lock(hashtext(%(caller)s), hashtext(%(key)s));
 
@@ -12,14 +18,17 @@ SELECT set_config('lock_timeout', %(limit)s, true);
 -- Back to what the server says: the effect's own locks are not our business.
 SET LOCAL lock_timeout TO DEFAULT;
 
--- name: get_answer
-SELECT method, path, body_digest, status, response
+-- name: get_answers
+SELECT caller, key, method, path, body_digest, status, response
   FROM idempotency_key
- WHERE caller = %(caller)s AND key = %(key)s;
+  JOIN unnest(%(callers)s::text[], %(keys)s::text[]) AS named(caller, key) USING (caller, key);
 
--- name: insert_answer
+-- name: insert_answers
 INSERT INTO idempotency_key (caller, key, method, path, body_digest, status, response, created_at)
-VALUES (%(caller)s, %(key)s, %(method)s, %(path)s, %(body_digest)s, %(status)s, %(response)s, %(created_at)s);
+SELECT *
+  FROM unnest(%(caller)s::text[], %(key)s::text[], %(method)s::text[], %(path)s::text[],
+              %(body_digest)s::bytea[], %(status)s::integer[], %(response)s::jsonb[],
+              %(created_at)s::timestamptz[]);
 
 -- name: try_leader_lock
 SELECT pg_try_advisory_lock(%(key)s) AS ours;

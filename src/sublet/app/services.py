@@ -5,6 +5,7 @@ import hmac
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 from uuid import UUID
 
 from sublet.app.secrets import VAULT
@@ -20,6 +21,9 @@ from sublet.models.catalogue import Shelf
 from sublet.models.chest import Chest
 from sublet.models.service import Replicas
 
+if TYPE_CHECKING:
+    from sublet.app.admissions import Admissions
+
 
 def shelf_of(config: Config, vault: Vault, *, artefacts: Path) -> Shelf:
     return Shelf(
@@ -34,6 +38,7 @@ class Services:
     engine: Engine
     internal_queue: InternalQueue | None  # None where the cluster's own queue takes jobs
     clock: Clock
+    admissions: "Admissions"
     replicas: Replicas | None
     artefacts: Path  # the folder of sealed weights
     signing_key: str

@@ -1,11 +1,13 @@
 -- name: list_pools
 SELECT * FROM pool ORDER BY name;
 
--- name: lock_pool
--- Whoever admits a lease or changes a policy waits here for the other.
+-- name: lock_pools
+-- Whoever admits a lease or changes a policy waits here for the other: in order of their names, so
+-- that two who lock several cannot deadlock.
 SELECT *
   FROM pool
- WHERE name = %(name)s
+ WHERE name = ANY(%(names)s::text[])
+ ORDER BY name
    FOR NO KEY UPDATE;
 
 -- name: put_pool

@@ -1,6 +1,6 @@
 """Pools and observed internal demand in Postgres."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Final
@@ -41,10 +41,16 @@ def lock_pool(tx: Tx, name: str) -> Pool:
     Raises:
         NotFound: there is no such pool.
     """
-    row = one(tx, QUERIES["lock_pool"], {"name": name})
-    if row is None:
+    found = lock_pools(tx, [name])
+    if not found:
         raise NotFound(f"there is no pool {name!r}")
-    return _pool(row)
+    return found[name]
+
+
+def lock_pools(tx: Tx, names: Collection[str]) -> dict[str, Pool]:
+    """Lock those of these pools that there are, as `lock_pool` does one; return them by name."""
+    rows = tx.execute(QUERIES["lock_pools"], {"names": sorted(names)}).fetchall()
+    return {row["name"]: _pool(row) for row in rows}
 
 
 def observe_pools(tx: Tx, gpus: Mapping[str, int], *, notice_seconds: int, now: datetime) -> None:

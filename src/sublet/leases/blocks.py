@@ -13,14 +13,14 @@ from typing import Final
 from uuid import UUID
 
 from sublet.core.db import Tx
-from sublet.core.errors import Refused, SubletError
+from sublet.core.errors import NotFound, Refused, SubletError
 from sublet.core.failpoint import failpoint
 from sublet.core.ids import derived_id
 from sublet.core.money import Rate
 from sublet.leases.lease import Lease, LeaseId
 from sublet.leases.store import QUERIES
 from sublet.ledger import batch
-from sublet.ledger import store as ledger
+from sublet.ledger.batch import Hold
 from sublet.ledger.transfer import Transfer
 
 BLOCK_SECONDS: Final = 60
@@ -50,36 +50,48 @@ def paid_until(lease: Lease, *, blocks: int, running_at: datetime) -> datetime:
     return running_at + timedelta(seconds=covered)
 
 
-def _transfer(
-    lease: Lease, block: int, rate: Rate, *, debit: int, credit: int, now: datetime
-) -> Transfer:
+def hold_id(lease_id: LeaseId, block: int) -> UUID:
+    """Return the id under which the money of a block is held."""
+    return derived_id(lease_id, "block", block)
+
+
+def hold_of(
+    lease: Lease, block: int, rate: Rate, *, accounts: Mapping[str, int], now: datetime
+) -> Hold:
+    """Return what holds the money for one block.
+
+    Args:
+        lease: whose.
+        block: which.
+        rate: what a GPU-second costs.
+        accounts: {code: id}, its tenant's among them.
+        now: the present instant.
+
+    Raises:
+        NotFound: its tenant has no such account.
+    """
     amount = rate.charge_most(lease.gpus * block_seconds(lease, block))
     assert amount.nanos > 0, "the price book refuses free leases"
-    return Transfer(
-        id=derived_id(lease.id, "block", block),
+    sides = [f"tenant:{lease.tenant_id}:{kind}" for kind in _SIDES]
+    if missing := [code for code in sides if code not in accounts]:
+        raise NotFound(f"there is no account {missing[0]}")
+    debit, credit = (accounts[code] for code in sides)
+    transfer = Transfer(
+        id=hold_id(lease.id, block),
         debit_account=debit,
         credit_account=credit,
         amount=amount,
         reason="lease",
         happened_at=now,
     )
+    return Hold(transfer=transfer, holder=f"lease:{lease.id}", expires_at=now + _HOLD_FOR)
 
 
-def hold_block(tx: Tx, lease: Lease, block: int, *, rate: Rate, now: datetime) -> None:
-    """Hold the money for one block; doing it again changes nothing.
-
-    Raises:
-        Unpaid: the wallet cannot pay for it.
-    """
-    wallet, revenue = ledger.lock(tx, *(f"tenant:{lease.tenant_id}:{kind}" for kind in _SIDES))
-    transfer = _transfer(lease, block, rate, debit=wallet.id, credit=revenue.id, now=now)
-    ledger.hold(
-        tx, transfer, holder=f"lease:{lease.id}", expires_at=now + _HOLD_FOR, now=now,
-        locked=(wallet, revenue),
-    )  # fmt: skip
-    failpoint("lease.block.held")
-    row = {"lease_id": lease.id, "block": block, "hold_id": transfer.id}
-    tx.execute(QUERIES["insert_block"], row)
+def add(tx: Tx, held: Sequence[tuple[LeaseId, int, UUID]]) -> None:
+    """Note blocks, by lease and number, and the hold of each; doing it again changes nothing."""
+    ids, numbers, holds = zip(*held, strict=True) if held else ((), (), ())
+    given = {"leases": list(ids), "blocks": list(numbers), "holds": list(holds)}
+    tx.execute(QUERIES["insert_blocks"], given)
 
 
 def hold_next(tx: Tx, leases: Sequence[Lease], *, now: datetime) -> dict[LeaseId, datetime]:
@@ -95,13 +107,9 @@ def hold_next(tx: Tx, leases: Sequence[Lease], *, now: datetime) -> dict[LeaseId
     accounts = batch.find_accounts(tx, sorted(codes))
     holds = []
     for lease in leases:
-        assert lease.running_at is not None
         row = rows[lease.id]
         rate = Rate(nanos=int(row["nanos"]), per=row["per"], currency=row["currency"])
-        debit, credit = (accounts[f"tenant:{lease.tenant_id}:{kind}"] for kind in _SIDES)
-        transfer = _transfer(lease, row["block"], rate, debit=debit, credit=credit, now=now)
-        holder = f"lease:{lease.id}"
-        holds.append(batch.Hold(transfer=transfer, holder=holder, expires_at=now + _HOLD_FOR))
+        holds.append(hold_of(lease, row["block"], rate, accounts=accounts, now=now))
     blocks, until = [], {}
     for lease, hold, outcome in zip(
         leases, holds, batch.hold_many(tx, holds, now=now), strict=True
@@ -115,11 +123,7 @@ def hold_next(tx: Tx, leases: Sequence[Lease], *, now: datetime) -> dict[LeaseId
         blocks.append((lease.id, block, hold.transfer.id))
         until[lease.id] = paid_until(lease, blocks=block + 1, running_at=lease.running_at)
     failpoint("lease.block.held_next")
-    ids, numbers, hold_ids = zip(*blocks, strict=True) if blocks else ((), (), ())
-    tx.execute(
-        QUERIES["insert_blocks"],
-        {"leases": list(ids), "blocks": list(numbers), "holds": list(hold_ids)},
-    )
+    add(tx, blocks)
     return until
 
 

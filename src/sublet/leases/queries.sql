@@ -1,17 +1,21 @@
 -- name: insert_admitted
--- An admitted lease, and on record that it was asked for and admitted. The caller chose the id. A
+-- Admitted leases, and on record that each was asked for and admitted. The callers chose the ids. A
 -- repeat inserts nothing and returns no row.
 WITH new AS (
     INSERT INTO lease (id, tenant_id, pool, gpus, tier, notice_seconds, price_id, workload,
-                       max_seconds, requested_at, state, since, version, resumable, resumes,
-                       firm_seconds, credit_percent, list_price_id, reservation_id, until)
-    VALUES (%(id)s, %(tenant_id)s, %(pool)s, %(gpus)s, %(tier)s, %(notice_seconds)s, %(price_id)s,
-            %(workload)s, %(max_seconds)s, %(requested_at)s, 'admitted', %(since)s, 2,
-            %(resumable)s, %(resumes)s, %(firm_seconds)s, %(credit_percent)s, %(list_price_id)s,
-            %(reservation_id)s, %(until)s)
+                       max_seconds, requested_at, since, resumable, resumes, firm_seconds,
+                       credit_percent, list_price_id, reservation_id, until, state, version)
+    SELECT asked.*, 'admitted', 2
+      FROM unnest(%(id)s::uuid[], %(tenant_id)s::uuid[], %(pool)s::text[], %(gpus)s::integer[],
+                  %(tier)s::text[], %(notice_seconds)s::integer[], %(price_id)s::bigint[],
+                  %(workload)s::jsonb[], %(max_seconds)s::integer[],
+                  %(requested_at)s::timestamptz[], %(since)s::timestamptz[],
+                  %(resumable)s::boolean[], %(resumes)s::uuid[], %(firm_seconds)s::integer[],
+                  %(credit_percent)s::integer[], %(list_price_id)s::bigint[],
+                  %(reservation_id)s::uuid[], %(until)s::timestamptz[]) AS asked
         ON CONFLICT (id) DO NOTHING
     RETURNING id, requested_at, since
-), asked AS (
+), noted AS (
     INSERT INTO lease_event (lease_id, version, state, happened_at, recorded_at)
     SELECT id, 1, 'requested', requested_at, %(now)s::timestamptz FROM new
     UNION ALL
@@ -56,6 +60,9 @@ VALUES (%(lease_id)s, %(version)s, %(state)s, %(reason)s, %(happened_at)s, %(rec
 
 -- name: get_lease
 SELECT * FROM lease WHERE id = %(id)s;
+
+-- name: get_leases
+SELECT * FROM lease WHERE id = ANY(%(ids)s::uuid[]);
 
 -- name: list_live
 -- All of a lease but its workload, which may be large and is needed once, at its start.
@@ -107,55 +114,53 @@ UPDATE lease
  WHERE id = %(id)s AND resumable AND state = 'ended' AND end_reason = 'reclaimed'
 RETURNING id;
 
--- name: get_standing
--- What leases and windows hold of a pool: all of it from indexes. Nothing is promised any more to
+-- name: get_standings
+-- What leases and windows hold of pools: all of it from indexes. Nothing is promised any more to
 -- those that are leaving. Aside is what windows that run or are about to have and do not use.
-SELECT coalesce(sum(gpus), 0) AS held,
-       coalesce(sum(gpus) FILTER (
-           WHERE state <> 'draining'
-             AND (firm_seconds IS NULL
-                  OR firm_seconds > 0
-                     AND (running_at IS NULL
-                          OR running_at + firm_seconds * interval '1 second' > %(now)s))
-       ), 0) AS promised,
-       (SELECT coalesce(sum(greatest(r.gpus - r.lost_gpus - coalesce(drawn.gpus, 0)
-                                     - coalesce(listed.gpus, 0), 0)), 0)
-          FROM reservation r
-          LEFT JOIN LATERAL (
-               SELECT sum(l.gpus) AS gpus
-                 FROM lease l
-                WHERE l.reservation_id = r.id
-                  AND l.state IN ('admitted', 'provisioning', 'running', 'draining')
-               ) AS drawn ON true
-          LEFT JOIN LATERAL (
-               SELECT sum(s.gpus) AS gpus
-                 FROM resale s
-                WHERE s.reservation_id = r.id AND s.ended_at IS NULL AND r.starts_at <= %(now)s
-               ) AS listed ON true
-         WHERE r.pool = %(pool)s AND NOT r.ended AND NOT r.unpaid
-           AND r.starts_at <= %(soon)s AND r.ends_at > %(now)s) AS aside,
-       (SELECT coalesce(sum(greatest(s.gpus - coalesce(used.gpus, 0), 0)), 0)
-          FROM reservation r
-          JOIN resale s ON s.reservation_id = r.id AND s.ended_at IS NULL
-          LEFT JOIN LATERAL (
-               SELECT sum(u.gpus) AS gpus
-                 FROM resale_use u
-                 JOIN lease l ON l.id = u.lease_id
-                WHERE u.resale_id = s.id
-                  AND l.state IN ('admitted', 'provisioning', 'running', 'draining')
-               ) AS used ON true
-         WHERE r.pool = %(pool)s AND NOT r.ended AND NOT r.unpaid
-           AND r.starts_at <= %(now)s AND r.ends_at > %(now)s) AS returned,
-       EXISTS (SELECT FROM reservation r
-                WHERE r.pool = %(pool)s AND NOT r.ended AND r.ends_at > %(now)s) AS windows
-  FROM lease
- WHERE pool = %(pool)s AND state IN ('admitted', 'provisioning', 'running', 'draining');
-
--- name: insert_block
-INSERT INTO lease_block (lease_id, block, hold_id)
-VALUES (%(lease_id)s, %(block)s, %(hold_id)s)
-    ON CONFLICT DO NOTHING
-RETURNING block;
+SELECT asked.pool, stands.*
+  FROM unnest(%(pools)s::text[], %(soon)s::timestamptz[]) AS asked(pool, soon)
+ CROSS JOIN LATERAL (
+       SELECT coalesce(sum(gpus), 0) AS held,
+              coalesce(sum(gpus) FILTER (
+                  WHERE state <> 'draining'
+                    AND (firm_seconds IS NULL
+                         OR firm_seconds > 0
+                            AND (running_at IS NULL
+                                 OR running_at + firm_seconds * interval '1 second' > %(now)s))
+              ), 0) AS promised,
+              (SELECT coalesce(sum(greatest(r.gpus - r.lost_gpus - coalesce(drawn.gpus, 0)
+                                            - coalesce(listed.gpus, 0), 0)), 0)
+                 FROM reservation r
+                 LEFT JOIN LATERAL (
+                      SELECT sum(l.gpus) AS gpus
+                        FROM lease l
+                       WHERE l.reservation_id = r.id
+                         AND l.state IN ('admitted', 'provisioning', 'running', 'draining')
+                      ) AS drawn ON true
+                 LEFT JOIN LATERAL (
+                      SELECT sum(s.gpus) AS gpus
+                        FROM resale s
+                       WHERE s.reservation_id = r.id AND s.ended_at IS NULL AND r.starts_at <= %(now)s
+                      ) AS listed ON true
+                WHERE r.pool = asked.pool AND NOT r.ended AND NOT r.unpaid
+                  AND r.starts_at <= asked.soon AND r.ends_at > %(now)s) AS aside,
+              (SELECT coalesce(sum(greatest(s.gpus - coalesce(used.gpus, 0), 0)), 0)
+                 FROM reservation r
+                 JOIN resale s ON s.reservation_id = r.id AND s.ended_at IS NULL
+                 LEFT JOIN LATERAL (
+                      SELECT sum(u.gpus) AS gpus
+                        FROM resale_use u
+                        JOIN lease l ON l.id = u.lease_id
+                       WHERE u.resale_id = s.id
+                         AND l.state IN ('admitted', 'provisioning', 'running', 'draining')
+                      ) AS used ON true
+                WHERE r.pool = asked.pool AND NOT r.ended AND NOT r.unpaid
+                  AND r.starts_at <= %(now)s AND r.ends_at > %(now)s) AS returned,
+              EXISTS (SELECT FROM reservation r
+                       WHERE r.pool = asked.pool AND NOT r.ended AND r.ends_at > %(now)s) AS windows
+         FROM lease
+        WHERE lease.pool = asked.pool AND lease.state IN ('admitted', 'provisioning', 'running', 'draining')
+       ) AS stands;
 
 -- name: list_open_blocks
 SELECT lease_id, block, hold_id

@@ -16,7 +16,7 @@ from sublet.core.errors import Invalid, NotFound, Refused
 from sublet.core.ids import derived_id
 from sublet.engine.port import InternalJob
 from sublet.fleet import store as fleet
-from sublet.leases import service, store, terms, webhooks
+from sublet.leases import admission, service, store, terms, webhooks
 from sublet.leases.lease import Lease, LeaseId
 from sublet.leases.service import Request
 from sublet.planner.surplus import sellable_gpus
@@ -94,7 +94,7 @@ def _resume_one(
                 resumes=lease.id,
             )
             tenant = tenants.get_tenant(tx, TenantId(lease.tenant_id))
-            found = service.admit(tx, tenant, request, jobs=jobs, now=now)
+            found = admission.admit(tx, tenant, request, jobs=jobs, now=now)
             webhooks.carry_over(tx, lease.id, found.id)
     except (Refused, Invalid, NotFound) as error:  # it stays paused, and is tried again
         log.info("lease.not_resumed", extra={"lease": lease.id, "detail": str(error)})

@@ -10,37 +10,31 @@ from uuid import UUID
 
 from sublet.core.db import Tx
 from sublet.core.errors import Invalid, NotFound, Refused
-from sublet.core.failpoint import failpoint
-from sublet.core.ids import new_id
 from sublet.core.money import Rate
 from sublet.engine.port import InternalJob
-from sublet.fleet import store as fleet
-from sublet.fleet.pool import Demand, Pool, demand_by_pool, demand_of
+from sublet.fleet.pool import Demand, Pool, demand_by_pool
 from sublet.fleet.topology import Topology
-from sublet.leases import blocks, reclaim, resales, reservations, store, terms, webhooks
+from sublet.leases import reclaim, store, terms
+from sublet.leases.known import know
 from sublet.leases.lease import (
     HOLDING,
     Lease,
     LeaseId,
-    Move,
     State,
 )
 from sublet.leases.reclaim import Losses
-from sublet.leases.reservation import lead, of_reservation
-from sublet.leases.store import Spec, Standing
+from sublet.leases.store import Spec
 from sublet.leases.terms import RoomNow
-from sublet.market import bids, quotes, scales
+from sublet.market import bids, scales
 from sublet.market import store as market
+from sublet.market.bids import Bids
 from sublet.market.price import Tier, lease_sku
-from sublet.planner import store as plans
-from sublet.planner.firm import firm_room, most_promised, read_firm
 from sublet.planner.surplus import (
     Pressure,
     missing_for_windows,
     missing_gpus,
-    sellable_gpus,
 )
-from sublet.tenants.tenant import Tenant, TenantKind
+from sublet.tenants.tenant import Tenant
 
 log = logging.getLogger(__name__)
 
@@ -67,104 +61,7 @@ class Request:
 
 def pressure_of(tx: Tx, pool: Pool, jobs: Sequence[InternalJob], *, now: datetime) -> Pressure:
     """Return how `pool` stands: what the cluster says, and what leases hold."""
-    return _pressure(pool, jobs, store.standing(tx, pool.name, now=now, soon=now + lead(pool)))
-
-
-def _pressure(pool: Pool, jobs: Sequence[InternalJob], stands: Standing) -> Pressure:
-    demand = demand_of(jobs, pool.name)
-    return Pressure(
-        gpus=pool.gpus,
-        internal_running=demand.running,
-        internal_pending=demand.pending,
-        leased=stands.held,
-        lendable=pool.policy.lendable,
-        lending_limit=pool.policy.lending_limit,
-        aside=stands.aside,
-        reserve=pool.policy.reserve,
-    )
-
-
-def admit(
-    tx: Tx,
-    tenant: Tenant,
-    request: Request,
-    *,
-    jobs: Sequence[InternalJob],
-    now: datetime,
-) -> Lease:
-    """Sell a lease: set its GPUs and its first minute's money aside, or neither.
-
-    Asking twice with one id and the same contents gives the same lease. Nothing is sold for less
-    than its GPUs are worth to those who may come later, as far as that is known.
-
-    Raises:
-        NotFound: there is no such pool.
-        Invalid: it can never be sold as written.
-        Refused: there is no surplus for it now, or the tenant may not have it.
-        Unpaid: the wallet cannot pay for the first minute.
-    """
-    check_size(request.gpus, request.max_duration)
-    if request.tier.drawn:
-        raise Invalid(
-            f"what is {request.tier} is reserved first (POST /v1/reservations, or by contract), then"
-            " leased from: name the `reservation`"
-        )
-    if request.spec.network and not tenant.network_allowed:
-        raise Refused("this tenant's workloads may not use the network; ask the operator")
-    # The lock makes admissions of one pool take turns, so none sells what another just sold.
-    pool = fleet.lock_pool(tx, request.pool)
-    if request.id is not None and (before := store.find(tx, request.id)) is not None:
-        return repeated(tx, before, tenant, request)
-    id_ = request.id or LeaseId(new_id())
-    notice = terms.notice_of(pool, request.notice)
-    quoted = None
-    if request.quote is None:
-        price = prices_of(tx, pool, request.tier, notice=notice, tenant=tenant, now=now)
-    else:
-        quoted = quotes.lock(tx, request.quote, tenant_id=tenant.id)
-        quoted.check(id_, now=now)
-        price = market.Terms(contracted=quoted.price, listed=quoted.list_price)
-    firm = terms.firm_for(pool, request.tier, request.max_duration)
-    room = room_now(tx, pool, jobs, firm=firm, now=now)
-    terms.check_room(pool, gpus=request.gpus, firm=firm, room=room, now=now)
-    # What was quoted is held to, also where the floor or the bids have risen since.
-    if tenant.kind is not TenantKind.HOUSE and quoted is None:
-        # What comes back was sold before: it is not weighed again.
-        length = None if request.resumes is not None else request.max_duration
-        check_price(tx, pool, price.contracted.rate, start=now, length=length, firm=firm, now=now)
-    taken = resales.taken_for(
-        tx, pool.name, gpus=request.gpus - room.own, rate=price.contracted.rate, now=now
-    )
-    lease = Lease(
-        id=id_,
-        tenant_id=tenant.id,
-        pool=pool.name,
-        gpus=request.gpus,
-        tier=request.tier,
-        notice=notice,
-        price_id=price.contracted.id,
-        list_price_id=price.listed.id,
-        max_duration=request.max_duration,
-        requested_at=now,
-        state=State.REQUESTED,
-        since=now,
-        version=1,
-        firm=firm,
-        credit_percent=pool.policy.credit_percent,
-        resumable=request.resumable,
-        resumes=request.resumes,
-    ).move(Move(to=State.ADMITTED, at=now))
-    insert_new(tx, lease, request.spec, now=now)
-    resales.use(tx, lease, taken)
-    if request.webhook is not None:
-        webhooks.add(tx, lease.id, request.webhook)
-    if quoted is not None:
-        quotes.accept(tx, quoted, sold=lease.id, now=now)
-    failpoint("lease.admit.before_hold")
-    blocks.hold_block(tx, lease, 0, rate=price.contracted.rate, now=now)
-    failpoint("lease.admit.after_hold")
-    log.info("lease.admitted", extra={"lease": lease.id, "tenant": tenant.id, "gpus": lease.gpus})
-    return lease
+    return know(tx, [pool], jobs, firm=(), now=now)[pool.name].pressure
 
 
 def check_price(
@@ -192,6 +89,23 @@ def check_price(
         Refused: it is below one of them.
     """
     asked = None if length is None else bids.find(tx, pool.name, now=now)
+    check_bids(pool, rate, asked, start=start, length=length, firm=firm)
+
+
+def check_bids(
+    pool: Pool,
+    rate: Rate,
+    asked: Bids | None,
+    *,
+    start: datetime,
+    length: timedelta | None,
+    firm: timedelta,
+) -> None:
+    """Do what `check_price` does, with bid prices that were found before.
+
+    Raises:
+        Refused: as `check_price`.
+    """
     bid = None
     if asked is not None and length is not None:
         bid = asked.least(start=start, length=length, firm=bool(firm))
@@ -216,36 +130,29 @@ def prices_of(
     Raises:
         Refused: it has no price, so is not sold.
     """
-    sku = lease_sku(pool.name, tier)
-    if (found := market.find_terms(tx, sku, tenant_id=tenant.id, at=now)) is None:
-        raise Refused(f"{tier} leases of {pool.name} have no price, so are not sold")
+    found = market.find_terms(tx, lease_sku(pool.name, tier), tenant_id=tenant.id, at=now)
     scale = scales.find_scale(tx, pool.name, at=now)
-    return scales.by_notice(tx, found, scale, notice, now=now)
+    return scales.by_notice(tx, sold_at(found, pool, tier), scale, notice, now=now)
+
+
+def sold_at(found: market.Terms | None, pool: Pool, tier: Tier) -> market.Terms:
+    """Raises Refused: it has no price, so is not sold."""
+    if found is None:
+        raise Refused(f"{tier} leases of {pool.name} have no price, so are not sold")
+    return found
 
 
 def room_now(
     tx: Tx, pool: Pool, jobs: Sequence[InternalJob], *, firm: timedelta, now: datetime
 ) -> RoomNow:
     """Return what of `pool` can be sold at this instant, and be promised for `firm`."""
-    stands = store.standing(tx, pool.name, now=now, soon=now + lead(pool))
-    pressure = _pressure(pool, jobs, stands)
-    # What a window's tenant may want back at any time can be promised to nobody.
-    own = sellable_gpus(replace(pressure, aside=stands.aside + stands.returned))
-    if not firm:
-        return RoomNow(sellable=sellable_gpus(pressure), firm=None, own=own)
-    found = plans.get_plan(tx, pool.name)
-    plan = None if found is None else read_firm(found.made_at, found.plan)
-    promised = stands.promised
-    if stands.windows:
-        windows = [of_reservation(found) for found in reservations.list_open(tx, pool.name)]
-        promised += most_promised(windows, now, now + firm)
-    room = firm_room(plan, window=firm, gpus=pool.gpus, promised=promised, now=now)
-    return RoomNow(sellable=own, firm=room, own=own)
+    known = know(tx, [pool], jobs, firm=[pool.name] if firm else (), now=now)[pool.name]
+    return known.room(firm=firm, now=now)
 
 
 def insert_new(tx: Tx, lease: Lease, spec: Spec, *, now: datetime) -> None:
     """Raises Invalid: its id was taken for something else, just now."""
-    if not store.insert(tx, lease, spec, now=now):
+    if not store.insert(tx, [(lease, spec)], now=now):
         raise Invalid(f"id {lease.id} was already used for something else")
 
 

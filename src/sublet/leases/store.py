@@ -33,21 +33,28 @@ class Spec:
     image: str | None = None
 
 
-def insert(tx: Tx, lease: Lease, spec: Spec, *, now: datetime) -> bool:
-    """Add a lease that was admitted just now; False when there is one of this id already."""
-    assert (lease.state, lease.version) == (State.ADMITTED, 2), lease
-    row = {
-        "id": lease.id, "tenant_id": lease.tenant_id, "pool": lease.pool, "gpus": lease.gpus,
-        "tier": lease.tier, "notice_seconds": int(lease.notice.total_seconds()),
-        "price_id": lease.price_id, "workload": Jsonb(to_json(spec)),
-        "max_seconds": int(lease.max_duration.total_seconds()),
-        "requested_at": lease.requested_at, "since": lease.since,
-        "resumable": lease.resumable, "resumes": lease.resumes,
-        "firm_seconds": None if lease.firm is None else int(lease.firm.total_seconds()),
-        "credit_percent": lease.credit_percent, "list_price_id": lease.list_price_id,
-        "reservation_id": lease.reservation_id, "until": lease.until, "now": now,
-    }  # fmt: skip
-    return one(tx, QUERIES["insert_admitted"], row) is not None
+def insert(tx: Tx, admitted: Sequence[tuple[Lease, Spec]], *, now: datetime) -> set[LeaseId]:
+    """Add leases that were admitted just now.
+
+    Returns:
+        their ids, without those that were taken already: nothing was added of these.
+    """
+    rows = []
+    for lease, spec in admitted:
+        assert (lease.state, lease.version) == (State.ADMITTED, 2), lease
+        rows.append({
+            "id": lease.id, "tenant_id": lease.tenant_id, "pool": lease.pool, "gpus": lease.gpus,
+            "tier": lease.tier.value, "notice_seconds": int(lease.notice.total_seconds()),
+            "price_id": lease.price_id, "workload": Jsonb(to_json(spec)),
+            "max_seconds": int(lease.max_duration.total_seconds()),
+            "requested_at": lease.requested_at, "since": lease.since,
+            "resumable": lease.resumable, "resumes": lease.resumes,
+            "firm_seconds": None if lease.firm is None else int(lease.firm.total_seconds()),
+            "credit_percent": lease.credit_percent, "list_price_id": lease.list_price_id,
+            "reservation_id": lease.reservation_id, "until": lease.until,
+        })  # fmt: skip
+    given = {name: [row[name] for row in rows] for name in rows[0]} | {"now": now}
+    return {row["id"] for row in tx.execute(QUERIES["insert_admitted"], given)}
 
 
 def save(tx: Tx, lease: Lease, *, now: datetime) -> None:
@@ -71,6 +78,11 @@ def save(tx: Tx, lease: Lease, *, now: datetime) -> None:
 def find(tx: Tx, lease_id: LeaseId) -> Lease | None:
     row = one(tx, QUERIES["get_lease"], {"id": lease_id})
     return None if row is None else _lease(row)
+
+
+def find_all(tx: Tx, ids: Sequence[LeaseId]) -> list[Lease]:
+    """Return those of these leases that there are."""
+    return [_lease(row) for row in tx.execute(QUERIES["get_leases"], {"ids": list(ids)})]
 
 
 def save_all(tx: Tx, leases: Sequence[Lease], *, now: datetime) -> set[LeaseId]:
@@ -189,17 +201,24 @@ class Standing:
     windows: bool  # are there any that are not over?
 
 
+def standings(tx: Tx, soon: Mapping[str, datetime], *, now: datetime) -> dict[str, Standing]:
+    """Return what is held of pools, and set aside for windows that start until `soon`, by pool."""
+    given = {"pools": list(soon), "soon": list(soon.values()), "now": now}
+    return {
+        row["pool"]: Standing(
+            held=int(row["held"]),
+            promised=int(row["promised"]),
+            aside=int(row["aside"]),
+            returned=int(row["returned"]),
+            windows=row["windows"],
+        )
+        for row in tx.execute(QUERIES["get_standings"], given)
+    }
+
+
 def standing(tx: Tx, pool: str, *, now: datetime, soon: datetime) -> Standing:
-    """Return what is held of `pool`, and set aside for windows that start until `soon`."""
-    row = one(tx, QUERIES["get_standing"], {"pool": pool, "now": now, "soon": soon})
-    assert row is not None
-    return Standing(
-        held=int(row["held"]),
-        promised=int(row["promised"]),
-        aside=int(row["aside"]),
-        returned=int(row["returned"]),
-        windows=row["windows"],
-    )
+    """Return the same of one pool."""
+    return standings(tx, {pool: soon}, now=now)[pool]
 
 
 def list_promised(tx: Tx, pool: str, *, now: datetime) -> list[Promised]:

@@ -4,7 +4,7 @@
 while, there are none, and the price book decides alone.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from math import ceil, expm1
@@ -12,7 +12,7 @@ from typing import Any, Final
 
 from psycopg.types.json import Json
 
-from sublet.core.db import Tx, one
+from sublet.core.db import Tx
 from sublet.core.money import Rate
 from sublet.market.store import QUERIES
 
@@ -59,10 +59,13 @@ def _lasts(hours: float, rate: float) -> float:
 
 def find(tx: Tx, pool: str, *, now: datetime) -> Bids | None:
     """Return what is asked of a pool now; None: the price book decides."""
-    row = one(tx, QUERIES["get_bids"], {"pool": pool, "since": now - STALE})
-    if row is None or row["bids"] is None:
-        return None
-    return Bids(made_at=row["made_at"], **row["bids"])
+    return find_all(tx, [pool], now=now).get(pool)
+
+
+def find_all(tx: Tx, pools: Collection[str], *, now: datetime) -> dict[str, Bids]:
+    """Return what is asked of pools now, of those where the price book does not decide."""
+    rows = tx.execute(QUERIES["get_bids"], {"pools": list(pools), "since": now - STALE})
+    return {row["pool"]: Bids(made_at=row["made_at"], **row["bids"]) for row in rows}
 
 
 def put(tx: Tx, bids: Mapping[str, Mapping[str, Any] | None], *, now: datetime) -> None:

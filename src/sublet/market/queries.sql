@@ -80,16 +80,20 @@ SELECT c.*, p.id AS price_id, p.sku, p.nanos, p.per, count(*) AS sales,
  ORDER BY p.id, c.id;
 
 -- name: find_valid
--- The rows of a SKU that hold at an instant: a tenant's own rate first, then the list price.
-(SELECT * FROM price
-  WHERE sku = %(sku)s AND tenant_id = %(tenant_id)s AND happened_at <= %(at)s
-  ORDER BY happened_at DESC, id DESC
-  LIMIT 1)
-UNION ALL
-(SELECT * FROM price
-  WHERE sku = %(sku)s AND tenant_id IS NULL AND happened_at <= %(at)s
-  ORDER BY happened_at DESC, id DESC
-  LIMIT 1);
+-- The rows of SKUs that hold at an instant: of each a tenant's own rate, and the list price.
+SELECT asked.sku AS asked_sku, asked.tenant_id AS asked_by, price.*
+  FROM unnest(%(skus)s::text[], %(tenants)s::uuid[]) AS asked(sku, tenant_id)
+ CROSS JOIN LATERAL (
+       (SELECT * FROM price
+         WHERE sku = asked.sku AND tenant_id = asked.tenant_id AND happened_at <= %(at)s
+         ORDER BY happened_at DESC, id DESC
+         LIMIT 1)
+       UNION ALL
+       (SELECT * FROM price
+         WHERE sku = asked.sku AND tenant_id IS NULL AND happened_at <= %(at)s
+         ORDER BY happened_at DESC, id DESC
+         LIMIT 1)
+       ) AS price;
 
 -- name: list_valid
 -- Every row of the book that holds at an instant or begins later, tenants' rates included.
@@ -118,7 +122,9 @@ SELECT * FROM quote WHERE tenant_id = %(tenant_id)s ORDER BY made_at DESC, id LI
 UPDATE quote SET accepted_at = %(now)s, sold = %(sold)s WHERE id = %(id)s AND accepted_at IS NULL;
 
 -- name: get_bids
-SELECT made_at, bids FROM bid WHERE pool = %(pool)s AND made_at >= %(since)s;
+SELECT pool, made_at, bids
+  FROM bid
+ WHERE pool = ANY(%(pools)s::text[]) AND made_at >= %(since)s AND bids IS NOT NULL;
 
 -- name: put_bids
 -- What was found later stands.
@@ -132,12 +138,16 @@ INSERT INTO notice_scale (pool, notices, percents, happened_at, recorded_at)
 VALUES (%(pool)s, %(notices)s::integer[], %(percents)s::integer[], %(happened_at)s, %(recorded_at)s)
 RETURNING id, notices, percents;
 
--- name: get_scale
-SELECT id, notices, percents
-  FROM notice_scale
- WHERE pool = %(pool)s AND happened_at <= %(at)s
- ORDER BY happened_at DESC, id DESC
- LIMIT 1;
+-- name: get_scales
+SELECT asked.pool, scale.id, scale.notices, scale.percents
+  FROM unnest(%(pools)s::text[]) AS asked(pool)
+ CROSS JOIN LATERAL (
+       SELECT id, notices, percents
+         FROM notice_scale
+        WHERE pool = asked.pool AND happened_at <= %(at)s
+        ORDER BY happened_at DESC, id DESC
+        LIMIT 1
+       ) AS scale;
 
 -- name: get_notice_price
 SELECT *

@@ -1,6 +1,6 @@
 """Schedules of what notices cost, in Postgres, and the prices that follow from them."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -39,8 +39,13 @@ def set_scale(
 
 def find_scale(tx: Tx, pool: str, *, at: datetime) -> Scale | None:
     """Return what holds at an instant; None where the operator has said nothing."""
-    row = one(tx, QUERIES["get_scale"], {"pool": pool, "at": at})
-    return None if row is None else _scale(row)
+    return find_scales(tx, [pool], at=at).get(pool)
+
+
+def find_scales(tx: Tx, pools: Collection[str], *, at: datetime) -> dict[str, Scale]:
+    """Return what holds at an instant of those pools of which the operator has said something."""
+    rows = tx.execute(QUERIES["get_scales"], {"pools": list(pools), "at": at})
+    return {row["pool"]: _scale(row) for row in rows}
 
 
 def by_notice(

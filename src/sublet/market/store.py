@@ -1,6 +1,6 @@
 """The price book in Postgres."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Final
@@ -70,15 +70,31 @@ class Terms:
 
 def find_terms(tx: Tx, sku: str, *, tenant_id: UUID, at: datetime) -> Terms | None:
     """Return what a tenant pays at an instant; None where nothing is on the list."""
-    row = {"sku": sku, "tenant_id": tenant_id, "at": at}
-    found = [from_row(price) for price in tx.execute(QUERIES["find_valid"], row).fetchall()]
-    listed = next((price for price in found if price.tenant_id is None), None)
-    if listed is None:
-        return None
-    own = next((price for price in found if price.tenant_id is not None), None)
-    if own is None or (own.valid_until is not None and own.valid_until <= at):
-        own = listed
-    return Terms(contracted=own, listed=listed)
+    return find_all_terms(tx, [(sku, tenant_id)], at=at).get((sku, tenant_id))
+
+
+def find_all_terms(
+    tx: Tx, wanted: Collection[tuple[str, UUID]], *, at: datetime
+) -> dict[tuple[str, UUID], Terms]:
+    """Return what each tenant pays for a SKU at an instant, of those that are on the list."""
+    given = {
+        "skus": [sku for sku, _ in wanted],
+        "tenants": [tenant_id for _, tenant_id in wanted],
+        "at": at,
+    }
+    own: dict[tuple[str, UUID], Price] = {}
+    listed: dict[tuple[str, UUID], Price] = {}
+    for row in tx.execute(QUERIES["find_valid"], given):
+        price = from_row(row)
+        asked = (row["asked_sku"], row["asked_by"])
+        if price.tenant_id is None:
+            listed[asked] = price
+        elif price.valid_until is None or price.valid_until > at:
+            own[asked] = price
+    return {
+        asked: Terms(contracted=own.get(asked, price), listed=price)
+        for asked, price in listed.items()
+    }
 
 
 def list_valid(tx: Tx, *, at: datetime, tenant_id: UUID | None) -> list[Price]:

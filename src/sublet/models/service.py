@@ -22,6 +22,7 @@ from sublet.core.ids import new_id
 from sublet.core.net import free_port
 from sublet.engine.port import InternalJob
 from sublet.fleet import store as fleet
+from sublet.leases import admission
 from sublet.leases import service as leases
 from sublet.leases import store as lease_store
 from sublet.leases.lease import EndReason, Lease, LeaseId, State
@@ -267,7 +268,7 @@ class Replicas:
         )
         try:
             with self._db.transaction() as tx:
-                leases.admit(tx, self._hosting.house, request, jobs=jobs, now=now)
+                admission.admit(tx, self._hosting.house, request, jobs=jobs, now=now)
                 store.add_replica(tx, replica)
         except Refused as error:
             self._tell(deployment, str(error))

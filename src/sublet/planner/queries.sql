@@ -7,5 +7,5 @@ VALUES (%(pool)s, %(made_at)s, %(plan)s)
 -- name: list_plans
 SELECT pool, made_at, plan FROM surplus_plan ORDER BY pool;
 
--- name: get_plan
-SELECT made_at, plan FROM surplus_plan WHERE pool = %(pool)s;
+-- name: get_plans
+SELECT pool, made_at, plan FROM surplus_plan WHERE pool = ANY(%(pools)s::text[]);

@@ -1,13 +1,13 @@
 """The newest plan of each pool, in Postgres."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Final
 
 from psycopg.types.json import Json
 
-from sublet.core.db import Tx, load_queries, one
+from sublet.core.db import Tx, load_queries
 
 QUERIES: Final = load_queries("sublet.planner")
 
@@ -29,8 +29,13 @@ def put_plans(tx: Tx, plans: Mapping[str, Mapping[str, Any]], *, now: datetime) 
 
 def get_plan(tx: Tx, pool: str) -> StoredPlan | None:
     """Return the newest plan of a pool; None before the first."""
-    row = one(tx, QUERIES["get_plan"], {"pool": pool})
-    return None if row is None else StoredPlan(made_at=row["made_at"], plan=row["plan"])
+    return get_plans(tx, [pool]).get(pool)
+
+
+def get_plans(tx: Tx, pools: Collection[str]) -> dict[str, StoredPlan]:
+    """Return the newest plan of each of these pools that has one."""
+    rows = tx.execute(QUERIES["get_plans"], {"pools": list(pools)})
+    return {row["pool"]: StoredPlan(made_at=row["made_at"], plan=row["plan"]) for row in rows}
 
 
 def list_plans(tx: Tx) -> dict[str, StoredPlan]:

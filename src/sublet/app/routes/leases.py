@@ -21,16 +21,27 @@ from sublet.app.documents import (
     usd,
 )
 from sublet.app.http import AnyCaller, OneTenant, Ours
-from sublet.app.idempotency import OneCall
+from sublet.app.idempotency import Once, OneCall
 from sublet.app.routes.tenants import instant
 from sublet.app.services import Services
 from sublet.app.webhooks import secret_of
 from sublet.core.db import Tx
 from sublet.core.errors import Invalid, NotFound, Refused
+from sublet.core.money import Money
 from sublet.engine import images
 from sublet.engine.port import Phase
 from sublet.fleet import store as fleet
-from sublet.leases import advancing, booking, quoting, reservations, service, store, terms, webhooks
+from sublet.leases import (
+    advancing,
+    booking,
+    quoting,
+    reservations,
+    service,
+    store,
+    terms,
+    webhooks,
+)
+from sublet.leases.admission import Asked
 from sublet.leases.lease import EndReason, Lease, LeaseId, State
 from sublet.leases.quoting import Ask
 from sublet.leases.service import Request
@@ -131,7 +142,6 @@ def create_lease(ours: Ours, tenant: OneTenant, once: OneCall, body: NewLease) -
     if (said := once.replay(body)) is not None:
         return said
     check_commands(ours)
-    jobs = ours.engine.internal_jobs()
     sent = body
     if body.reservation is not None:
         body = _as_drawn(ours, tenant, body, body.reservation)
@@ -153,19 +163,31 @@ def create_lease(ours: Ours, tenant: OneTenant, once: OneCall, body: NewLease) -
     if body.id is not None:
         _check_id_is_free(ours, LeaseId(body.id))
 
-    def admit(tx: Tx) -> dict[str, Any]:
-        sell = service.admit if request.reservation is None else booking.draw
-        return _document(tx, sell(tx, tenant, request, jobs=jobs, now=ours.clock.now()))
+    if request.reservation is None:
+        asked = Asked(tenant=tenant, request=request)
+        document = ours.admissions.sell(once, sent, asked, show=_documents)
+    else:
+        document = _drawn(ours, tenant, once, sent, request)
+    ours.wake()
+    return document
+
+
+def _drawn(
+    ours: Services, tenant: Tenant, once: Once, sent: NewLease, request: Request
+) -> dict[str, Any]:
+    """Lease what is reserved; where somebody must leave first, note that its tenant waits."""
+    jobs = ours.engine.internal_jobs()
+    assert request.reservation is not None
+
+    def draw(tx: Tx) -> dict[str, Any]:
+        return _document(tx, booking.draw(tx, tenant, request, jobs=jobs, now=ours.clock.now()))
 
     try:
-        document = once.run(sent, admit)
+        return once.run(sent, draw)
     except booking.NotFree as error:
-        assert request.reservation is not None
         with ours.db.transaction() as tx:
             booking.wait_for(tx, request.reservation, now=ours.clock.now())
         raise Refused(str(error)) from None
-    ours.wake()
-    return document
 
 
 def _as_drawn(ours: Services, tenant: Tenant, body: NewLease, reservation_id: UUID) -> NewLease:
@@ -314,7 +336,7 @@ def list_leases(
         leases = store.list_of(
             tx, _owner(found), limit=limit, before=instant(before, "before"), live=live
         )
-        return {"items": [_document(tx, lease) for lease in leases]}
+        return {"items": _documents(tx, leases)}
 
 
 @router.get("/leases/{lease_id}", tags=["leases"])
@@ -432,9 +454,24 @@ def _owner(found: Caller) -> UUID | None:
 
 
 def _document(tx: Tx, lease: Lease) -> dict[str, Any]:
-    price = market.get_price(tx, lease.price_id)
-    listed = market.get_price(tx, lease.list_price_id or lease.price_id)
-    return lease_document(lease, price, listed, charged=metering.charged_for_lease(tx, lease.id))
+    return _documents(tx, [lease])[0]
+
+
+def _documents(tx: Tx, leases: Sequence[Lease]) -> list[dict[str, Any]]:
+    ids = {lease.price_id for lease in leases} | {lease.list_price_id for lease in leases}
+    prices = {id_: market.get_price(tx, id_) for id_ in ids if id_ is not None}
+    return [
+        lease_document(
+            lease,
+            prices[lease.price_id],
+            prices[lease.list_price_id or lease.price_id],
+            # Nothing is charged of a lease that never ran.
+            charged=Money(0)
+            if lease.running_at is None
+            else metering.charged_for_lease(tx, lease.id),
+        )
+        for lease in leases
+    ]
 
 
 def _notice(lease: Lease) -> dict[str, Any]:
