@@ -28,6 +28,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Final, LiteralString
@@ -76,6 +77,9 @@ _WHAT: Final = {
 }
 
 
+_ABSENT: Final = Observation(phase=Phase.ABSENT)
+
+
 class Cluster:
     """An engine that does at once what it is asked: workloads leave as soon as they are told."""
 
@@ -83,8 +87,7 @@ class Cluster:
         self._pools = dict(pools)
         self._free = dict(pools)
         self._leases: dict[UUID, Workload] = {}
-        self._started: dict[UUID, datetime] = {}
-        self._gone: dict[UUID, datetime] = {}
+        self._seen: dict[UUID, Observation] = {}
         self._queue: dict[UUID, InternalJob] = {}
         self._clock = SystemClock()
         self.told = 0
@@ -106,13 +109,7 @@ class Cluster:
         return list(self._queue.values())
 
     def observe(self, workload: UUID) -> Observation:
-        if (gone := self._gone.get(workload)) is not None:
-            return Observation(
-                phase=Phase.EXITED, started_at=self._started[workload], exited_at=gone, exit_code=0
-            )
-        if (started := self._started.get(workload)) is not None:
-            return Observation(phase=Phase.RUNNING, started_at=started)
-        return Observation(phase=Phase.ABSENT)
+        return self._seen.get(workload, _ABSENT)
 
     def workloads(self) -> Mapping[UUID, Observation]:
         return {id_: self.observe(id_) for id_ in self._leases}
@@ -124,15 +121,18 @@ class Cluster:
                 return False
             self._free[workload.gpu_model] -= workload.gpus
             self._leases[workload.id] = workload
-            self._started[workload.id] = self._clock.now()
+            self._seen[workload.id] = Observation(phase=Phase.RUNNING, started_at=self._clock.now())
         return True
 
     def extend(self, workload: UUID, *, deadline: datetime) -> None: ...
 
     def stop(self, workload: UUID, *, notice: Notice) -> None:
         del notice
-        if workload not in self._gone:
-            self._gone[workload] = self._clock.now()
+        seen = self._seen[workload]
+        if seen.exited_at is None:
+            self._seen[workload] = replace(
+                seen, phase=Phase.EXITED, exited_at=self._clock.now(), exit_code=0
+            )
             self.told += 1
             self.told_at = time.perf_counter(), time.process_time()
             known = self._leases[workload]

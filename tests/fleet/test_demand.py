@@ -10,6 +10,7 @@ from sublet.core.db import Tx
 from sublet.engine.port import InternalJob
 from sublet.fleet import store
 from sublet.fleet.demand import SLOT, Sample, Sampler, slot_of
+from sublet.fleet.pool import Demand, demand_by_pool
 from sublet.fleet.store import Samples
 
 NOON = datetime(2026, 1, 1, 12, tzinfo=UTC)
@@ -26,6 +27,10 @@ def jobs(running: int, pending: int) -> list[InternalJob]:
     return [job(1, running, NOON), job(2, pending, None)]
 
 
+def demands(running: int, pending: int) -> dict[str, Demand]:
+    return demand_by_pool(jobs(running, pending))
+
+
 def test_a_slot_starts_at_a_multiple_of_five_minutes() -> None:
     assert slot_of(NOON + 299 * SECOND) == NOON
     assert slot_of(NOON + 300 * SECOND) == NOON + SLOT
@@ -34,7 +39,7 @@ def test_a_slot_starts_at_a_multiple_of_five_minutes() -> None:
 def test_samples_are_kept_once_a_minute_and_when_their_slot_is_over() -> None:
     sampler = Sampler()
     kept = {
-        second: sampler.look({"h200": 8}, jobs(second % 7, 0), now=NOON + second * SECOND)
+        second: sampler.look({"h200": 8}, demands(second % 7, 0), now=NOON + second * SECOND)
         for second in range(0, 360, 10)
     }
     assert [second for second, samples in kept.items() if samples] == [0, 60, 120, 180, 240, 300]
@@ -56,7 +61,7 @@ def test_a_sample_is_the_worst_of_all_looks_at_its_slot(
     kept: dict[datetime, Sample] = {}
     for second, gpus, running, pending in [*sorted(looks), (9_000, 0, 0, 0)]:
         now = NOON + second * SECOND
-        for sample in sampler.look({"h200": gpus}, jobs(running, pending), now=now):
+        for sample in sampler.look({"h200": gpus}, demands(running, pending), now=now):
             before = kept.get(sample.slot)
             kept[sample.slot] = sample if before is None else before.joined(sample)
     for slot in {slot_of(NOON + second * SECOND) for second, _, _, _ in looks}:

@@ -13,7 +13,7 @@ from tests.leases.make import NOON, SECOND, lease_in
 
 from sublet.core.money import Rate
 from sublet.engine.port import InternalJob, Node
-from sublet.fleet.pool import Policy, Pool, demand_of
+from sublet.fleet.pool import Policy, Pool, demand_by_pool, demand_of
 from sublet.fleet.topology import Topology
 from sublet.leases.lease import HOLDING, EndReason, Lease, LeaseId, State
 from sublet.leases.reclaim import Losses, choose
@@ -247,7 +247,12 @@ def test_what_gave_way_comes_back_only_where_it_need_not_go_again(
 
     def going(those: list[Lease], queue: list[InternalJob]) -> set[LeaseId]:
         told = reclaim_all(
-            those, pools=[POOL], jobs=queue, aside={"h200": aside}, losses=dict, now=NOW
+            those,
+            pools=[POOL],
+            demands=demand_by_pool(queue),
+            aside={"h200": aside},
+            losses=dict,
+            now=NOW,
         )
         assert len(told) == len(set(told)), "each once"
         return set(told)

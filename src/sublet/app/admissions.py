@@ -60,8 +60,9 @@ class Admissions:
         call = _Call(once=once, body=body, asked=asked)
         self._waiting.append(call)
         with self._turn:
-            while not call.served:  # most often whoever had the turn before has served it, too
-                self._serve(self._next(), show)
+            # Most often whoever had the turn before has served it, too.
+            while not call.served and (calls := self._next()):
+                self._serve(calls, show)
         if call.outcome is None:
             return once.run(body, lambda tx: self._one(tx, call, show))
         if isinstance(call.outcome, Exception):

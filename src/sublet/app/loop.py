@@ -6,7 +6,6 @@ process, goes on. One control plane leads at a time: it holds an advisory lock.
 
 import logging
 import threading
-from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime, timedelta
@@ -14,27 +13,31 @@ from typing import Final
 from uuid import UUID
 
 from sublet.app import bootstrap
+from sublet.app.attention import Attention
+from sublet.app.charging import Charging
 from sublet.app.leadership import Leadership
 from sublet.app.planning import Planning
 from sublet.core.clock import Clock
 from sublet.core.db import Database
-from sublet.core.errors import Conflict, Misconfigured, SubletError, Unavailable, Unpaid
+from sublet.core.errors import Conflict, Misconfigured, SubletError, Unavailable
 from sublet.core.failpoint import failpoint
 from sublet.core.seal import Sealer
 from sublet.engine.port import Engine, InternalJob, Phase, Reserving
 from sublet.fleet import store as fleet
 from sublet.fleet.demand import Sampler
 from sublet.fleet.pool import Pool, gpus_by_pool
+from sublet.fleet.queue import Queue
 from sublet.fleet.topology import Topology, topologies
-from sublet.leases import advancing, blocks, booking, contracts, deliveries, reservations, resume
+from sublet.leases import advancing, booking, contracts, deliveries, reservations, resume
 from sublet.leases import service as leases
 from sublet.leases import store as lease_store
-from sublet.leases.lease import HOLDING, EndReason, Lease, LeaseId, State
+from sublet.leases.lease import EndReason, Lease, LeaseId, State
+from sublet.leases.live import Live
 from sublet.leases.reclaim import Losses
 from sublet.leases.reservation import as_window
 from sublet.leases.waits import InternalWaits
 from sublet.ledger import store as ledger
-from sublet.metering import lease_meter, resale_meter, reservation_meter
+from sublet.metering import resale_meter, reservation_meter
 from sublet.models.service import Replicas
 
 log = logging.getLogger(__name__)
@@ -43,7 +46,6 @@ EVERY_SECONDS: Final = 0.1
 _SWEEP_EVERY: Final = timedelta(seconds=1)
 _SEAL_EVERY: Final = timedelta(minutes=1)
 _LOOK_AT_NODES_EVERY: Final = timedelta(seconds=5)
-_ASK_AGAIN: Final = timedelta(minutes=1)
 _AWAY: Final = 3  # so many leases in a row that cannot be moved
 
 
@@ -75,14 +77,19 @@ class Control:
         self._planning = planning
         self._waits = waits or InternalWaits()
         self._sampler = Sampler()
+        self._live = Live()
+        self._attention = Attention(engine)
+        self._queue = Queue()
+        self._watched: dict[str, tuple[Sequence[InternalJob], int, int]] = {}  # as last looked at
+        # With which leases, jobs, pools and windows nobody had to go.
+        self._suffices: tuple[object, ...] | None = None
         self._recorded: dict[UUID, InternalJob] = {}
+        self._recorded_jobs: Sequence[InternalJob] = ()
+        self._charging = Charging(db, clock)
         self._fences: dict[UUID, datetime] = {}
         self._seen_until: list[tuple[Lease, datetime]] = []  # in this pass, each until when
-        # In which state each lease was charged last, and for how many whole blocks.
-        self._charged: dict[LeaseId, tuple[State, int]] = {}
         self._topologies: Mapping[str, Topology] = {}  # of each pool
         self._placed: dict[UUID, Sequence[str]] = {}  # in this pass, the nodes of each lease
-        self._unpaid: dict[UUID, datetime] = {}  # not asked for again before then
         self._swept_at: datetime | None = None
         self._sealer = Sealer(db)
         self._sealed_at: datetime | None = None
@@ -105,34 +112,31 @@ class Control:
         except Unavailable:
             self._carry_on()
             raise
+        self._queue = self._queue.next(jobs)
         news = self._observe_fleet(jobs)
         with self._db.transaction() as tx:
-            live = lease_store.list_live(tx)
+            live = self._live.look(tx)
             pools = fleet.list_pools(tx)
-            unsettled = lease_store.list_unsettled(tx)
+            unsettled = self._charging.list_unsettled(tx)
             windows = reservations.any_open(tx)
             aside = booking.aside(tx, pools, now=self._clock.now()) if windows else {}
         self._reserve(windows=windows)
         now = self._clock.now()
-        self._watch_queue(live, pools, jobs, now)
+        self._watch_queue(pools, now)
+        needing, odd = self._attention.look(live, now=now)
         leaving = (
             [lease.id for lease in live]
             if self.stopping
-            else leases.reclaim_all(
-                self._seen(live),
-                pools=pools,
-                jobs=jobs,
-                aside=aside,
-                losses=lambda: self._losses(live, now),
-                now=now,
-            )
+            else self._must_go(live, pools, aside, odd=odd, now=now)
         )
         if leaving:
-            live = self._ask_to_leave(leaving)
-        self._take_all_on(self._paid(live))
-        self._each(unsettled, lambda lease: self._settle(lease, seen_until=now))
+            needing = self._ask_to_leave(leaving)
+        self._take_all_on(self._paid(needing))
+        self._each(unsettled, lambda lease: self._charging.settle(lease, seen_until=now))
         if windows:
-            deliveries.note(self._db, pools=pools, jobs=jobs, now=self._clock.now())
+            deliveries.note(
+                self._db, pools=pools, demands=self._queue.demands, now=self._clock.now()
+            )
             contracts.renew_due(self._db, now=self._clock.now())
             reservation_meter.settle_windows(self._db, now=self._clock.now())
             reservation_meter.close_contracts(self._db, now=self._clock.now())
@@ -145,23 +149,49 @@ class Control:
         self._record_starts(jobs, news)
         if self._replicas is not None and not self.stopping:
             with self._db.transaction() as tx:
-                by_id: Mapping[UUID, Lease] = {
-                    lease.id: lease for lease in lease_store.list_live(tx)
-                }
-            self._replicas.reconcile(by_id, jobs)
+                self._live.look(tx)
+            self._replicas.reconcile(self._live.by_id, jobs)
         self._sweep_holds(now)
         self._seal(now)
-        self._sample(pools, jobs, now)
+        self._sample(pools, now)
+
+    def _must_go(
+        self,
+        live: Sequence[Lease],
+        pools: Sequence[Pool],
+        aside: Mapping[str, int],
+        *,
+        odd: bool,
+        now: datetime,
+    ) -> list[LeaseId]:
+        """Say who must give way; nobody, for as long as all is as when nobody had to."""
+        stands = (self._live.shape, self._queue, pools, aside)
+        if not odd and stands == self._suffices:
+            return []
+        chosen = leases.reclaim_all(
+            self._seen(live),
+            pools=pools,
+            demands=self._queue.demands,
+            aside=aside,
+            losses=lambda: self._losses(live, now),
+            now=now,
+        )
+        # For a window nobody goes who is firm, and that changes with time.
+        anew = odd or chosen or any(aside.values())
+        self._suffices = None if anew else stands
+        return chosen
 
     def _ask_to_leave(self, leaving: Sequence[LeaseId]) -> list[Lease]:
-        """Note who must leave, and return every lease: those that are leaving first."""
+        """Note who must leave, and return who needs anything: those that are leaving first."""
         reason = EndReason.SHUTDOWN if self.stopping else EndReason.RECLAIMED
         with self._db.transaction("control.reclaim") as tx:
             asked = lease_store.ask_all(tx, leaving, reason)
-            live = lease_store.list_live(tx)
         for lease_id in asked:
             log.info("lease.release_asked", extra={"lease": lease_id, "reason": reason})
-        return sorted(live, key=lambda lease: lease.release_asked is None)
+        with self._db.transaction() as tx:
+            live = self._live.look(tx)
+        needing, _ = self._attention.look(live, now=self._clock.now())
+        return sorted(needing, key=lambda lease: lease.release_asked is None)
 
     def _paid(self, live: Sequence[Lease]) -> list[Lease]:
         """Return the leases, with the next minute held of those that run and that it is time for.
@@ -209,24 +239,15 @@ class Control:
         except Unavailable as error:
             log.warning("windows.not_reserved", extra={"detail": str(error)})
 
-    def _watch_queue(
-        self,
-        live: Sequence[Lease],
-        pools: Sequence[Pool],
-        jobs: Sequence[InternalJob],
-        now: datetime,
-    ) -> None:
-        held: Counter[str] = Counter()
-        queue: dict[str, list[InternalJob]] = defaultdict(list)
-        for lease in live:
-            if lease.state in HOLDING:
-                held[lease.pool] += lease.gpus
-        for job in jobs:
-            queue[job.gpu_model].append(job)
+    def _watch_queue(self, pools: Sequence[Pool], now: datetime) -> None:
+        held = self._live.held()
         for pool in pools:
-            self._waits.look(
-                pool.name, queue[pool.name], gpus=pool.gpus, leased=held[pool.name], now=now
-            )
+            stands = (self._queue.of(pool.name), pool.gpus, held.get(pool.name, 0))
+            before = self._watched.get(pool.name)
+            if before is not None and before[0] is stands[0] and before[1:] == stands[1:]:
+                continue
+            jobs, gpus, leased = self._watched[pool.name] = stands
+            self._waits.look(pool.name, jobs, gpus=gpus, leased=leased, now=now)
 
     def _losses(self, live: Sequence[Lease], now: datetime) -> Mapping[str, Losses]:
         with self._db.transaction() as tx:
@@ -270,6 +291,8 @@ class Control:
         # all: so the record never shows a GPU twice, not even in the middle of a pass.
         recorded = self._recorded
         # Most of a long queue is what it was, often the very same objects.
+        if self._recorded_jobs == jobs:
+            return []
         news = [job for job in jobs if (one := recorded.get(job.id)) is not job and one != job]
         if news:
             unstarted = [replace(job, started_at=None) for job in news]
@@ -278,10 +301,12 @@ class Control:
         return news
 
     def _record_starts(self, jobs: list[InternalJob], news: list[InternalJob]) -> None:
-        if news:
+        if started := [job for job in news if job.started_at is not None]:
             with self._db.transaction() as tx:
-                fleet.record_internal_jobs(tx, news, now=self._clock.now())
-        self._recorded = {job.id: job for job in jobs}
+                fleet.record_internal_jobs(tx, started, now=self._clock.now())
+        if self._recorded_jobs != jobs:
+            self._recorded = {job.id: job for job in jobs}
+            self._recorded_jobs = jobs
 
     def _each(self, those: Sequence[Lease], step: Callable[[Lease], None]) -> None:
         """Take each one step on: one lease's trouble must not stop the others.
@@ -309,7 +334,10 @@ class Control:
         self._seen_until.clear()
         those = advancing.move_together(those, db=self._db, engine=self._engine, clock=self._clock)
         self._each(those, self._take_on)
-        self._settle_seen()
+        apart = self._charging.charge(self._seen_until, each=self._each)
+        for lease, seen_until in self._seen_until:
+            if lease.id not in apart:
+                self._attention.rest(lease, seen_until=seen_until)
 
     def _take_on(self, lease: Lease) -> None:
         url = None if self._notice_url is None else self._notice_url(lease.id)
@@ -325,31 +353,8 @@ class Control:
             seen_until = lease.since
         if lease.state is State.ENDED:
             self._fences.pop(lease.id, None)
+            self._live.drop(lease.id)
         self._seen_until.append((lease, seen_until))
-
-    def _settle_seen(self) -> None:
-        """Charge the minutes that went by since the last pass, of all leases, together."""
-        due = []
-        for lease, seen_until in self._seen_until:
-            running = lease.state is State.RUNNING
-            over = blocks.over(lease, seen_until=seen_until) if running else -1
-            known = self._charged.get(lease.id, (lease.state, 0))
-            if (lease.state, over) != known and not self._is_unpaid(lease):
-                due.append((lease, seen_until))
-                self._charged[lease.id] = lease.state, over
-        try:
-            apart = lease_meter.settle_together(due, db=self._db, now=self._clock.now())
-        except Unavailable:
-            for lease, _ in due:
-                self._charged.pop(lease.id, None)
-            raise
-        until = {lease.id: seen_until for lease, seen_until in due}
-        for lease in apart:
-            del self._charged[lease.id]
-        self._each(apart, lambda lease: self._settle(lease, seen_until=until[lease.id]))
-        for lease, _ in due:
-            if lease.state is State.ENDED:
-                self._charged.pop(lease.id, None)
 
     def _fence(self, lease: Lease) -> None:
         fence = advancing.fence_of(lease)
@@ -358,22 +363,6 @@ class Control:
             self._engine.extend(lease.id, deadline=fence)
             failpoint("lease.fence.after_engine")
             self._fences[lease.id] = fence
-
-    def _settle(self, lease: Lease, *, seen_until: datetime) -> None:
-        now = self._clock.now()
-        if self._is_unpaid(lease):
-            return
-        try:
-            lease_meter.settle_blocks(lease, db=self._db, seen_until=seen_until, now=now)
-            self._unpaid.pop(lease.id, None)
-        except Unpaid as error:
-            # Only where somebody resolved its hold by hand. It stays owed, and is asked for again.
-            self._unpaid[lease.id] = now + _ASK_AGAIN
-            log.warning("lease.owes", extra={"lease": lease.id, "detail": str(error)})
-
-    def _is_unpaid(self, lease: Lease) -> bool:
-        now = self._clock.now()
-        return now < self._unpaid.get(lease.id, now)
 
     def _sweep_holds(self, now: datetime) -> None:
         if self._swept_at is not None and now < self._swept_at + _SWEEP_EVERY:
@@ -396,14 +385,20 @@ class Control:
 
     def forget(self) -> None:
         """Take nothing for known: somebody else led meanwhile."""
+        self._live.forget()
+        self._attention.forget()
+        self._suffices = None
         self._recorded.clear()
+        self._recorded_jobs = ()
         self._fences.clear()
-        self._charged.clear()
+        self._charging.forget()
         self._looked_at = None
 
-    def _sample(self, pools: list[Pool], jobs: list[InternalJob], now: datetime) -> None:
+    def _sample(self, pools: list[Pool], now: datetime) -> None:
         """Keep how the pools stood, and let the planner learn from it."""
-        samples = self._sampler.look({pool.name: pool.gpus for pool in pools}, jobs, now=now)
+        samples = self._sampler.look(
+            {pool.name: pool.gpus for pool in pools}, self._queue.demands, now=now
+        )
         if samples:
             with self._db.transaction() as tx:
                 fleet.keep_samples(tx, samples)

@@ -4,13 +4,12 @@ The loop looks many times a second; what is kept is one sample a pool and slot. 
 which nobody looked has no sample, and nothing makes one up.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from typing import Final
 
-from sublet.engine.port import InternalJob
-from sublet.fleet.pool import Demand, demand_by_pool
+from sublet.fleet.pool import Demand
 
 SLOT: Final = timedelta(minutes=5)
 # A crash forgets at most this much of what was seen.
@@ -53,20 +52,19 @@ class Sampler:
         self._kept_at: datetime | None = None
 
     def look(
-        self, gpus: Mapping[str, int], jobs: Sequence[InternalJob], *, now: datetime
+        self, gpus: Mapping[str, int], demands: Mapping[str, Demand], *, now: datetime
     ) -> list[Sample]:
         """Take in how the pools stand at `now`; return the samples to keep, if it is time.
 
         Args:
             gpus: healthy GPUs by pool.
-            jobs: the cluster's queue; jobs of other pools are not ours to plan for.
+            demands: of the cluster's queue; those of other pools are not ours to plan for.
             now: when this was seen.
         """
         slot = slot_of(now)
         over = [sample for sample in self._samples.values() if sample.slot != slot]
         for sample in over:
             del self._samples[sample.pool]
-        demands = demand_by_pool(jobs)
         for pool, healthy in gpus.items():
             demand = demands.get(pool, _NONE)
             seen = Sample(

@@ -31,10 +31,12 @@ RETURNING *;
 INSERT INTO pool_event (pool, gpus, notice_seconds, policy, happened_at, recorded_at)
 VALUES (%(name)s, %(gpus)s, %(notice_seconds)s, %(policy)s, %(now)s, %(now)s);
 
--- name: insert_internal_job_event
+-- name: insert_internal_job_events
 -- The queue is read again and again: what was seen before inserts nothing.
 INSERT INTO internal_job_event (job_id, event, pool, gpus, name, happened_at, recorded_at)
-VALUES (%(job_id)s, %(event)s, %(pool)s, %(gpus)s, %(name)s, %(happened_at)s, %(recorded_at)s)
+SELECT seen.*, %(recorded_at)s::timestamptz
+  FROM unnest(%(jobs)s::uuid[], %(events)s::text[], %(pools)s::text[], %(gpus)s::integer[],
+              %(names)s::text[], %(happened)s::timestamptz[]) AS seen
     ON CONFLICT DO NOTHING;
 
 -- name: list_pool_events

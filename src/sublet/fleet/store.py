@@ -17,6 +17,8 @@ from sublet.fleet.pool import Policy, Pool, QuietHours
 
 QUERIES: Final = load_queries("sublet.fleet")
 
+_TOGETHER: Final = 10_000  # events that one statement records
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class InternalSpan:
@@ -100,19 +102,26 @@ def set_policy(tx: Tx, name: str, policy: Policy, *, now: datetime) -> Pool:
 
 def record_internal_jobs(tx: Tx, jobs: Sequence[InternalJob], *, now: datetime) -> None:
     """Add what is new in the cluster's queue to the record."""
-    for job in jobs:
-        moments = {
-            "submitted": job.submitted_at,
-            "started": job.started_at,
-            "ended": job.exited_at,
+    events = [
+        (job, event, happened_at)
+        for job in jobs
+        for event, happened_at in (
+            ("submitted", job.submitted_at), ("started", job.started_at), ("ended", job.exited_at)
+        )
+        if happened_at is not None
+    ]  # fmt: skip
+    for begin in range(0, len(events), _TOGETHER):
+        some = events[begin : begin + _TOGETHER]
+        given = {
+            "jobs": [job.id for job, _, _ in some],
+            "events": [event for _, event, _ in some],
+            "pools": [job.gpu_model for job, _, _ in some],
+            "gpus": [job.gpus for job, _, _ in some],
+            "names": [job.name for job, _, _ in some],
+            "happened": [happened_at for _, _, happened_at in some],
+            "recorded_at": now,
         }
-        for event, happened_at in moments.items():
-            if happened_at is not None:
-                row = {
-                    "job_id": job.id, "event": event, "pool": job.gpu_model, "gpus": job.gpus,
-                    "name": job.name, "happened_at": happened_at, "recorded_at": now,
-                }  # fmt: skip
-                tx.execute(QUERIES["insert_internal_job_event"], row)
+        tx.execute(QUERIES["insert_internal_job_events"], given)
 
 
 def keep_samples(tx: Tx, samples: Sequence[Sample]) -> None:

@@ -9,8 +9,7 @@ from typing import Any
 from uuid import UUID
 
 from sublet.core.db import Database, Tx, one
-from sublet.engine.port import InternalJob
-from sublet.fleet.pool import Demand, Pool, demand_by_pool
+from sublet.fleet.pool import Demand, Pool
 from sublet.leases.store import QUERIES
 
 log = logging.getLogger(__name__)
@@ -55,7 +54,7 @@ def delivered(steps: Sequence[Running], free: Mapping[str, int]) -> dict[UUID, i
 
 
 def note(
-    db: Database, *, pools: Sequence[Pool], jobs: Sequence[InternalJob], now: datetime
+    db: Database, *, pools: Sequence[Pool], demands: Mapping[str, Demand], now: datetime
 ) -> None:
     """Record what of contracts' capacity is there, as soon as it is seen.
 
@@ -68,7 +67,6 @@ def note(
         rows = tx.execute(QUERIES["list_running_steps"], {"now": now}).fetchall()
     if all(row["delivered"] is not None and row["delivered"] >= row["gpus"] for row in rows):
         return
-    demands = demand_by_pool(jobs)
     held = {row["pool"]: int(row["held"]) for row in rows}
     free = {}
     for pool in pools:

@@ -74,6 +74,24 @@ SELECT id, tenant_id, pool, gpus, tier, notice_seconds, price_id, max_seconds, r
  WHERE state <> 'ended'
  ORDER BY requested_at, id;
 
+-- name: list_changed
+-- Live leases that were written by transactions which had not ended at the last look, or all; beside
+-- each, or alone, how many are live and the oldest transaction that has not ended. In one statement,
+-- so that all of it is of one instant.
+SELECT now.live, now.horizon, l.*
+  FROM (SELECT count(*) AS live, pg_snapshot_xmin(pg_current_snapshot())::xid::text AS horizon
+          FROM lease
+         WHERE state <> 'ended') AS now
+  LEFT JOIN LATERAL (
+       SELECT id, tenant_id, pool, gpus, tier, notice_seconds, price_id, max_seconds, requested_at,
+              state, since, version, end_reason, release_asked, running_at, stopped_at, ends_at,
+              stops_at, paid_until, exit_code, detail, firm_seconds, credit_percent, list_price_id,
+              reservation_id, until, noticed_at, checkpoint_at, resumable, resumes
+         FROM lease
+        WHERE state <> 'ended'
+          AND (%(since)s::text IS NULL OR age(lease.xmin) <= age(%(since)s::text::xid))
+       ) AS l ON true;
+
 -- name: list_of_tenant
 SELECT *
   FROM lease

@@ -12,7 +12,7 @@ from sublet.core.db import Tx
 from sublet.core.errors import Invalid, NotFound, Refused
 from sublet.core.money import Rate
 from sublet.engine.port import InternalJob
-from sublet.fleet.pool import Demand, Pool, demand_by_pool
+from sublet.fleet.pool import Demand, Pool
 from sublet.fleet.topology import Topology
 from sublet.leases import reclaim, store, terms
 from sublet.leases.known import know
@@ -183,7 +183,7 @@ def reclaim_all(
     leases: Sequence[Lease],
     *,
     pools: Sequence[Pool],
-    jobs: Sequence[InternalJob],
+    demands: Mapping[str, Demand],
     aside: Mapping[str, int],
     losses: Callable[[], Mapping[str, Losses]],
     now: datetime,
@@ -197,7 +197,6 @@ def reclaim_all(
     by_pool: dict[str, list[Lease]] = defaultdict(list)
     for lease in leases:
         by_pool[lease.pool].append(lease)
-    demands = demand_by_pool(jobs)
     chosen: list[LeaseId] = []
     for pool in pools:
         of_pool = by_pool[pool.name]

@@ -122,6 +122,28 @@ def list_live(tx: Tx) -> list[Lease]:
     return [_lease(row) for row in tx.execute(QUERIES["list_live"]).fetchall()]
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Changes:
+    """What was written since an earlier look."""
+
+    leases: Sequence[Lease]  # live ones, as they are now
+    live: int  # how many there are
+    horizon: str  # what the next look goes on from
+
+
+def list_changed(tx: Tx, *, since: str | None) -> Changes:
+    """Return the live leases written since the look whose `horizon` this is; all of them for None.
+
+    One may be among them that has not changed. One that has ended is not.
+    """
+    rows = tx.execute(QUERIES["list_changed"], {"since": since}).fetchall()
+    return Changes(
+        leases=[_lease(row) for row in rows if row["id"] is not None],
+        live=rows[0]["live"],
+        horizon=rows[0]["horizon"],
+    )
+
+
 def list_of(
     tx: Tx, tenant_id: UUID | None, *, limit: int, before: datetime | None, live: bool
 ) -> list[Lease]:
