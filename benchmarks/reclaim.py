@@ -38,6 +38,7 @@ ROOT: Final = Path(__file__).parents[1]
 sys.path[:0] = [str(ROOT), str(ROOT / "src")]
 
 from sublet.app import bootstrap  # noqa: E402
+from sublet.app.admissions import MOST  # noqa: E402
 from sublet.app.loop import Control  # noqa: E402
 from sublet.core.clock import SystemClock  # noqa: E402
 from sublet.core.db import Database  # noqa: E402
@@ -54,6 +55,8 @@ from sublet.engine.port import (  # noqa: E402
     Workload,
 )
 from sublet.leases import admission, service  # noqa: E402
+from sublet.leases.admission import Asked  # noqa: E402
+from sublet.leases.lease import Lease  # noqa: E402
 from sublet.leases.store import Spec  # noqa: E402
 from sublet.market.price import Tier  # noqa: E402
 from sublet.tenants import store as tenants  # noqa: E402
@@ -63,7 +66,7 @@ _OTHER: Final = "busy"  # whose queue is long
 _WHAT: Final = {
     "leases": "live leases",
     "queued": "internal jobs that wait",
-    "admit_per_s": "leases sold a second, one after the other",
+    "admit_per_s": "leases sold a second, as many in a transaction as the API sells",
     "pass_cpu_ms": "a pass with nothing to do, ms of processor time, middle",
     "pass_ms": "the same by the clock",
     "minute_cpu_s": "paying on and charging each lease once, s of processor time",
@@ -262,13 +265,20 @@ def _sell(db: Database, control: Control, clock: _Later, leases: int, big: int) 
     names = ["large"] * big
     names += [f"pool-{number % _POOLS}" for number in range(leases - big)]
     start = time.perf_counter()
-    for name in names:
-        request = service.Request(
-            pool=name, gpus=1, tier=Tier.INTERRUPTIBLE, max_duration=timedelta(days=1),
-            spec=Spec(command=["x"]), resumable=name == "large",
-        )  # fmt: skip
+    for begin in range(0, len(names), MOST):
+        asked = [
+            Asked(
+                tenant=tenant,
+                request=service.Request(
+                    pool=name, gpus=1, tier=Tier.INTERRUPTIBLE, max_duration=timedelta(days=1),
+                    spec=Spec(command=["x"]), resumable=name == "large",
+                ),
+            )
+            for name in names[begin : begin + MOST]
+        ]  # fmt: skip
         with db.transaction() as tx:
-            admission.admit(tx, tenant, request, jobs=[], now=clock.now())
+            outcomes = admission.admit_many(tx, asked, jobs=[], now=clock.now())
+        assert all(isinstance(one, Lease) for one in outcomes), outcomes
     seconds = time.perf_counter() - start
     while _count(db, "running") < leases:
         control.tick()
