@@ -86,7 +86,7 @@ def test_whatever_is_written_is_seen_at_the_next_look(
             for _ in range(dice.randrange(4)):
                 lease = dice.choice(leases) if leases else None
                 if lease is None or dice.random() < 0.3:
-                    sell(tx, tenant, seconds=-step)
+                    sell(tx, tenant, seconds=100 - step)
                 elif dice.random() < 0.2:
                     store.ask_release(tx, lease.id, EndReason.RELEASED)
                 elif to := sorted(MOVES[store.get(tx, lease.id).state]):

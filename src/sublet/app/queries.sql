@@ -27,7 +27,7 @@ SELECT caller, key, method, path, body_digest, status, response
 INSERT INTO idempotency_key (caller, key, method, path, body_digest, status, response, created_at)
 SELECT *
   FROM unnest(%(caller)s::text[], %(key)s::text[], %(method)s::text[], %(path)s::text[],
-              %(body_digest)s::bytea[], %(status)s::integer[], %(response)s::jsonb[],
+              %(body_digest)s::bytea[], %(status)s::integer[], %(response)s::json[],
               %(created_at)s::timestamptz[]);
 
 -- name: try_leader_lock
