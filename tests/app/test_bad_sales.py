@@ -16,6 +16,7 @@ from tests.cli.fake_api import Sublet, runner, write_ready
 from tests.core.databases import fresh
 
 from sublet.app import bootstrap
+from sublet.app.admissions import Admissions
 from sublet.app.control import build_api
 from sublet.app.services import Services
 from sublet.config import Config
@@ -106,8 +107,9 @@ def market(postgres_url: str, template: str) -> Iterator[Market]:
             }
         services = Services(
             config=Config(data=Path("/nowhere"), model=False), db=db, engine=engine,
-            internal_queue=engine, clock=clock, replicas=None, signing_key="signs",
-            refuses_commands=None, artefacts=Path("/nowhere"), wake=lambda: None,
+            internal_queue=engine, clock=clock, replicas=None, artefacts=Path("/nowhere"),
+            admissions=Admissions(db, jobs=engine.internal_jobs, clock=clock),
+            signing_key="signs", refuses_commands=None, wake=lambda: None,
         )  # fmt: skip
         with served(build_api(services)) as url:
             made = Market(url=url, db=db, keys=keys, tenant=str(tenant.id), window="", quote="")

@@ -12,6 +12,7 @@ from starlette.testclient import TestClient
 from tests.core.databases import fresh
 from tests.finance.lots import a_lot, usd
 
+from sublet.app.admissions import Admissions
 from sublet.app.audit import audit
 from sublet.app.bootstrap import bootstrap
 from sublet.app.control import build_api
@@ -164,7 +165,8 @@ def test_the_api_takes_a_register_and_shows_returns(db: Database, folder: Path) 
         bootstrap(tx, secrets, model=False, now=NOON)
     services = Services(
         config=Config(data=folder), db=db, engine=SimulatedEngine([], clock), internal_queue=None,
-        clock=clock, replicas=None, signing_key="key", refuses_commands=None, artefacts=folder, wake=lambda: None,
+        clock=clock, admissions=Admissions(db, jobs=list, clock=clock), replicas=None,
+        artefacts=folder, signing_key="key", refuses_commands=None, wake=lambda: None,
     )  # fmt: skip
     operator = {"Authorization": f"Bearer {secrets.operator_key}"}
     with TestClient(build_api(services)) as api:
