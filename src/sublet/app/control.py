@@ -33,6 +33,7 @@ from sublet.app.routes import (
     ledger,
     limits,
     models,
+    offers,
     operations,
     prices,
     reservations,
@@ -108,6 +109,7 @@ def build_api(services: Services) -> FastAPI:
     for routes in (
         tenants,
         limits,
+        offers,
         leases,
         reservations,
         contracts,
