@@ -142,11 +142,11 @@ def set_a_floor(db: Database, *, now: datetime) -> None:
 
 def name_a_call(db: Database, *, now: datetime) -> None:
     call = {
-        "caller": "operator", "key": "k-1", "method": "POST", "path": "/v1/tenants",
-        "body_digest": bytes(32), "status": 201, "response": "{}", "created_at": now,
+        "caller": ["operator"], "key": ["k-1"], "method": ["POST"], "path": ["/v1/tenants"],
+        "body_digest": [bytes(32)], "status": [201], "response": ["{}"], "created_at": [now],
     }  # fmt: skip
     with db.transaction() as tx:
-        tx.execute(CALLS["insert_answer"], call)
+        tx.execute(CALLS["insert_answers"], call)
 
 
 def keep_books(db: Database, *, now: datetime) -> None:
