@@ -19,7 +19,7 @@ from sublet.core.money import Money
 from sublet.engine.slurm import looking
 from sublet.engine.slurm.adapter import SlurmEngine
 from sublet.engine.slurm.settings import SlurmSettings
-from sublet.leases import service, store
+from sublet.leases import admission, service, store
 from sublet.leases.lease import EndReason, Lease, LeaseId, State
 from sublet.leases.store import Spec
 from sublet.market.price import Tier
@@ -53,7 +53,7 @@ class World:
             max_duration=timedelta(hours=1), spec=Spec(command=POLITE),
         )  # fmt: skip
         with self.db.transaction() as tx:
-            return service.admit(tx, self.tenant, request, jobs=[], now=self.clock.now()).id
+            return admission.admit(tx, self.tenant, request, jobs=[], now=self.clock.now()).id
 
     def shown(self, lease: UUID) -> Lease:
         with self.db.transaction() as tx:
