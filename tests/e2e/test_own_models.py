@@ -112,6 +112,8 @@ def test_import_deploy_call_charge_and_delete(instance: Instance, weights: Path)
     put = api.put("/v1/models/lab/mine/deployment", json={"idle_seconds": 3600})
     assert put.json()["deployment"]["target"] == 0, put.text
     assert api.put("/v1/models/lab/mine/deployment", json={"min_replicas": 1}).status_code == 422
+    listed = instance.openai(key).models.list
+    until(lambda: [m.id for m in listed()] == ["lab/mine"], what="the gateway's next look")
     answer = ask(instance, key, "lab/mine")
     assert "Paris" in answer.choices[0].message.content
     assert [m.id for m in instance.openai(key).models.list()] == ["lab/mine"]

@@ -246,7 +246,6 @@ def test_what_cannot_be_is_refused_by_name(body: dict[str, Any], param: str) -> 
         ({"anthropic_version": "bedrock-2023-05-31", "model": "m"}, "model"),
         ({"prompt": "hi", "max_tokens": 3}, "max_tokens"),
         ({"prompt": "hi", "images": ["x"]}, "images[0]"),
-        ({"inputText": "hi"}, "inputText"),
     ],
 )
 def test_what_an_invocation_cannot_be_is_refused_by_name(body: dict[str, Any], param: str) -> None:

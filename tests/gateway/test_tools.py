@@ -166,7 +166,9 @@ def test_what_a_model_does_not_do_is_refused_by_name(stage: Stage) -> None:
         assert "'plain' does not do this" in error["message"]
     _, key = stage.tenant()
     listed = httpx.get(f"{stage.url}/v1/models/{MODEL}", headers={"x-api-key": key}).json()
-    assert listed["sublet"]["features"] == ["images", "json", "logprobs", "tools"]
+    assert listed["sublet"]["features"] == [
+        "embeddings", "images", "json", "logprobs", "tools",
+    ]  # fmt: skip
 
 
 def test_a_schema_goes_to_the_replica_in_every_dialect_that_has_one(stage: Stage) -> None:

@@ -15,6 +15,7 @@ from starlette.testclient import TestClient
 from tests.core.databases import fresh
 from tests.ledger.test_journal import check
 
+from sublet.app.admissions import Admissions
 from sublet.app.audit import audit
 from sublet.app.bootstrap import bootstrap, open_accounts, top_up
 from sublet.app.control import build_api
@@ -358,7 +359,7 @@ def test_over_the_api_with_a_pdf_and_a_journal_that_hledger_accepts(
     services = Services(
         config=Config(data=folder, seller="Example Compute"), db=db,
         engine=SimulatedEngine([], ManualClock(NOW)), internal_queue=None, clock=ManualClock(NOW),
-        replicas=None, signing_key="key", refuses_commands=None, artefacts=folder, wake=lambda: None,
+        admissions=Admissions(db, jobs=list, clock=ManualClock(NOW)), replicas=None, signing_key="key", refuses_commands=None, artefacts=folder, wake=lambda: None,
     )  # fmt: skip
     operator = {"Authorization": f"Bearer {secrets.operator_key}"}
     tenant = {"Authorization": f"Bearer {secrets.tenant_key}"}
