@@ -203,7 +203,9 @@ def address(
     currency: Annotated[
         str, typer.Option(metavar="CODE", help="Told beside USD, such as EUR.")
     ] = "USD",
-    email: Annotated[str, typer.Option(metavar="ADDRESS", help="Where invoices go.")] = "",
+    email: Annotated[
+        str, typer.Option(metavar="ADDRESS", help="Of who pays; nothing is sent there by itself.")
+    ] = "",
     terms: Annotated[int, typer.Option(metavar="DAYS", help="From issue to due.")] = 0,
     time_zone: Annotated[
         str, typer.Option(metavar="NAME", help="Where days begin, such as Europe/Paris.")

@@ -8,7 +8,7 @@ from importlib import resources
 from typing import Any, Final
 
 from sublet.core.money import NANOS, Money
-from sublet.invoices.invoice import Kind, Line, describe, zone
+from sublet.invoices.invoice import Line, describe, zone
 from sublet.invoices.store import read_invoice, read_lines
 
 _HOUR: Final = 3_600
@@ -69,10 +69,6 @@ def as_pdf(document: Mapping[str, Any]) -> bytes:
     )
     assert isinstance(made, bytes)
     return made
-
-
-def title(kind: Kind) -> str:
-    return "Credit note" if kind is Kind.CREDIT_NOTE else "Invoice"
 
 
 def _line(line: Line) -> dict[str, Any]:
