@@ -27,8 +27,9 @@ def disk(folder: Path) -> Iterator[Disk]:
 
 
 @pytest.fixture
-def instance(disk: Disk) -> Iterator[Instance]:
-    made = Instance(disk.root / "data", arguments=("--no-model",))
+def instance(disk: Disk, folder: Path) -> Iterator[Instance]:
+    # What it says is kept where there is room: it is read.
+    made = Instance(disk.root / "data", arguments=("--no-model",), log=folder / "up.log")
     try:
         yield made.start()
     finally:
