@@ -44,6 +44,7 @@ from sublet.market.floor import Cost
 from sublet.market.price import Tier, output_sku
 from sublet.metering import audit as metering_audit
 from sublet.metering import store as metering
+from sublet.metering import tags
 from sublet.metering.usage import Line, Outcome, Usage
 from sublet.tenants import store as tenants
 from sublet.tenants.tenant import Tenant
@@ -167,6 +168,7 @@ def keep_books(db: Database, *, now: datetime) -> None:
         other = tenants.create_tenant(tx, "billed", now=now)
         bootstrap.open_accounts(tx, other)
         billing.issue(tx, other.id, yesterday, START.date(), now=now)
+        tags.put(tx, FIRM, {"team": "research"}, tenant_id=None, now=now)
 
 
 class Told:

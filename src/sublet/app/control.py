@@ -26,6 +26,7 @@ from sublet.app.loop import Control, Loop
 from sublet.app.planning import Planning
 from sublet.app.routes import (
     contracts,
+    exports,
     finance,
     internal,
     invoices,
@@ -39,6 +40,7 @@ from sublet.app.routes import (
     reservations,
     surplus,
     tenants,
+    usage,
 )
 from sublet.app.secrets import VAULT, load_or_make
 from sublet.app.services import Services
@@ -113,6 +115,7 @@ def build_api(services: Services) -> FastAPI:
         leases,
         reservations,
         contracts,
+        exports,
         finance,
         internal,
         invoices,
@@ -121,6 +124,7 @@ def build_api(services: Services) -> FastAPI:
         surplus,
         ledger,
         models,
+        usage,
         pages,
     ):
         app.include_router(routes.router)

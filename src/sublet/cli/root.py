@@ -15,6 +15,7 @@ from sublet.cli import (
     backtest,
     contracts,
     engine,
+    export,
     fleet,
     index,
     internal,
@@ -35,6 +36,7 @@ from sublet.cli import (
     status,
     surplus,
     tenants,
+    usage,
     verify,
 )  # fmt: skip
 from sublet.cli.command import new_root
@@ -59,7 +61,7 @@ def build() -> typer.Typer:
     for module in (
         processes, status, leases, keys, limits, money, models, tenants, internal, fleet, prices, ledger,
         engine, verify, backtest, audit, surplus, quotes,
-        reservations, contracts, simulate, index, signals, assets, returns, invoices,
+        reservations, contracts, simulate, index, signals, assets, returns, invoices, export, usage,
     ):  # fmt: skip
         module.add_to(root)
     return root

@@ -39,6 +39,7 @@ TABLES: Final = {
     "pool_cost": "id",
     "pool_event": "sequence",
     "price": "id",
+    "tagging": "record",
     "tax_rate": "record",
     "transfer": "sequence",
     "usage": "record",

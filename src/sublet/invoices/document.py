@@ -82,6 +82,7 @@ def _line(line: Line) -> dict[str, Any]:
         "tier": line.tier or None,
         "model": line.model or None,
         "key": line.key or None,
+        "tags": json.loads(line.tags) if line.tags else {},
         "quantity": None,
         "unit": None,
         "unit_price_usd": None,

@@ -12,6 +12,7 @@ whole nanos; cents appear once, on the total, and what rounding adds is posted t
     due   = total - what the wallet paid already; payable in whole cents, the rest is credited
 """
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date, datetime, time, timedelta
@@ -60,6 +61,7 @@ class Line:
     rate_per: int
     amount_nanos: int  # below nothing where it is the tenant's
     note: str = ""
+    tags: str = ""  # of what was used, as JSON; "" where it had none
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -212,7 +214,9 @@ def describe(line: Line) -> str:
             if line.model
             else f"{line.pool} GPUs, {line.tier.replace('_', ' ')}"
         )
-        return f"{about} (key {line.key})" if line.key else about
+        named = f"{about} (key {line.key})" if line.key else about
+        tags = json.loads(line.tags) if line.tags else {}
+        return named + "".join(f", {name}: {value}" for name, value in tags.items())
     words = {
         "credit": "Credit for a broken promise",
         "resale": "Share of what resold GPUs brought",

@@ -55,20 +55,24 @@ SELECT p.sku, p.nanos AS rate_nanos, p.per AS rate_per, coalesce(k.name, '') AS 
             WHEN r.contract_id IS NOT NULL THEN 'contract'
             ELSE 'reserved' END AS tier,
        coalesce(u.model, '') AS model,
-       sum(c.quantity)::numeric(38,0) AS quantity, sum(c.amount_nanos)::numeric(38,0) AS amount_nanos
-  FROM (SELECT usage_id, happened_at, record, unnest(price_ids) AS price_id,
-               unnest(quantities) AS quantity, unnest(amounts) AS amount_nanos
-          FROM charge
-         WHERE tenant_id = %(tenant_id)s AND record <= %(charge_mark)s
-           AND happened_at < %(ends_at)s
-           AND NOT (record <= %(old_charge_mark)s AND happened_at < %(before)s)) AS c
+       coalesce(nullif((SELECT g.tags::text FROM tagging g
+                         WHERE g.subject = coalesce(u.lease_id, u.reservation_id, u.api_key_id)
+                           AND g.happened_at <= c.happened_at
+                         ORDER BY g.happened_at DESC, g.record DESC LIMIT 1), '{}'), '') AS tags,
+       sum(part.quantity)::numeric(38,0) AS quantity,
+       sum(part.amount_nanos)::numeric(38,0) AS amount_nanos
+  FROM charge c
   JOIN usage u ON u.id = c.usage_id
-  JOIN price p ON p.id = c.price_id
+  CROSS JOIN LATERAL unnest(c.price_ids, c.quantities, c.amounts)
+             AS part(price_id, quantity, amount_nanos)
+  JOIN price p ON p.id = part.price_id
   LEFT JOIN lease l ON l.id = u.lease_id
   LEFT JOIN reservation r ON r.id = u.reservation_id
   LEFT JOIN api_key k ON k.id = u.api_key_id
- GROUP BY 1, 2, 3, 4, 5, 6, 7
- ORDER BY 7, 5, 6, 1, 4, 2, 3;
+ WHERE c.tenant_id = %(tenant_id)s AND c.record <= %(charge_mark)s AND c.happened_at < %(ends_at)s
+   AND NOT (c.record <= %(old_charge_mark)s AND c.happened_at < %(before)s)
+ GROUP BY 1, 2, 3, 4, 5, 6, 7, 8
+ ORDER BY 7, 5, 6, 1, 4, 8, 2, 3;
 
 -- name: list_credit_lines
 SELECT coalesce(l.pool, r.pool, '') AS pool,
@@ -167,3 +171,37 @@ SELECT l.tenant_id,
 
 -- name: get_event
 SELECT detail, happened_at FROM invoice_event WHERE invoice_id = %(id)s AND state = %(state)s;
+
+-- name: list_usage
+-- What was charged within [start, end), by what was asked for; without the rest.
+SELECT CASE WHEN %(by_day)s THEN to_char(c.happened_at AT TIME ZONE %(zone)s, 'YYYY-MM-DD') END AS day,
+       CASE WHEN %(by_product)s THEN CASE WHEN u.model IS NOT NULL THEN 'model'
+            WHEN u.lease_id IS NOT NULL THEN l.tier
+            WHEN r.contract_id IS NOT NULL THEN 'contract' ELSE 'reserved' END END AS product,
+       CASE WHEN %(by_model)s THEN coalesce(u.model, '') END AS model,
+       CASE WHEN %(by_pool)s THEN coalesce(l.pool, r.pool, '') END AS pool,
+       CASE WHEN %(by_key)s THEN coalesce(k.name, '') END AS key,
+       CASE WHEN %(by_lease)s THEN coalesce(u.lease_id::text, '') END AS lease,
+       CASE WHEN %(by_tag)s::text IS NOT NULL THEN coalesce(g.tags ->> %(by_tag)s::text, '') END AS tag,
+       sum(c.amount_nanos) AS amount_nanos, sum(u.gpu_seconds) AS gpu_seconds, count(*) AS charges,
+       sum(u.input_tokens + u.cache_read_tokens + u.cache_write_tokens) AS input_tokens,
+       sum(u.output_tokens + u.reasoning_tokens) AS output_tokens
+  FROM charge c
+  JOIN usage u ON u.id = c.usage_id
+  LEFT JOIN lease l ON l.id = u.lease_id
+  LEFT JOIN reservation r ON r.id = u.reservation_id
+  LEFT JOIN api_key k ON k.id = u.api_key_id
+  LEFT JOIN LATERAL (
+       SELECT tags FROM tagging
+        WHERE subject = coalesce(u.lease_id, u.reservation_id, u.api_key_id)
+          AND tagging.happened_at <= c.happened_at
+        ORDER BY tagging.happened_at DESC, record DESC LIMIT 1) AS g ON true
+ WHERE c.tenant_id = %(tenant_id)s AND c.happened_at >= %(start)s AND c.happened_at < %(end)s
+   AND (%(model)s::text IS NULL OR u.model = %(model)s)
+   AND (%(pool)s::text IS NULL OR coalesce(l.pool, r.pool) = %(pool)s)
+   AND (%(key)s::text IS NULL OR k.name = %(key)s)
+   AND (%(lease)s::uuid IS NULL OR u.lease_id = %(lease)s)
+   AND (%(tag_name)s::text IS NULL OR g.tags ->> %(tag_name)s::text = %(tag_value)s)
+ GROUP BY 1, 2, 3, 4, 5, 6, 7
+ ORDER BY 1, 2, 3, 4, 5, 6, 7
+ LIMIT %(limit)s OFFSET %(offset)s;

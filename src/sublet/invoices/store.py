@@ -135,7 +135,7 @@ def collect_lines(
     lines = [
         Line(
             what="usage", sku=found["sku"], pool=found["pool"], tier=found["tier"],
-            model=found["model"], key=found["key"], quantity=int(found["quantity"]),
+            model=found["model"], key=found["key"], tags=found["tags"], quantity=int(found["quantity"]),
             rate_nanos=int(found["rate_nanos"]), rate_per=int(found["rate_per"]),
             amount_nanos=int(found["amount_nanos"]),
         )

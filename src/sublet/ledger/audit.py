@@ -12,7 +12,7 @@ RECORDS: Final = (
     "credit",
     "idempotency_key", "seal", "pool_cost", "floor_exception", "asset_lot", "asset_change",
     "notice_scale", "contract_delivery",
-    "tax_rate", "exchange_rate", "invoice", "invoice_event",
+    "tax_rate", "exchange_rate", "invoice", "invoice_event", "tagging",
 )  # fmt: skip
 WEIGHT: Final = 20.0  # of all steps, as `Progress` counts
 # The sweeper runs every second; a hold this long past its time has been forgotten.

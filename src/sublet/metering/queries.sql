@@ -390,3 +390,17 @@ SELECT t.id, t.amount_nanos, got.code AS to_code
   FROM transfer t
   JOIN account got ON got.id = t.credit_account
  WHERE t.reason = 'resale' AND t.kind = 'posted';
+
+-- name: insert_tagging
+INSERT INTO tagging (subject, tenant_id, tags, happened_at, recorded_at)
+VALUES (%(subject)s, %(tenant_id)s, %(tags)s, %(now)s, %(now)s);
+
+-- name: get_tagging
+SELECT tags FROM tagging WHERE subject = %(subject)s ORDER BY happened_at DESC, record DESC LIMIT 1;
+
+-- name: get_owner_of_tagged
+SELECT tenant_id
+  FROM (SELECT id, tenant_id FROM api_key WHERE id = %(subject)s AND tenant_id IS NOT NULL
+         UNION ALL SELECT id, tenant_id FROM lease WHERE id = %(subject)s
+         UNION ALL SELECT id, tenant_id FROM reservation WHERE id = %(subject)s) AS found
+ WHERE %(tenant_id)s::uuid IS NULL OR tenant_id = %(tenant_id)s;
