@@ -28,7 +28,7 @@ check: setup
 	@.venv/bin/pytest -q -n $(JOBS) -m "not real and not e2e"
 
 test: check
-	@.venv/bin/pytest -q -n $(REAL_JOBS) --dist loadfile -m "real or e2e"
+	@.venv/bin/pytest -q -n $(REAL_JOBS) --dist loadfile --durations 40 -m "real or e2e"
 
 lock: setup
 	@scripts/lock

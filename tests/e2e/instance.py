@@ -25,7 +25,7 @@ MODEL = "gemma-3-270m"
 CLIENTS: list[OpenAI] = []  # closed after each test, with the streams that it broke off
 
 
-def until(look: Callable[[], Any], *, seconds: float = 30, what: str = "it") -> Any:
+def until(look: Callable[[], Any], *, seconds: float = 90, what: str = "it") -> Any:
     """Poll `look` until it returns something true."""
     end = time.monotonic() + seconds
     while True:
@@ -55,7 +55,7 @@ class Instance:
         self.process: subprocess.Popen[bytes] | None = None
         self.ready: dict[str, Any] = {}
 
-    def start(self, *, seconds: float = 90) -> "Instance":
+    def start(self, *, seconds: float = 180) -> "Instance":
         self.log = self.log_path.open("ab")
         self.process = subprocess.Popen(
             [SUBLET, "up", *self.options(), *self.arguments],
@@ -233,14 +233,14 @@ class Instance:
     def show_lease(self, lease_id: str) -> dict[str, Any]:
         return self.api("GET", f"/v1/leases/{lease_id}").json()
 
-    def await_lease(self, lease_id: str, state: str, *, seconds: float = 30) -> dict[str, Any]:
+    def await_lease(self, lease_id: str, state: str, *, seconds: float = 90) -> dict[str, Any]:
         def reached() -> dict[str, Any] | None:
             shown = self.show_lease(lease_id)
             return shown if shown.get("state") == state else None
 
         return until(reached, seconds=seconds, what=f"lease {state}")
 
-    def await_model(self, *, seconds: float = 60) -> None:
+    def await_model(self, *, seconds: float = 120) -> None:
         def ready() -> bool:
             # The gateway hears of it a quarter of a second after the control plane's API says it.
             answer = httpx.get(

@@ -126,7 +126,7 @@ def test_bad_keys(instance: Instance) -> None:
     def expired() -> bool:
         return instance.api("GET", "/v1/wallet", key=short).status_code == 401
 
-    until(expired, seconds=10)
+    until(expired)
     assert "expired" in instance.api("GET", "/v1/wallet", key=short).json()["error"]["message"]
     revoked = instance.api("POST", "/v1/keys", {"name": "gone"}, key=key).json()
     assert instance.api("DELETE", f"/v1/keys/{revoked['id']}", key=key).status_code == 204

@@ -62,7 +62,7 @@ def test_a_full_disk_is_waited_for_and_nothing_is_lost(disk: Disk, instance: Ins
     disk.fill()
     paid: list[int] = []
     # Until PostgreSQL has no room for its tables, payments go on; then they are refused.
-    until(lambda: paid.append(pay_in(instance, tenant_id)) or paid.count(503) >= 5, seconds=90)
+    until(lambda: paid.append(pay_in(instance, tenant_id)) or paid.count(503) >= 5)
     assert set(paid) <= {200, 503, 0}, paid
     refused = instance.api("POST", f"/v1/tenants/{tenant_id}/credits", {"amount_usd": str(CENT)})
     assert "No space left on device" in refused.json()["error"]["message"]
@@ -70,13 +70,13 @@ def test_a_full_disk_is_waited_for_and_nothing_is_lost(disk: Disk, instance: Ins
     before = instance.pid_of("postgres")
     with pytest.raises(psycopg.Error):
         use_up_the_log(instance)
-    until(lambda: "trying again" in instance.output(), seconds=60)
+    until(lambda: "trying again" in instance.output())
     said = instance.output()
     assert "PostgreSQL did not start" in said and str(instance.data / "postgres") in said
     paid.append(pay_in(instance, tenant_id))
     assert instance.process is not None and instance.process.poll() is None
     disk.empty()
-    until(lambda: pay_in(instance, tenant_id) == 200, seconds=60, what="the database")
+    until(lambda: pay_in(instance, tenant_id) == 200, what="the database")
     paid.append(200)
     assert instance.process.poll() is None and instance.pid_of("postgres") != before
 
@@ -137,9 +137,9 @@ def test_a_disk_that_turns_read_only_in_the_middle_is_told_and_loses_nothing(
     paid = [pay_in(instance, tenant_id) for _ in range(5)]
     assert paid == [200] * 5
     brittle.break_down()
-    until(lambda: paid.append(pay_in(instance, tenant_id)) or paid.count(503) >= 3, seconds=90)
+    until(lambda: paid.append(pay_in(instance, tenant_id)) or paid.count(503) >= 3)
     assert 200 not in paid[5:], "nothing can be kept any more, so nothing is said to be"
-    until(lambda: "trying again" in instance.output(), seconds=60)
+    until(lambda: "trying again" in instance.output())
     assert "Read-only file system" in instance.output()
     assert instance.process is not None and instance.process.poll() is None
     refused = instance.api("POST", "/v1/leases", {"command": LOOP, "max_seconds": 60}, key=key)
@@ -151,7 +151,7 @@ def test_a_disk_that_turns_read_only_in_the_middle_is_told_and_loses_nothing(
     until(lambda: not instance.processes(), what="the machine's end")
     brittle.repair()
     instance.start()
-    ended = instance.await_lease(lease["id"], "ended", seconds=60)
+    ended = instance.await_lease(lease["id"], "ended")
     assert ended["end_reason"] == "node_lost"
     until(lambda: Decimal(instance.wallet(key)["held_usd"]) == 0, what="the hold's return")
     statement = instance.api("GET", "/v1/statement?limit=1000", key=key).json()["items"]

@@ -38,13 +38,13 @@ def test_a_lease_is_billed_by_the_second_it_was_usable(instance: Instance) -> No
     def charged() -> list[dict[str, object]]:
         return instance.charges(key)
 
-    charge = until(charged, seconds=5)[0]
+    charge = until(charged)[0]
     assert charge["gpu_seconds"] == 2 * int(usable) == charge["quantity"]
     # 0.03 USD an hour is 8333.3… nanodollars a second: rounded once, half to even.
     assert Decimal(charge["amount_usd"]) * 10**9 == round(
         Decimal(30_000_000 * charge["quantity"]) / 3600
     )
-    until(lambda: Decimal(instance.wallet(key)["held_usd"]) == 0, seconds=5)
+    until(lambda: Decimal(instance.wallet(key)["held_usd"]) == 0)
 
 
 def test_a_lease_ends_with_its_time_and_when_it_is_given_back(instance: Instance) -> None:
@@ -210,7 +210,7 @@ def test_a_reclaimed_model_says_so_and_comes_back(instance: Instance) -> None:
             return bool(error.response.json()["error"]["type"] == "model_reclaimed")
         return False
 
-    until(refused, seconds=15)
+    until(refused)
     error = seen[-1]
     assert {found.status_code for found in seen} == {503}
     assert error.response.headers["x-should-retry"] == "true"

@@ -29,7 +29,7 @@ NODES = (
 )
 DEAF = ("sh", "-c", "trap '' TERM; echo up; while :; do sleep 0.05; done")
 POLITE = ("sh", "-c", "trap 'exit 7' TERM; echo up; while :; do sleep 0.05; done")
-PATIENCE_SECONDS = 30.0
+PATIENCE_SECONDS = 90.0
 
 
 @functools.cache

@@ -28,7 +28,7 @@ def standby(plane: Plane) -> int:
 
 def wait_for(plane: Plane, what: Callable[[], object]) -> None:
     """Wait without starting anybody again."""
-    assert poll(lambda: bool(what()), wait_seconds=60), plane.log()[-3000:]
+    assert poll(lambda: bool(what()), wait_seconds=120), plane.log()[-3000:]
 
 
 def end(plane: Plane, rich: Tenant, lease: str, running: dict[str, Any]) -> None:

@@ -59,7 +59,7 @@ _START: Final = (
 CLIENTS: list[OpenAI] = []  # closed after each test, with the streams that it broke off
 
 
-def eventually(what: Callable[[], bool], *, seconds: float = 10.0) -> None:
+def eventually(what: Callable[[], bool], *, seconds: float = 60.0) -> None:
     """Wait until `what` is so."""
     until = time.monotonic() + seconds
     while not what():

@@ -71,7 +71,7 @@ async def clients(fleet: Fleet, key: str) -> AsyncIterator[Clients]:
 
 
 async def until(what: Callable[[], bool]) -> None:
-    await asyncio.to_thread(eventually, what, seconds=30)
+    await asyncio.to_thread(eventually, what, seconds=90)
 
 
 def set_prices(stage: Stage) -> None:

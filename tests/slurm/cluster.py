@@ -85,7 +85,7 @@ class Cluster:
         until(lambda: not self.run("squeue", "-h", "-o", "%i"), what="an empty queue")
 
 
-def until(look: Callable[[], Any], *, seconds: float = 60, what: str = "it") -> Any:
+def until(look: Callable[[], Any], *, seconds: float = 120, what: str = "it") -> Any:
     """Poll `look` until it returns something true."""
     end = time.monotonic() + seconds
     while True:

@@ -113,7 +113,7 @@ class Control:
     def show(self, lease: str) -> dict[str, Any]:
         return self.api("GET", f"/v1/leases/{lease}")
 
-    def reach(self, lease: str, state: str, *, seconds: float = 60) -> dict[str, Any]:
+    def reach(self, lease: str, state: str, *, seconds: float = 120) -> dict[str, Any]:
         def there() -> dict[str, Any] | None:
             shown = self.show(lease)
             return shown if shown.get("state") == state else None

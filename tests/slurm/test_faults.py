@@ -149,9 +149,17 @@ def test_what_an_administrator_requeues_or_holds_runs_no_second_time(world: Slur
     key = world.cluster.run("squeue", "-h", "-n", f"sublet-{id_}", "-o", "%i")
     world.cluster.run("scontrol", "update", f"job={key}", "requeue=1")
     world.cluster.run("scontrol", "requeuehold", key)
+    run = ("sacct", "-n", "-P", "-X", "-D", "-j", key, "-o", "State,ElapsedRaw")
+    until(
+        lambda: world.cluster.run(*run).startswith("REQUEUED"), what="the run's end in accounting"
+    )
     world.wait_for(id_, Phase.LOST)
-    detail = world.engine.observe(id_).detail
-    assert detail == "its job was put back into Slurm's queue"
+    seen = world.engine.observe(id_)
+    assert seen.detail == "its job was put back into Slurm's queue"
+    # It is charged what Slurm recorded of the run that it had.
+    recorded = world.cluster.run(*run).splitlines()[0].split("|")[1]
+    assert seen.started_at is not None and seen.exited_at is not None
+    assert (seen.exited_at - seen.started_at).total_seconds() == int(recorded)
     until(lambda: not world.cluster.run("squeue", "-h", "-n", f"sublet-{id_}", "-t", "PD,R"))
     assert marks.read_text() == "ran\n"
 
@@ -169,7 +177,7 @@ def test_slurm_takes_its_gpus_back_with_sublet_dead(world: SlurmHarness) -> None
     for id_ in ids:
         world.wait_for_log(id_, b"up\n")
     # Nobody ticks any more.
-    job = world.cluster.sbatch("sleep 60", gpus=4)
+    job = world.cluster.sbatch("sleep 600", gpus=4)
     until(lambda: world.cluster.state(job) == "RUNNING")
     fresh = world.another()
     seen = {id_: fresh.observe(id_) for id_ in ids}
@@ -180,7 +188,7 @@ def test_slurm_takes_its_gpus_back_with_sublet_dead(world: SlurmHarness) -> None
 
 
 def test_a_job_that_waits_for_something_else_is_no_reason_to_reclaim(world: SlurmHarness) -> None:
-    blocker = world.cluster.sbatch("sleep 60", gpus=1)
+    blocker = world.cluster.sbatch("sleep 600", gpus=1)
     for options in (
         ("--hold",),
         ("--begin=now+1hour",),
@@ -202,7 +210,7 @@ def test_killed_at_any_moment_it_loses_no_lease_and_starts_none_twice(
     control = run_on(two_nodes)
     leases: list[str] = []
     for pause in (0.05, 0.35):  # between the order and the running lease
-        leases.append(control.lease("sh", "-c", "echo up; sleep 60", gpus=2))
+        leases.append(control.lease("sh", "-c", "echo up; sleep 600", gpus=2))
         time.sleep(pause)
         control.kill()
         control.start()
@@ -210,7 +218,7 @@ def test_killed_at_any_moment_it_loses_no_lease_and_starts_none_twice(
         control.reach(lease, "running")
     names = two_nodes.run("squeue", "-h", "-t", "R,PD", "-p", "sublet", "-o", "%j").split()
     assert sorted(names) == sorted(f"sublet-{lease}" for lease in leases)
-    job = two_nodes.sbatch("sleep 60", gpus=4)
+    job = two_nodes.sbatch("sleep 600", gpus=4)
     for pause in (0.1, 0.4):  # while it is reclaimed
         time.sleep(pause)
         control.kill()
@@ -259,7 +267,7 @@ def test_with_clocks_apart_instants_are_ours_and_a_notice_lasts_as_long(
         started_at = world.engine.observe(id_).started_at
         assert started_at is not None
         assert before <= started_at <= clock.now() + 3 * SECOND
-        job = world.cluster.sbatch("sleep 60", gpus=1)
+        job = world.cluster.sbatch("sleep 600", gpus=1)
         until(lambda: world.cluster.state(job) == "RUNNING")
         world.engine.refresh()
         (seen,) = SlurmEngine.internal_jobs(world.engine)
@@ -356,7 +364,7 @@ def test_killed_before_and_after_each_order_to_slurm_it_loses_no_lease(
             "max_seconds": 3600}  # fmt: skip
     reached(lambda: control.api("POST", "/v1/leases", body, tenant=True).get("id") == lease)
     reached(lambda: "up\n" in control.logs(lease) and control.show(lease)["state"] == "running")
-    job = two_nodes.sbatch("sleep 60", "--nodes=2", gpus=4)
+    job = two_nodes.sbatch("sleep 600", "--nodes=2", gpus=4)
     reached(lambda: two_nodes.state(job) == "RUNNING")
     reached(lambda: bool(control.show(lease)["state"] == "ended"))
     # Of the notice, what is reached before the lease has gone: Slurm may have told it, too.

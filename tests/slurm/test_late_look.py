@@ -80,7 +80,7 @@ def test_who_had_gone_before_it_was_told_is_noted_and_billed_so(
     world.engine.refresh()
     monkeypatch.setattr(looking, "_YOUNG_SECONDS", 60.0)
     monkeypatch.setattr(looking.Looker, "due", lambda _: False)
-    job = four_nodes.sbatch("sleep 60", "--nodes=4", gpus=GPUS)
+    job = four_nodes.sbatch("sleep 600", "--nodes=4", gpus=GPUS)
     until(lambda: four_nodes.state(job) == "RUNNING", what="the internal job")
     time.sleep(2.5)  # more than Slurm's whole seconds hide
     with world.db.transaction() as tx:

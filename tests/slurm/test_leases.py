@@ -56,7 +56,7 @@ def test_internal_jobs_get_their_gpus_from_leases_that_cooperate(
         until(lambda begun=second: int(time.time()) > begun)
         leases.append(lease)
     firm = leases[0]
-    job = four_nodes.sbatch("sleep 60", gpus=8)
+    job = four_nodes.sbatch("sleep 600", gpus=8)
     until(lambda: four_nodes.state(job) == "RUNNING")
 
     def reclaimed() -> list[str]:
@@ -69,7 +69,7 @@ def test_internal_jobs_get_their_gpus_from_leases_that_cooperate(
     assert control.show(gone)["end_reason"] == "reclaimed"
     assert "bye" in control.logs(gone)
     assert gone != firm
-    gang = four_nodes.sbatch("sleep 60", "--nodes=3", gpus=8)
+    gang = four_nodes.sbatch("sleep 600", "--nodes=3", gpus=8)
     until(lambda: four_nodes.state(gang) == "RUNNING")
     until(lambda: len(reclaimed()) == 4)
     assert {control.show(lease)["end_reason"] for lease in leases} == {"reclaimed"}
@@ -83,7 +83,7 @@ def test_whoever_ignores_the_notice_is_gone_when_it_ends(
     leases = [control.lease(*DEAF, gpus=8) for _ in range(4)]
     for lease in leases:
         wait_for_log(control, lease, "up")
-    job = four_nodes.sbatch("sleep 60", gpus=8)
+    job = four_nodes.sbatch("sleep 600", gpus=8)
     until(lambda: four_nodes.state(job) == "RUNNING")
     shown = [control.show(lease) for lease in leases]
     gone = [found for found in shown if found["state"] in {"draining", "ended"}]

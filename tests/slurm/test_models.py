@@ -33,7 +33,7 @@ def test_a_replica_answers_on_its_node_and_gives_way_to_an_internal_job(
     headers = {"Authorization": f"Bearer {secret}"}
     assert httpx.get(f"{url}/health", headers=headers).status_code == 200
     assert httpx.get(f"{url}/health").status_code == 401
-    job = four_nodes.sbatch("sleep 60", "--nodes=4", gpus=8)
+    job = four_nodes.sbatch("sleep 600", "--nodes=4", gpus=8)
     until(lambda: four_nodes.state(job) == "RUNNING", what="the internal job")
     assert control.reach(str(lease), "ended")["end_reason"] == "reclaimed"
     until(lambda: replica("gone"), what="the replica to be gone")

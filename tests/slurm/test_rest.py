@@ -109,7 +109,7 @@ def test_one_of_another_version_is_left_for_commands_or_refused(
 def test_a_lease_gives_way_to_a_job_that_was_seen_there(world: SlurmHarness) -> None:
     lease = world.start("sleep", "60", gpus=4)
     world.wait_for(lease, Phase.RUNNING)
-    job = world.cluster.sbatch("sleep 60", gpus=4)
+    job = world.cluster.sbatch("sleep 600", gpus=4)
     world.engine.stop(lease, notice=notice(world.clock.now()))
     until(lambda: world.cluster.state(job) == "RUNNING")
     world.wait_for(lease, Phase.EXITED)

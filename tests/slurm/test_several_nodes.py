@@ -86,7 +86,7 @@ def test_a_gang_of_whole_nodes_gives_way_to_an_internal_gang(world: SlurmHarness
     id_ = start(world, SCRIPT, gpus=32)
     world.wait_until(lambda: len(lines(world, id_)) == 4)
     assert not world.engine.start(lease(world, "sleep 60", 1), deadline=world.in_(60))
-    job = world.cluster.sbatch("sleep 60", "--nodes=2", gpus=8)
+    job = world.cluster.sbatch("sleep 600", "--nodes=2", gpus=8)
     world.engine.refresh()
     world.engine.stop(id_, notice=notice(world.clock.now()))
     until(lambda: world.cluster.state(job) == "RUNNING")

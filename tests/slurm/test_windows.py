@@ -200,7 +200,7 @@ def test_a_window_that_is_held_keeps_internal_jobs_out_and_ends_when_it_is_given
     on = world.cluster
     sold = sold_now(world, 16)
     keep(world, [sold], lambda: reservations(on))
-    jobs = [on.sbatch("sleep 60", gpus=8) for _ in range(3)]
+    jobs = [on.sbatch("sleep 600", gpus=8) for _ in range(3)]
     keep(world, [sold], lambda: running(on, jobs) == 2)
     # The third waits for what is held: that is no reason to reclaim anything.
     assert sorted(on.state(job) for job in jobs) == ["PENDING", "RUNNING", "RUNNING"]
@@ -233,11 +233,11 @@ def test_a_window_that_yields_steers_slurm_and_gives_way_when_nothing_else_does(
     for id_ in others:
         world.wait_for(id_, Phase.RUNNING)
     # The youngest lease is Slurm's own choice; the firm one is the oldest and is not even asked.
-    first = on.sbatch("sleep 60", "--nodes=2", gpus=8)
+    first = on.sbatch("sleep 600", "--nodes=2", gpus=8)
     keep(world, [sold], lambda: on.state(first) == "RUNNING")
     assert world.phase(drawn.id) is Phase.RUNNING
     assert reservations(on)
-    second = on.sbatch("sleep 60", gpus=8)
+    second = on.sbatch("sleep 600", gpus=8)
     keep(world, [sold], lambda: not reservations(on))
     keep(world, [sold], lambda: on.state(second) == "RUNNING")
     world.wait_for(drawn.id, Phase.EXITED)

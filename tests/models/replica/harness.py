@@ -21,7 +21,7 @@ KEY = "a-secret-of-the-test"
 T = TypeVar("T")
 
 
-def until(look: Callable[[], T], *, seconds: float = 20.0, what: str = "it") -> T:
+def until(look: Callable[[], T], *, seconds: float = 60.0, what: str = "it") -> T:
     """Return what `look` sees as soon as that is true."""
     deadline = time.monotonic() + seconds
     while not (seen := look()):

@@ -313,7 +313,8 @@ class SlurmEngine:
             if look.at.timestamp() <= written:
                 return Observation(phase=Phase.STARTING)
         accounted = self._looker.account(lease.key) if lease.key is not None else None
-        if accounted is not None and accounted.ended_at is not None:
+        if accounted is not None:
+            assert accounted.ended_at is not None
             state, started, ended = accounted.state, accounted.started_at, accounted.ended_at
             code = accounted.exit_code
         else:
@@ -340,8 +341,11 @@ class SlurmEngine:
                 self._cancel(job.key)
                 detail = "its job was put back into Slurm's queue"
                 status = records.read_status(here)
-                ended_at = status.exited_at or self._clock.now()
-                seen = self._end(id_, "NODE_FAIL", status.started_at, ended_at, None)
+                started_at, ended_at = status.started_at, status.exited_at or self._clock.now()
+                if (run := self._looker.account(job.key)) is not None:
+                    assert run.ended_at is not None
+                    started_at, ended_at = run.started_at, run.ended_at
+                seen = self._end(id_, "NODE_FAIL", started_at, ended_at, None)
                 return self._bury(id_, replace(seen, detail=detail))
             why = None if job.reason == "None" else f"Slurm has not started it yet: {job.reason}"
             return Observation(phase=Phase.STARTING, detail=why)

@@ -245,13 +245,19 @@ class Looker:
         log.warning("slurm.clocks_apart", extra={"ahead_seconds": self.ahead.total_seconds()})
 
     def account(self, key: str) -> Accounted | None:
-        """Return what accounting knows of a job that the queue has forgotten; None: nothing."""
+        """Return what accounting knows of the last run of a job that has ended; None: nothing.
+
+        A job that was put back into the queue has a row for each of its runs.
+        """
         if not self._accounting:
             return None
         fields = ",".join(accounts.ACCOUNTED)
         try:
-            text = self._slurm.run("sacct", "-n", "-P", "-X", "-j", key, "-o", fields)
-            found = [row for row in accounts.read_accounted(text) if row.key == key]
+            text = self._slurm.run("sacct", "-n", "-P", "-X", "-D", "-j", key, "-o", fields)
+            rows = accounts.read_accounted(text)
+            ended = [row for row in rows if row.key == key and row.ended_at is not None]
+            # One that is cancelled before it runs again has a row of no time for that.
+            found = [row for row in ended if row.elapsed_seconds] or ended
         except (Unavailable, Refused, Unknown) as error:
             log.warning("slurm.no_accounting", extra={"job": key, "detail": str(error)[:300]})
             return None
