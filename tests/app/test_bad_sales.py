@@ -33,7 +33,7 @@ POOL: Final = "h200"
 WINDOW: Final = {"starts_at": "2026-01-01T13:00:00Z", "ends_at": "2026-01-01T15:00:00Z"}
 # Everything that a sale, or the change of a policy, could leave behind.
 _TABLES: Final[tuple[LiteralString, ...]] = (
-    "account", "contract", "contract_delivery", "lease", "lease_event", "notice_scale", "pool",
+    "account", "contract", "contract_break", "contract_delivery", "lease", "lease_event", "notice_scale", "pool",
     "pool_event", "price", "quote", "resale", "reservation", "reservation_block", "transfer",
 )  # fmt: skip
 

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from sublet.core.errors import Invalid, Refused
 from sublet.core.money import Money, Rate
-from sublet.leases.contract import Contract, Delivery, Step, bill, late_lines, total
+from sublet.leases.contract import Break, Contract, Delivery, Step, bill, given_back, total
 
 NOON = datetime(2026, 1, 1, 12, tzinfo=UTC)
 DAY = timedelta(days=1)
@@ -83,10 +83,27 @@ def test_what_is_late_costs_less_until_it_is_there() -> None:
     first, second, third = (line for line in bill(late, NOON, late.ends_at) if line.what == "late")
     assert (first.gpus, first.seconds, second.gpus, second.seconds) == (10, 21_600, 4, 64_800)
     assert third.begins_at == NOON + DAY and third.ends_at == NOON + 36 * HOUR
-    assert late_lines(late, NOON, NOON + DAY) == [first, second]
+    assert given_back(late, NOON, NOON + DAY) == [first, second]
     # It lowers what must be paid at least, too.
     least = replace(late, minimum=Money(due(CONTRACT)))
     assert due(least) == due(late)
+
+
+def test_what_was_taken_back_is_given_back_day_by_day_for_as_long_as_it_lasts() -> None:
+    at = NOON + DAY + 18 * HOUR
+    lost = Break(id=UUID(int=9), place=0, at=at, gpus=4)
+    broken = replace(CONTRACT, breaks=(lost,), shortfall_percent=50)
+    first, second, *_ = (line for line in bill(broken, NOON, broken.ends_at) if line.broken)
+    assert (first.what, first.amount, first.due_at) == ("broken", Money(-24 * USD), NOON + 2 * DAY)
+    assert given_back(broken, NOON, NOON + 3 * DAY) == [second]
+    assert second.amount == Money(-4 * 24 * USD)
+    # Thirty days less one and three quarters; the next step is whole again.
+    assert due(CONTRACT) - due(broken) == (24 + 28 * 4 * 24) * USD
+    # Whoever ends it early gets nothing back for what is not owed any more.
+    early = {"ends_at": NOON + 3 * DAY, "ended_by": "tenant"}
+    assert due(replace(CONTRACT, **early)) - due(replace(broken, **early)) == (24 + 96) * USD
+    longer = replace(CONTRACT, steps=STEPS[:1], ends_at=NOON + 31 * DAY)  # it was renewed
+    assert due(longer) - due(replace(longer, breaks=(lost,))) == 2 * (24 + 29 * 4 * 24) * USD
 
 
 def test_who_waits_too_long_ends_it_at_once() -> None:
@@ -111,7 +128,7 @@ def contracts(draw: st.DrawFn) -> Contract:
     written = datetime(2026, draw(st.integers(1, 12)), 1, draw(st.integers(0, 23)), tzinfo=zone)
     first = written.astimezone(UTC)
     lengths = draw(st.lists(st.integers(1, 40), min_size=1, max_size=5))
-    steps, deliveries, start = [], [], first
+    steps, deliveries, breaks, start = [], [], [], first
     for place, days in enumerate(lengths):
         rate = Rate(nanos=draw(st.integers(1, 10**10)), per=draw(st.sampled_from([7, 3600])))
         gpus = draw(st.integers(1, 110_000))
@@ -124,6 +141,11 @@ def contracts(draw: st.DrawFn) -> Contract:
             Delivery(place=place, at=start + timedelta(seconds=seconds), gpus=some)
             for seconds, some in zip([0, *after[1:]], there, strict=False)
         ]
+        if there:
+            after_s = timedelta(seconds=draw(st.integers(0, days * 86_400)))
+            lost = draw(st.integers(0, there[0]))
+            if lost:
+                breaks.append(Break(id=UUID(int=place), place=place, at=start + after_s, gpus=lost))
         start += days * DAY
     early = draw(st.none() | st.integers(1, (start - first) // timedelta(seconds=1)))
     ends_at = start if early is None else first + timedelta(seconds=early)
@@ -137,6 +159,8 @@ def contracts(draw: st.DrawFn) -> Contract:
         missing_percent=draw(st.integers(0, 100)),
         late_percent=draw(st.integers(0, 100)),
         deliveries=tuple(one for one in deliveries if one.place < len(kept)),
+        breaks=tuple(one for one in breaks if one.place < len(kept)),
+        shortfall_percent=draw(st.integers(0, 100)),
     )
 
 
@@ -168,13 +192,15 @@ def test_bills_that_follow_each_other_add_up_to_one_at_once(
 
 @settings(max_examples=60, deadline=None)
 @given(contracts())
-def test_what_is_owed_is_the_capacity_less_what_was_late_and_the_missing_share(
+def test_what_is_owed_is_the_capacity_less_what_was_not_there_and_the_missing_share(
     contract: Contract,
 ) -> None:
     lines = bill(contract, contract.starts_at - DAY, contract.ends_at)
     of = {what: sum(line.amount.nanos for line in lines if line.what == what)
-          for what in ("capacity", "late", "minimum")}  # fmt: skip
-    assert of["capacity"] >= -of["late"] >= 0
+          for what in ("capacity", "late", "broken", "minimum")}  # fmt: skip
+    assert of["late"] <= 0 and of["broken"] <= 0
+    # Each line is rounded by itself, half a nano at most.
+    assert of["capacity"] + of["late"] + of["broken"] >= -len(lines)
     if contract.ended_by in {"operator", "late"}:
         assert of["minimum"] == 0
     elif contract.missing_percent == 100:

@@ -442,10 +442,15 @@ def test_a_missing_guard_is_reported(told: Told, table: str, way: str) -> None:
         ]
 
 
-DELIVERY = (
-    "INSERT INTO contract_delivery (reservation_id, contract_id, gpus, happened_at, recorded_at)"
-    " VALUES (gen_random_uuid(), gen_random_uuid(), 1, now(), now())"
-)
+# No contract is in the story.
+OF_CONTRACTS = {
+    "contract_delivery": "INSERT INTO contract_delivery"
+    " (reservation_id, contract_id, gpus, happened_at, recorded_at)"
+    " VALUES (gen_random_uuid(), gen_random_uuid(), 1, now(), now())",
+    "contract_break": "INSERT INTO contract_break"
+    " (id, reservation_id, contract_id, gpus, happened_at, recorded_at)"
+    " VALUES (gen_random_uuid(), gen_random_uuid(), gen_random_uuid(), 1, now(), now())",
+}
 
 
 @pytest.mark.parametrize("table", RECORDS)
@@ -460,9 +465,9 @@ def test_records_cannot_be_changed(told: Told, table: str, way: str) -> None:
     }.get(table, "happened_at")  # fmt: skip
     seal_all(told.db, now=START)
     with told.db.transaction() as tx:
-        if table == "contract_delivery":  # no contract is in the story
+        if table in OF_CONTRACTS:
             tx.execute("SET LOCAL session_replication_role = 'replica'")
-            tx.execute(DELIVERY)
+            tx.execute(OF_CONTRACTS[table].encode())
             tx.execute("SET LOCAL session_replication_role = 'origin'")
         with pytest.raises(psycopg.errors.IntegrityError, match="never changed or removed"):
             tx.execute(way.format(table, column).encode())

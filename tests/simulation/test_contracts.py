@@ -95,16 +95,71 @@ def test_what_a_contract_was_promised_is_not_sold_to_others(world: World) -> Non
     assert world.show(lease.id).state is State.RUNNING
     world.internal(2)
     world.until(world.clock.now() + 30 * SECOND)
+    gone = world.clock.now()
     with world.db.transaction() as tx:
-        (credit,) = list_credits(tx, world.acme.id, limit=9)
-    assert (credit["lease_id"], credit["percent"], credit["gpus"]) == (lease.id, 50, 2)
+        assert contracts.steps_of(tx, contract.id)[0].lost_gpus == 2
+        assert list_credits(tx, world.acme.id, limit=9) == [], "credited with its day"
     world.until(NOON + 5 * DAY + MINUTE, 6 * HOUR)
     # The internal jobs stay, so the second step is late for all of its time.
     done = show(world, contract)
     assert (done.delivered(0), done.delivered(1)) == (2, 0)
-    paid = owed(done) - int(credit["amount_nanos"])
-    assert owed(done) == 2 * 2 * 24 * 10**9
-    assert world.wallet(world.acme) == (paid, 0)
+    (lost,) = done.breaks
+    assert (lost.lease_id, lost.gpus) == (lease.id, 2)
+    assert gone - MINUTE < lost.at < gone
+    with world.db.transaction() as tx:
+        first, second = sorted(
+            (one for one in list_credits(tx, world.acme.id, limit=99) if one["lease_id"]),
+            key=lambda one: one["happened_at"],
+        )
+    assert {(one["lease_id"], one["percent"], one["gpus"]) for one in (first, second)} == {
+        (lease.id, 50, 2)
+    }
+    assert (first["happened_at"], second["happened_at"]) == (lost.at, NOON + 2 * DAY)
+    assert second["amount_nanos"] == 24 * 10**9, "half of two GPUs for a day"
+    assert [one["state"] for one in first["evidence"]["lease_events"]][-1] == "ended"
+    seconds = (NOON + 2 * DAY - lost.at) // SECOND
+    assert owed(done) == 3 * 24 * 10**9 - round(seconds * 10**9 / 3600)
+    assert world.wallet(world.acme) == (owed(done), 0)
+    world.finish()
+    with world.db.transaction() as tx:
+        tx.execute("ALTER TABLE contract_break DISABLE TRIGGER the_past_stands")
+        tx.execute("UPDATE contract_break SET gpus = 1")
+    assert any(
+        "was broken by 1 GPUs" in found.what
+        for found in audit(world.db, clock=world.clock).differences
+    )
+
+
+def test_a_step_takes_over_what_the_one_before_it_had(world: World) -> None:
+    contract = sign(world)
+    world.until(NOON + 3 * DAY - 2 * MINUTE, 6 * HOUR)
+    with world.db.transaction() as tx:
+        step, later = contracts.steps_of(tx, contract.id)
+    world.draw(step, 1)
+    beside = world.lease(4)
+    world.until(NOON + 3 * DAY + MINUTE, 5 * SECOND)
+    assert world.show(beside).state is State.RUNNING, "four of eight were enough"
+    world.draw(later, 4)
+    world.finish()
+
+
+def test_who_ends_a_broken_contract_gets_nothing_back_for_what_it_no_longer_owes(
+    world: World,
+) -> None:
+    contract = sign(world, shortfall_percent=100)
+    world.until(NOON + DAY + MINUTE, 6 * HOUR)
+    with world.db.transaction() as tx:
+        step = contracts.steps_of(tx, contract.id)[0]
+    world.draw(step, 2)
+    world.until(world.clock.now() + MINUTE, 10 * SECOND)
+    world.internal(8)
+    world.until(world.clock.now() + MINUTE, 10 * SECOND)
+    with world.db.transaction() as tx:
+        contracts.end_early(tx, contract.id, "tenant", tenant_id=None, now=world.clock.now())
+    world.until(NOON + 4 * DAY, 6 * HOUR)
+    (lost,) = show(world, contract).breaks
+    used = (lost.at - NOON - DAY) // SECOND
+    assert world.wallet(world.acme) == (round(used * 2 * 10**9 / 3600), 0)
     world.finish()
 
 

@@ -62,6 +62,7 @@ def contract_document(contract: Contract, steps: Sequence[Reservation]) -> dict[
         "late_percent": contract.late_percent,
         "late_days": contract.late_days,
         "late_usd": usd(total([line for line in lines if line.what == "late"])),
+        "taken_back_usd": usd(total([line for line in lines if line.what == "broken"])),
         "missing_percent": contract.missing_percent,
         "notice_days": contract.notice_days,
         "recall_days": contract.recall_days,

@@ -4,7 +4,8 @@ Each step is a window of its own price and number of GPUs; the next begins where
 owed falls due a day at a time, counted from the start of each step; what is missing to the minimum
 falls due at the end. Capacity that is late costs less: what is not paid for it is a line of its own, due
 with the day. So a bill from any instant to another is what fell due between them, and bills
-that follow each other add up to one for all of their time.
+that follow each other add up to one for all of their time. So is what was taken back again, from
+then until its step ends, for as long as the contract lasts.
 """
 
 from collections.abc import Sequence
@@ -41,6 +42,17 @@ class Delivery:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Break:
+    """So many GPUs of a step were there, and were taken back."""
+
+    id: UUID
+    place: int  # of the step
+    at: datetime
+    gpus: int
+    lease_id: UUID | None = None  # that gave way, if one did
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Late:
     """GPUs of a step that were not there yet."""
 
@@ -68,6 +80,7 @@ class Contract:
     late_days: int | None = None  # so late, the tenant may end it at once; None: it may not
     missing_percent: int = 100  # of what is missing to the minimum, which the tenant owes
     deliveries: tuple[Delivery, ...] = ()  # of its steps, so far, in order of time
+    breaks: tuple[Break, ...] = ()  # of its promise, so far
     ended_by: str | None = None  # before its time: 'tenant', 'operator', or 'late': by the tenant
     closed: bool = False
 
@@ -192,22 +205,27 @@ class Line:
     """What fell due at an instant."""
 
     due_at: datetime
-    what: str  # 'capacity', 'late' or 'minimum'
+    what: str  # 'capacity', 'late', 'broken' or 'minimum'
     gpus: int
     seconds: int
-    amount: Money  # below nothing where it is late
+    amount: Money  # below nothing where it is given back
     place: int | None = None  # of the step
-    begins_at: datetime | None = None  # of capacity, and of what is late
+    begins_at: datetime | None = None  # of capacity, and of what is late or broken
     ends_at: datetime | None = None
+    broken: Break | None = None
+
+    @property
+    def is_given_back(self) -> bool:
+        return self.what in {"late", "broken"}
 
 
 def bill(contract: Contract, start: datetime, end: datetime) -> list[Line]:
     """Return what falls due in (start, end], the earliest first.
 
     Take or pay: a day of a step is owed whether anything was used of it. Of GPUs that were not there
-    yet so many per cent are not owed. What was taken back again is no line of it: it is credited
-    where it happened. Of what is missing to the minimum so many per cent are due at the end, unless
-    the operator ended it, or was too late; what was late lowers the minimum by as much.
+    yet, or were taken back again, so many per cent are not owed. Of what is missing to the minimum so
+    many per cent are due at the end, unless the operator ended it, or was too late; what was late
+    or taken back lowers the minimum by as much.
     """
     return [line for line in _due(contract) if start < line.due_at <= end]
 
@@ -216,24 +234,32 @@ def total(lines: Sequence[Line]) -> Money:
     return Money(sum(line.amount.nanos for line in lines))
 
 
-def late_lines(contract: Contract, starts_at: datetime, due_at: datetime) -> list[Line]:
+def given_back(contract: Contract, starts_at: datetime, due_at: datetime) -> list[Line]:
     """Return what is not paid of the day that ends then, of the step that started at `starts_at`."""
     return [
         line
         for line in _due(contract)
-        if line.what == "late"
+        if line.is_given_back
         and line.place is not None
         and contract.steps[line.place].starts_at == starts_at
         and line.due_at == due_at
     ]
 
 
+# GPUs that were not there, from when until when, and whose taking back it was, if it was that.
+_Missing = tuple[int, datetime, datetime, Break | None]
+
+
 def _due(contract: Contract) -> list[Line]:
     lines = []
     capacity = 0
     for place, step in enumerate(contract.steps):
-        late = contract.late(place)
-        start, end = step.starts_at, contract.end_of(place)
+        end = contract.end_of(place)
+        missing: list[_Missing] = [
+            (late.gpus, late.start, late.end, None) for late in contract.late(place)
+        ]
+        missing += [(it.gpus, it.at, end, it) for it in contract.breaks if it.place == place]
+        start = step.starts_at
         while start < end:
             until = min(start + _DAY, end)
             seconds = (until - start) // _SECOND
@@ -245,33 +271,39 @@ def _due(contract: Contract) -> list[Line]:
                     place=place, begins_at=start, ends_at=until,
                 )
             )  # fmt: skip
-            lines += _late_lines(contract, place, late, start, until)
+            lines += _lines_given_back(contract, place, missing, start, until)
             start = until
-    missing = contract.minimum.nanos - capacity
-    owed = Rate(nanos=max(missing, 0) * contract.missing_percent, per=100).charge(1)
+    owed = Rate(
+        nanos=max(contract.minimum.nanos - capacity, 0) * contract.missing_percent, per=100
+    ).charge(1)
     if owed.nanos and contract.ended_by not in {"operator", "late"}:
         lines.append(Line(due_at=contract.ends_at, what="minimum", gpus=0, seconds=0, amount=owed))
     return lines
 
 
-def _late_lines(
-    contract: Contract, place: int, late: Sequence[Late], start: datetime, end: datetime
+def _lines_given_back(
+    contract: Contract,
+    place: int,
+    missing: Sequence[_Missing],
+    start: datetime,
+    end: datetime,
 ) -> list[Line]:
-    """Return what is not paid of one day of a step, since GPUs of it were not there yet."""
+    """Return what is not paid of one day of a step, since GPUs of it were not there."""
     lines = []
-    for one in late:
-        begins, ends = max(one.start, start), min(one.end, end)
+    for gpus, since, until, broken in missing:
+        begins, ends = max(since, start), min(until, end)
         if begins >= ends:
             continue
+        percent = contract.late_percent if broken is None else contract.shortfall_percent
         amount = broken_credit(
-            contract.steps[place].rate, gpus=one.gpus, percent=contract.late_percent,
-            broken_at=begins, until=ends,
-        )  # fmt: skip
+            contract.steps[place].rate, gpus=gpus, percent=percent, broken_at=begins, until=ends
+        )
         if amount.nanos:
             lines.append(
                 Line(
-                    due_at=end, what="late", gpus=one.gpus, seconds=(ends - begins) // _SECOND,
-                    amount=-amount, place=place, begins_at=begins, ends_at=ends,
+                    due_at=end, what="late" if broken is None else "broken", gpus=gpus,
+                    seconds=(ends - begins) // _SECOND, amount=-amount, place=place,
+                    begins_at=begins, ends_at=ends, broken=broken,
                 )
             )  # fmt: skip
     return lines

@@ -13,7 +13,7 @@ from sublet.core.money import Money
 from sublet.fleet import store as fleet
 from sublet.fleet.pool import Pool
 from sublet.leases import reservations, store, terms
-from sublet.leases.contract import Contract, Delivery, Step
+from sublet.leases.contract import Break, Contract, Delivery, Step
 from sublet.leases.reservation import DAY_SECONDS, Reservation, of_reservation
 from sublet.leases.store import QUERIES
 from sublet.ledger import store as ledger
@@ -203,6 +203,24 @@ def renew_due(db: Database, *, now: datetime) -> None:
             log.warning("contract.not_renewed", extra={"contract": found.id, "detail": str(error)})
 
 
+def note_break(
+    tx: Tx, step: Reservation, id_: UUID, *, gpus: int, lease_id: UUID | None, at: datetime,
+    now: datetime,
+) -> bool:  # fmt: skip
+    """Record that GPUs of a step were taken back; False when that is on record.
+
+    They are part of it no more, and are credited day by day.
+    """
+    row = {
+        "id": id_, "reservation_id": step.id, "contract_id": step.contract_id,
+        "lease_id": lease_id, "gpus": gpus, "at": at, "now": now,
+    }  # fmt: skip
+    if one(tx, QUERIES["insert_break"], row) is None:
+        return False
+    reservations.lose(tx, step.id, gpus)
+    return True
+
+
 def close(tx: Tx, id_: UUID) -> None:
     """Note that all of it is charged."""
     tx.execute(QUERIES["close_contract"], {"id": id_})
@@ -212,6 +230,7 @@ def _contract(tx: Tx, row: Mapping[str, Any]) -> Contract:
     steps = steps_of(tx, row["id"])
     places = {step.id: place for place, step in enumerate(steps)}
     delivered = tx.execute(QUERIES["list_deliveries"], {"contract_id": row["id"]}).fetchall()
+    broken = tx.execute(QUERIES["list_breaks"], {"contract_id": row["id"]}).fetchall()
     return Contract(
         id=row["id"],
         tenant_id=row["tenant_id"],
@@ -239,6 +258,17 @@ def _contract(tx: Tx, row: Mapping[str, Any]) -> Contract:
         deliveries=tuple(
             Delivery(place=places[one["reservation_id"]], at=one["happened_at"], gpus=one["gpus"])
             for one in delivered
+            if one["reservation_id"] in places
+        ),
+        breaks=tuple(
+            Break(
+                id=one["id"],
+                place=places[one["reservation_id"]],
+                at=one["happened_at"],
+                gpus=one["gpus"],
+                lease_id=one["lease_id"],
+            )
+            for one in broken
             if one["reservation_id"] in places
         ),
         ended_by=row["ended_by"],

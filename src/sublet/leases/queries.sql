@@ -147,8 +147,15 @@ SELECT asked.pool, stands.*
                                  OR running_at + firm_seconds * interval '1 second' > %(now)s))
               ), 0) AS promised,
               (SELECT coalesce(sum(greatest(r.gpus - r.lost_gpus - coalesce(drawn.gpus, 0)
-                                            - coalesce(listed.gpus, 0), 0)), 0)
+                                            - coalesce(listed.gpus, 0)
+                                            - coalesce(before.gpus, 0), 0)), 0)
                  FROM reservation r
+                 LEFT JOIN LATERAL (  -- the next step of a contract takes over what it has now
+                      SELECT b.gpus - b.lost_gpus AS gpus
+                        FROM reservation b
+                       WHERE b.contract_id = r.contract_id AND b.ends_at = r.starts_at
+                         AND r.starts_at > %(now)s AND NOT b.ended AND NOT b.unpaid
+                      ) AS before ON true
                  LEFT JOIN LATERAL (
                       SELECT sum(l.gpus) AS gpus
                         FROM lease l
@@ -313,7 +320,12 @@ UPDATE reservation_block SET settled = true
  WHERE reservation_id = %(reservation_id)s AND block = %(block)s;
 
 -- name: list_reclaimed_of_reservation
-SELECT * FROM lease WHERE reservation_id = %(id)s AND end_reason = 'reclaimed' ORDER BY id;
+-- But for those of which it is on record that a contract's promise was broken.
+SELECT *
+  FROM lease
+ WHERE reservation_id = %(id)s AND end_reason = 'reclaimed'
+   AND NOT EXISTS (SELECT FROM contract_break b WHERE b.lease_id = lease.id)
+ ORDER BY id;
 
 -- name: set_started
 UPDATE reservation SET started = true WHERE id = %(id)s;
@@ -354,6 +366,20 @@ SELECT reservation_id, gpus, happened_at
   FROM contract_delivery
  WHERE contract_id = %(contract_id)s
  ORDER BY happened_at, gpus;
+
+-- name: list_breaks
+SELECT id, reservation_id, lease_id, gpus, happened_at
+  FROM contract_break
+ WHERE contract_id = %(contract_id)s
+ ORDER BY happened_at, id;
+
+-- name: insert_break
+-- Once; and not what was credited all at once, as it was before there were such records.
+INSERT INTO contract_break (id, reservation_id, contract_id, lease_id, gpus, happened_at, recorded_at)
+SELECT %(id)s, %(reservation_id)s, %(contract_id)s, %(lease_id)s, %(gpus)s, %(at)s, %(now)s
+ WHERE NOT EXISTS (SELECT FROM credit WHERE transfer_id = %(id)s)
+    ON CONFLICT DO NOTHING
+RETURNING id;
 
 -- name: list_running_steps
 -- Steps of contracts that run, the contract that was signed first first; how many of their GPUs were

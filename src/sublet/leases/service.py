@@ -210,12 +210,7 @@ def reclaim_all(
             lendable=pool.policy.lendable,
             lending_limit=pool.policy.lending_limit,
         )
-        leaving = sum(
-            lease.gpus
-            for lease in of_pool
-            if lease.state is State.DRAINING
-            or (lease.state in HOLDING and lease.release_asked is not None)
-        )
+        leaving = sum(lease.gpus for lease in of_pool if _leaves(lease, now))
         going: list[Lease] = []
         if missing := missing_gpus(pressure, leaving=leaving):
             known = losses().get(pool.name, reclaim.NOTHING_KNOWN)
@@ -228,6 +223,14 @@ def reclaim_all(
             going += reclaim.choose(soft, gpus=missing, now=now, losses=known)
         chosen += [lease.id for lease in going]
     return chosen
+
+
+def _leaves(lease: Lease, now: datetime) -> bool:
+    """Say whether it is going anyway: told to, or its time is over."""
+    over = lease.ends_at is not None and lease.ends_at <= now
+    return lease.state in HOLDING and (
+        lease.state is State.DRAINING or lease.release_asked is not None or over
+    )
 
 
 def losses_of(

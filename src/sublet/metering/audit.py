@@ -25,7 +25,7 @@ from sublet.market.price import Tier
 from sublet.metering.credits import list_credits
 from sublet.metering.lease_meter import credit_id, credit_of
 from sublet.metering.resale_meter import share_id, share_of
-from sublet.metering.reservation_meter import late_id, minimum_id
+from sublet.metering.reservation_meter import given_back_id, minimum_id
 from sublet.metering.store import QUERIES
 
 LAW: Final = "charged_once"
@@ -185,7 +185,7 @@ def _audit_credits(tx: Tx, findings: Findings, *, settled_by: datetime) -> None:
         )
     _audit_windows(tx, findings, given, settled_by=settled_by)
     _audit_contracts(tx, findings)
-    _audit_late(tx, findings)
+    _audit_given_back(tx, findings)
     for id_, credit in given.items():
         findings.check(
             False,
@@ -257,7 +257,7 @@ def _audit_contracts(tx: Tx, findings: Findings) -> None:
         row = {"id": found.id, "minimum": minimum_id(found.id)}
         charged = int(_one(tx, QUERIES["sum_contract"], row)["nanos"])
         lines = bill(found, datetime.min.replace(tzinfo=UTC), found.ends_at)
-        due = total([line for line in lines if line.what != "late"]).nanos
+        due = total([line for line in lines if not line.is_given_back]).nanos
         findings.check(
             charged == due,
             LAW,
@@ -265,35 +265,37 @@ def _audit_contracts(tx: Tx, findings: Findings) -> None:
         )
 
 
-def _audit_late(tx: Tx, findings: Findings) -> None:
-    """Each contract was credited for what its record says was late, and for nothing else."""
+def _audit_given_back(tx: Tx, findings: Findings) -> None:
+    """Each contract was credited for what was late or taken back, as recorded, and nothing else."""
     given = {
         row["transfer_id"]: row
         for row in list_credits(tx, None, limit=_MOST_CREDITS)
-        if row["reservation_id"] is not None and row["lease_id"] is None
+        if row["reservation_id"] is not None
     }
     for found in contracts.list_of(tx, None):
         steps = contracts.steps_of(tx, found.id)
         for line in bill(found, datetime.min.replace(tzinfo=UTC), found.ends_at):
-            if line.what != "late":
+            if not line.is_given_back:
                 continue
             assert line.place is not None
             step = steps[line.place]
-            credit = given.pop(late_id(step.id, line), None)
+            credit = given.pop(given_back_id(step.id, line), None)
             if credit is None and not found.closed:
                 continue  # its day is not charged yet
+            how = "was late with" if line.broken is None else "was broken by"
             findings.check(
                 credit is not None and credit["amount_nanos"] == -line.amount.nanos,
                 LAW,
-                f"contract {found.id} was late with {line.gpus} GPUs from {line.begins_at} on,"
+                f"contract {found.id} {how} {line.gpus} GPUs from {line.begins_at} on,"
                 f" {-line.amount.nanos} nanos were not due for it and were not credited",
             )
     for id_, row in given.items():
-        # What else is given for a window alone is for having waited since then.
+        # What else is given for a window is for having waited since then, or for a lease of it.
         waited = derived_id(row["reservation_id"], "credit", row["happened_at"].isoformat())
+        gone = row["lease_id"]
         findings.check(
-            id_ == waited,
+            id_ == (waited if gone is None else credit_id(gone)),
             LAW,
             f"credit {id_} gave {row['amount_nanos']} nanos for reservation {row['reservation_id']}"
-            " and nothing that was late explains it",
+            " and nothing that was late or taken back explains it",
         )

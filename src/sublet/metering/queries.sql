@@ -365,7 +365,8 @@ SELECT r.id, r.gpus * extract(epoch FROM r.ends_at - r.starts_at)::bigint AS res
 SELECT count(*) AS number FROM reservation WHERE ended;
 
 -- name: find_uncredited_windows
--- Leases on reservations that gave way before their window was over, and that no credit names.
+-- Leases on reservations that gave way before their window was over, and that neither a credit nor
+-- the record of a contract names.
 SELECT l.id
   FROM lease l
   JOIN reservation r ON r.id = l.reservation_id
@@ -373,7 +374,8 @@ SELECT l.id
   JOIN price p ON p.id = l.price_id
  WHERE l.end_reason = 'reclaimed' AND e.recorded_at < %(settled_by)s AND r.credit_percent > 0
    AND coalesce(l.noticed_at, l.since) <= r.ends_at - interval '1 second'
-   AND NOT EXISTS (SELECT FROM credit c WHERE c.lease_id = l.id);
+   AND NOT EXISTS (SELECT FROM credit c WHERE c.lease_id = l.id)
+   AND NOT EXISTS (SELECT FROM contract_break b WHERE b.lease_id = l.id);
 
 -- name: sum_contract
 -- What was charged for the steps of a contract, and to reach its minimum.

@@ -11,9 +11,10 @@ from sublet.core.errors import Unpaid
 from sublet.core.ids import derived_id
 from sublet.fleet import store as fleet
 from sublet.leases import booking, contracts, deliveries, reservations
-from sublet.leases.contract import Contract, bill, late_lines
+from sublet.leases import store as leases
+from sublet.leases.contract import Contract, bill, given_back
 from sublet.leases.contract import Line as BillLine
-from sublet.leases.lease import Lease
+from sublet.leases.lease import Lease, LeaseId
 from sublet.leases.reservation import Reservation, broken_credit, overdue
 from sublet.ledger import store as ledger
 from sublet.ledger.transfer import Transfer
@@ -138,7 +139,7 @@ def _settle(db: Database, found: Reservation, *, now: datetime) -> None:
         with db.transaction("reservation.settle") as tx:
             store.settle(tx, usage, [line], hold_id=hold_id, now=now)
             if found.contract_id is not None:
-                _credit_late(tx, found, end, now=now)
+                _give_back(tx, found, end, now=now)
             reservations.close_block(tx, found.id, number)
         left -= 1
     if not left and now >= found.ends_at:
@@ -147,29 +148,33 @@ def _settle(db: Database, found: Reservation, *, now: datetime) -> None:
                 reservations.end(tx, found.id)
 
 
-def late_id(reservation_id: UUID, line: BillLine) -> UUID:
-    """Return the id of the credit for a line of what was late."""
+def given_back_id(reservation_id: UUID, line: BillLine) -> UUID:
+    """Return the id of the credit for a line of what was late, or taken back."""
     assert line.begins_at is not None
-    return derived_id(reservation_id, "late", line.begins_at.isoformat())
+    begins = line.begins_at.isoformat()
+    if line.broken is None:
+        return derived_id(reservation_id, "late", begins)
+    return derived_id(line.broken.id, "broken", begins)
 
 
-def _credit_late(tx: Tx, found: Reservation, day_end: datetime, *, now: datetime) -> None:
-    """Credit what of one day of a contract's step is not owed, since GPUs were not there yet."""
+def _give_back(tx: Tx, found: Reservation, day_end: datetime, *, now: datetime) -> None:
+    """Credit what of one day of a contract's step is not owed, since GPUs were not there."""
     assert found.contract_id is not None
     signed = contracts.get_contract(tx, found.contract_id)
-    for line in late_lines(signed, found.starts_at, day_end):
+    for line in given_back(signed, found.starts_at, day_end):
         assert line.begins_at is not None
         assert line.ends_at is not None
+        gone = None if line.broken is None else line.broken.lease_id
         broken = Broken(
-            transfer_id=late_id(found.id, line),
+            transfer_id=given_back_id(found.id, line),
             tenant_id=found.tenant_id,
             pool=found.pool,
-            lease=None,
+            lease=None if gone is None else leases.get(tx, LeaseId(gone)),
             reservation_id=found.id,
             gpus=line.gpus,
             broken_at=line.begins_at,
             promised_until=line.ends_at,
-            percent=signed.late_percent,
+            percent=signed.late_percent if line.broken is None else signed.shortfall_percent,
             price_id=found.price_id,
             amount=-line.amount,
         )
@@ -207,6 +212,10 @@ def _give(
     broken_at: datetime,
     now: datetime,
 ) -> None:
+    if found.contract_id is not None:
+        if found.credit_percent or lease is None:
+            _note_break(tx, found, id_, lease, gpus, broken_at=broken_at, now=now)
+        return
     rate = market.get_price(tx, found.price_id).rate
     amount = broken_credit(
         rate, gpus=gpus, percent=found.credit_percent, broken_at=broken_at, until=found.ends_at
@@ -231,3 +240,24 @@ def _give(
     if give(tx, broken, now=now):
         reservations.lose(tx, found.id, gpus)
         log.info("reservation.broken", extra={"reservation": found.id, "gpus": gpus})
+
+
+def _note_break(
+    tx: Tx,
+    found: Reservation,
+    id_: UUID,
+    lease: Lease | None,
+    gpus: int,
+    *,
+    broken_at: datetime,
+    now: datetime,
+) -> None:
+    """Record that GPUs of a contract were taken back; each day that is charged credits them."""
+    gone = None if lease is None else lease.id
+    if not contracts.note_break(tx, found, id_, gpus=gpus, lease_id=gone, at=broken_at, now=now):
+        return
+    log.info("reservation.broken", extra={"reservation": found.id, "gpus": gpus})
+    # Of what was charged before this was seen it is credited now.
+    for block in range(found.blocks):
+        if broken_at < found.block_end(block) <= now:
+            _give_back(tx, found, found.block_end(block), now=now)

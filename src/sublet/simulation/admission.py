@@ -8,6 +8,7 @@ import numpy as np
 
 from sublet.core.money import Rate
 from sublet.planner.surplus import Pressure, sellable_gpus
+from sublet.simulation.contracts import Deal, Deals
 from sublet.simulation.money import HOUR
 from sublet.simulation.planning import ASKS
 from sublet.simulation.scenario import CONTRACT, INTERRUPTIBLE, ON_DEMAND, RESERVED, STEP, Pool
@@ -19,7 +20,6 @@ if TYPE_CHECKING:
 _HOUR_STEPS: Final = HOUR // STEP
 _PATIENCE_SECONDS: Final = 86_400  # for which an evicted lease waits to come back
 _SHORTEST_SECONDS: Final = 60
-_CHUNKS: Final = 16  # leases of one contract in one pool, so that a part can be recalled
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,50 +58,29 @@ class Admission:
         self.room: list[int] = [0] * pools
         self._new: dict[str, list[int]] = {}
         self._spent: dict[int, int] = {}
-        for number, contract in enumerate(scenario.contracts):
-            self._sign(number, contract.recall_day)
-
-    def _sign(self, number: int, recall_day: float | None) -> None:
-        """Carve a contract's capacity out of the fleet before anything else is sold."""
-        of = self._of
-        contract = of.scenario.contracts[number]
-        payer, payee = of.till.contract(number)
-        tenant = of.scenario.tenants.count + number  # one of its own
-        end = contract.ends_on(of.scenario.start, recalled=recall_day)
-        before = 0.0
-        for day, share in contract.ramp:
-            start = contract.day + day
-            for pool in contract.pools:
-                gpus = int(contract.share * (share - before) * of.scenario.pools[pool].gpus)
-                step = round(start * 86_400 / STEP)
-                for part in range(_CHUNKS):
-                    size = gpus * (part + 1) // _CHUNKS - gpus * part // _CHUNKS
-                    if size and end > start:
-                        lease = Again(
-                            request=-1 - number, pool=pool, tier=CONTRACT, gpus=size, tenant=tenant,
-                            payer=payer, payee=payee, rate=contract.nanos,
-                            seconds=round((end - start) * 86_400),
-                            until=of.now(round(end * 86_400 / STEP)), not_before=0, evictions=0,
-                        )  # fmt: skip
-                        self._book(lease, step)
-            before = share
+        self.deals = Deals(simulation)
+        for deal in self.deals.promised():
+            self.promise(*deal)
 
     def _book(self, lease: Again, step: int) -> None:
         self._booked[step].append(lease)
-        self._promise(lease.pool, lease.gpus, step, lease.seconds)
+        self.promise(lease.pool, lease.gpus, step, lease.seconds)
 
-    def _promise(self, pool: int, gpus: int, step: int, seconds: int) -> None:
+    def promise(self, pool: int, gpus: int, step: int, seconds: int) -> None:
         first = step // _HOUR_STEPS
         last = -(-(step * STEP + seconds) // HOUR)
         self.promised[pool, first:last] += gpus
 
     def starting_soon(self, step: int) -> dict[int, int]:
-        """Return the GPUs by pool of reservations that start before a notice would be over."""
+        """Return the GPUs by pool of what starts before a notice would be over, contracts included."""
         self._soon = np.zeros(len(self.room), dtype=np.int64)
         for ahead in range(self._ahead + 1):
             for lease in self._booked.get(step + ahead, ()):
                 self._soon[lease.pool] += lease.gpus
-        return {pool: int(self._soon[pool]) for pool in np.flatnonzero(self._soon).tolist()}
+        soon = self._soon.copy()
+        for pool, gpus in self.deals.needs(self._of.now(step)).items():
+            soon[pool] += gpus
+        return {pool: int(soon[pool]) for pool in np.flatnonzero(soon).tolist()}
 
     def open(self, step: int, *, now: int, healthy: Ints) -> None:
         """See what may be sold, start what was booked, and let come back what was evicted."""
@@ -116,17 +95,19 @@ class Admission:
             )
         ]  # fmt: skip
         self.begin()
+        # Contracts are carved out before anything else is sold.
+        self.deals.open(now, free=healthy - of.internal - of.pending - occupied)
+        self.commit()
         for lease in self._booked.pop(step, ()):
             self._soon[lease.pool] -= lease.gpus
             if lease.gpus <= self.room[lease.pool]:
                 self.start(lease, now=now, at=now)
-            elif lease.tier == CONTRACT:
-                of.tally.late_contract += 1
-                self.paused.append(lease)
             else:
                 of.tally.broken += 1
                 of.tally.refused["booked_and_not_free"] += 1
-        of.tally.offered[step] = sum(self.room)
+        of.tally.offered[step] = sum(max(room, 0) for room in self.room)
+        for pool, gpus in self.deals.needs(now).items():
+            self._soon[pool] += gpus
         # What starts within a notice is not sold to anybody else meanwhile.
         self.room = [
             max(room - soon, 0) for room, soon in zip(self.room, self._soon.tolist(), strict=True)
@@ -141,11 +122,10 @@ class Admission:
         for _ in range(waiting):
             lease = self.paused.popleft()
             seconds = min(lease.seconds, lease.until - now)
-            gave_up = lease.tier != CONTRACT and now > lease.not_before + _PATIENCE_SECONDS
+            gave_up = now > lease.not_before + _PATIENCE_SECONDS
             if seconds < _SHORTEST_SECONDS or gave_up:
                 continue
             fits = lease.pool not in full and lease.gpus <= self.room[lease.pool]
-            # A contract's chunks are whoever's comes back first.
             if fits and now >= lease.not_before:
                 again = replace(lease, seconds=seconds)
                 if self.start(again, now=now, at=now):
@@ -205,7 +185,7 @@ class Admission:
             elif self.start(lease, now=now, at=at[i]):
                 of.tally.admitted[tier[i]] += 1
                 if tier[i] == ON_DEMAND:
-                    self._promise(where, size, step, self._promised_seconds(tier[i], seconds[i]))
+                    self.promise(where, size, step, self._promised_seconds(tier[i], seconds[i]))
             else:
                 refused["unpaid"] += 1
         self.commit()
@@ -234,6 +214,17 @@ class Admission:
                 return False
         return True
 
+    def start_of_contract(
+        self, *, request: int, deal: Deal, gpus: int, now: int, ends_at: int
+    ) -> None:
+        """Start a lease on GPUs of a contract, to its step's end."""
+        lease = Again(
+            request=request, pool=deal.pool, tier=CONTRACT, gpus=gpus, tenant=deal.tenant,
+            payer=deal.payer, payee=deal.payee, rate=deal.nanos, seconds=ends_at - now,
+            until=ends_at, not_before=now, evictions=0,
+        )  # fmt: skip
+        self.start(lease, now=now, at=now)
+
     def begin(self) -> None:
         self._new = {name: [] for name in _NEW}
         self._spent = {}
@@ -244,6 +235,8 @@ class Admission:
         ends_at = at + lease.seconds
         block = min(ends_at, now + STEP) - at
         nanos = Rate(nanos=lease.rate, per=HOUR).charge_most(lease.gpus * block).nanos
+        if lease.tier == CONTRACT and of.rules.credits:
+            nanos = 0  # its contract is paid
         book, payer = of.till.book, lease.payer
         if book.prepaid[payer]:
             spent = self._spent.get(payer, 0)

@@ -7,6 +7,7 @@ highest offers first. It allows more than any real seller may do within the hour
 asked for; what comes back after an eviction, and runs later than that, is not in it.
 """
 
+from datetime import UTC, datetime
 from typing import Final
 
 import numpy as np
@@ -14,7 +15,7 @@ import numpy as np
 from sublet.planner.curve import Floats
 from sublet.simulation.demand import World
 from sublet.simulation.requests import Requests
-from sublet.simulation.scenario import STEP, Contract, Scenario
+from sublet.simulation.scenario import STEP, Contract, Pool, Scenario
 
 _HOUR: Final = 3_600
 
@@ -41,7 +42,7 @@ def _of_pool(scenario: Scenario, world: World, requests: Requests, pool: int) ->
     ends, gpus = begins + requests.seconds[mine], requests.gpus[mine]
     asked = tuple(one.astype(np.float64) for one in (begins, ends, gpus, offers))
     parts: list[tuple[Floats, ...]] = [asked]
-    parts += [_contract(one, spec.gpus) for one in scenario.contracts if pool in one.pools]
+    parts += [_contract(one, spec, start) for one in scenario.contracts if pool in one.pools]
     begins, ends, gpus, offers = (
         np.concatenate([part[n] for part in parts]).astype(np.int64) for n in range(4)
     )
@@ -64,16 +65,17 @@ def _of_pool(scenario: Scenario, world: World, requests: Requests, pool: int) ->
     return round(float(((filled - earlier) * offer).sum()) / _HOUR)
 
 
-def _contract(contract: Contract, gpus: int) -> tuple[Floats, Floats, Floats, Floats]:
-    """Return a contract's steps as requests, from its own start on."""
-    end = contract.day + contract.days
-    if contract.recall_day is not None:
-        end = min(end, contract.recall_day + contract.recall_notice_days)
-    days = np.array([contract.day + day for day, _ in contract.ramp])
-    shares = np.diff([0.0, *(share for _, share in contract.ramp)])
-    return (
-        np.rint(days * 86_400),
-        np.full(len(days), float(round(end * 86_400))),
-        np.rint(shares * contract.share * gpus),
-        np.full(len(days), float(contract.nanos)),
-    )
+def _contract(spec: Contract, pool: Pool, start: int) -> tuple[Floats, Floats, Floats, Floats]:
+    """Return a contract's steps as requests, until its end or its recall."""
+    first = datetime.fromtimestamp(start, UTC)
+    signed, recalled = spec.as_signed(first, pool), spec.recalled_at(first)
+    if signed is None:
+        none = np.zeros(0)
+        return none, none, none, none
+    last = signed.ends_at
+    if recalled is not None and recalled < last:
+        last = signed.end_by("operator", recalled)
+    begins = np.array([(step.starts_at - first).total_seconds() for step in signed.steps])
+    ends = [(min(signed.end_of(n), last) - first).total_seconds() for n in range(len(begins))]
+    gpus = np.array([float(step.gpus) for step in signed.steps])
+    return begins, np.array(ends), gpus, np.full(len(begins), float(spec.nanos))

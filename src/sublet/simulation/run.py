@@ -47,7 +47,11 @@ class Simulation:
         conduct = scenario.conduct
         self.rules = RULES[conduct.rules]
         self.scenario, self.world, self.requests, self.plans = scenario, world, requests, plans
-        self.leases, self.till, self.laws = Leases(), Till(scenario), Laws()
+        self.leases, self.till, self.laws = (
+            Leases(),
+            Till(scenario, by_terms=self.rules.credits),
+            Laws(),
+        )
         pools = len(scenario.pools)
         self.tally = Tally(pools=pools, steps=world.steps - world.first)
         how = self.rules.pricing or conduct.pricing
@@ -90,6 +94,7 @@ class Simulation:
             self._account(step - 1, now)
         wounded = self._fail(healthy, now)
         self._forget_ended()
+        self.admission.deals.recall(now)
         self._serve_internal(healthy, wanted, step, now)
         self._wanted.append(np.minimum(wanted, healthy))
         self._wounded.append(wounded)
@@ -329,16 +334,17 @@ class Simulation:
             cap = round(conduct.credit_cap_hours * HOUR)
             self.till.credit(leases, fresh, now=now, share=conduct.credit_share, cap_seconds=cap)
         for row in fresh.tolist():
-            self._pause(row, now)
+            if leases.tier[row] == CONTRACT:
+                self.admission.deals.gone(row, now, lost=lost)
+            else:
+                self._pause(row, now)
 
     def _pause(self, row: int, now: int) -> None:
         leases, requests = self.leases, self.requests
         number = int(leases.request[row])
         left = int(leases.ends_at[row]) - now
         tier = int(leases.tier[row])
-        if tier == CONTRACT:
-            comes_back = True
-        elif self.rules.requeues == "all":
+        if self.rules.requeues == "all":
             # It begins anew: what it had done is gone.
             comes_back, left = True, int(leases.ends_at[row] - leases.running_at[row])
         else:
@@ -355,7 +361,7 @@ class Simulation:
                     payee=int(leases.payee[row]),
                     rate=int(leases.rate[row]),
                     seconds=left,
-                    until=int(leases.ends_at[row]) if tier == CONTRACT else NEVER,
+                    until=NEVER,
                     not_before=now + self.rules.requeue_seconds,
                     evictions=int(leases.evictions[row]),
                     checkpoint=int(leases.checkpoint[row]),
@@ -391,6 +397,7 @@ class Simulation:
         now = self.now(steps)
         self._finish(now)
         self._account(steps - 1, now)
+        self.admission.deals.charge(now, end=True)
         leases = self.leases
         running = leases.rows(RUNNING)
         leases.stopped_at[running] = now

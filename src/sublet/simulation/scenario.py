@@ -92,35 +92,39 @@ class Contract:
     nanos: int  # per GPU-hour
     recall_day: float | None
     recall_notice_days: int
+    shortfall_percent: int = 100  # of the price of what is taken back, given back
+    late_percent: int = 100  # of the price of what is late, not paid
 
-    def as_signed(self, start: date, gpus: int) -> contracts.Contract:
-        """Return it as the product signs it, over all of its pools; `start` is the scenario's."""
-        first = datetime.combine(start, time(), UTC)
+    def as_signed(self, first: datetime, pool: Pool) -> contracts.Contract | None:
+        """Return it as the product signs it for one of its pools; None where that is less than a GPU.
+
+        Args:
+            first: when the scenario begins.
+            pool: one of its.
+        """
+        at = first + _days(self.day)
+        steps = tuple(
+            contracts.Step(
+                starts_at=at + _days(after), gpus=gpus, rate=Rate(nanos=self.nanos, per=3_600)
+            )
+            for after, share in self.ramp
+            if (gpus := int(self.share * share * pool.gpus))
+        )
+        if not steps:
+            return None
         return contracts.Contract(
-            id=UUID(int=1), tenant_id=UUID(int=2), pool="all of its pools", name="bulk",
-            steps=tuple(
-                contracts.Step(
-                    starts_at=first + timedelta(days=self.day + after),
-                    gpus=max(int(self.share * share * gpus), 1),
-                    rate=Rate(nanos=self.nanos, per=3_600),
-                )
-                for after, share in self.ramp
-            ),
-            ends_at=first + timedelta(days=self.day + self.days),
-            signed_at=first, notice=timedelta(0), minimum=Money(0), shortfall_percent=100,
+            id=UUID(int=1), tenant_id=UUID(int=2),
+            pool=pool.name, name="bulk", steps=steps, ends_at=at + _days(self.days),
+            signed_at=first, notice=timedelta(0), minimum=Money(0),
+            shortfall_percent=self.shortfall_percent, late_percent=self.late_percent,
             notice_days=self.recall_notice_days,
             recall_days=None if self.recall_day is None else self.recall_notice_days,
             renewal_days=0,
         )  # fmt: skip
 
-    def ends_on(self, start: date, *, recalled: float | None) -> float:
-        """Return the day on which it ends, by the product's rules of recall."""
-        first = datetime.combine(start, time(), UTC)
-        signed = self.as_signed(start, 1_000_000)
-        ends_at = signed.ends_at
-        if recalled is not None and recalled < self.day + self.days:
-            ends_at = signed.end_by("operator", first + timedelta(days=recalled))
-        return (ends_at - first) / timedelta(days=1)
+    def recalled_at(self, first: datetime) -> datetime | None:
+        """Return when the operator recalls it, if it does."""
+        return None if self.recall_day is None else first + _days(self.recall_day)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -365,12 +369,21 @@ def _contract(table: Table, models: list[str], pools: list[Pool]) -> Contract:
         nanos=_nanos(table.number("usd_hour", least=1e-6, most=1e4)),
         recall_day=table.number("recall_day", most=4_000) if recalled else None,
         recall_notice_days=table.count("recall_notice_days", 90, least=0, most=3_660),
+        shortfall_percent=table.count("shortfall_percent", 100, least=0, most=100),
+        late_percent=table.count("late_percent", 100, least=0, most=100),
     )
     table.end()
     if any(later[1] < earlier[1] for earlier, later in pairwise(contract.ramp)):
         raise table.wrong("a ramp does not fall")
     if contract.ramp[-1][1] > 1:
         raise table.wrong("a ramp ends at 1 at most: the whole deal")
+    first = datetime.combine(date(2000, 1, 1), time(), UTC)
+    for place in contract.pools:
+        if (signed := contract.as_signed(first, pools[place])) is not None:
+            try:
+                signed.check(gpus=pools[place].gpus, now=first)
+            except Invalid as error:
+                raise table.wrong(str(error)) from None
     return contract
 
 
@@ -407,6 +420,10 @@ def _conduct(table: Table) -> Conduct:
     )
     table.end()
     return conduct
+
+
+def _days(days: float) -> timedelta:
+    return timedelta(seconds=round(days * 86_400))
 
 
 def _nanos(usd: float) -> int:

@@ -15,7 +15,7 @@ from sublet.leases.reclaim import LATELY
 from sublet.ledger.columns import charge_each
 from sublet.simulation.money import HOUR
 from sublet.simulation.rules import Rules
-from sublet.simulation.scenario import INTERRUPTIBLE
+from sublet.simulation.scenario import CONTRACT, INTERRUPTIBLE
 from sublet.simulation.table import Ints, Leases
 
 _LATELY: int = int(LATELY.total_seconds())
@@ -129,8 +129,10 @@ def _order(
 
 def _owed(leases: Leases, rows: Ints, *, now: int, losses: Losses) -> Ints:
     """Return the nanos that would be credited for promises, were they broken now."""
-    left = np.clip(leases.promised_until[rows] - now, 0, losses.credit_cap_seconds)
-    seconds = (left * losses.credit_share).astype(np.int64) * leases.gpus[rows]
+    left = np.maximum(leases.promised_until[rows] - now, 0)
+    some = (np.minimum(left, losses.credit_cap_seconds) * losses.credit_share).astype(np.int64)
+    # A contract gives back by terms of its own, for as long as its step lasts.
+    seconds = np.where(leases.tier[rows] == CONTRACT, left, some) * leases.gpus[rows]
     owed: Ints = charge_each(leases.rate[rows], HOUR, seconds)
     return owed
 
