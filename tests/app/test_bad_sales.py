@@ -33,7 +33,7 @@ POOL: Final = "h200"
 WINDOW: Final = {"starts_at": "2026-01-01T13:00:00Z", "ends_at": "2026-01-01T15:00:00Z"}
 # Everything that a sale, or the change of a policy, could leave behind.
 _TABLES: Final[tuple[LiteralString, ...]] = (
-    "account", "contract", "contract_break", "contract_delivery", "lease", "lease_event", "notice_scale", "pool",
+    "account", "coming_capacity", "contract", "contract_break", "contract_delivery", "lease", "lease_event", "notice_scale", "pool",
     "pool_event", "price", "quote", "resale", "reservation", "reservation_block", "transfer",
 )  # fmt: skip
 
@@ -173,6 +173,14 @@ CALLS: Final[dict[str, tuple[str, str, str, Any, str]]] = {
         "operator", "POST", "/v1/contracts", contract((FEBRUARY, 1), (MIDDLE, 9)),
         "step 2: 9 GPUs are more than pool h200 has: 8",
     ),
+    "coming capacity in the past": (
+        "operator", "POST", "/v1/coming-capacity",
+        {"name": "hall 2", "gpus": 8, "ready_at": "2025-12-01T00:00:00Z"}, "is over",
+    ),
+    "coming capacity of no GPUs": (
+        "operator", "POST", "/v1/coming-capacity",
+        {"name": "hall 2", "gpus": 0, "ready_at": FEBRUARY}, "gpus",
+    ),
     "a contract over what is sold already": (
         "operator", "POST", "/v1/contracts",
         contract(("2026-01-01T12:00:00Z", 5), ends_at="2026-01-02T12:00:00Z"),
@@ -301,6 +309,12 @@ COMMANDS: Final[dict[str, tuple[tuple[str, ...], str]]] = {
     ),
     "a contract larger than the fleet": (
         (*SIGN, "--step", "2026-02-01T00:00Z=9@1.90"), "9 GPUs are more than pool h200 has: 8",
+    ),
+    "coming capacity in the past": (
+        ("coming", "declare", "hall 2", "--gpus", "8", "--ready", "2025-12-01T00:00Z"), "is over",
+    ),
+    "coming capacity of no GPUs": (
+        ("coming", "declare", "hall 2", "--gpus", "0", "--ready", "2026-02-01T00:00Z"), "--gpus",
     ),
     "a contract of no GPUs": ((*SIGN, "--step", "2026-02-01T00:00Z=0@1.90"), "gpus"),
     "a contract of half a GPU": (

@@ -2,6 +2,9 @@
 
 from datetime import timedelta
 
+import pytest
+from tests.simulation.shop import POOL
+from tests.simulation.shop import World as Shop
 from tests.simulation.world import World
 
 from sublet.app.loop import Control
@@ -9,11 +12,14 @@ from sublet.core.db import Database
 from sublet.core.ids import new_id
 from sublet.engine.port import Workload
 from sublet.engine.simulated import SimulatedEngine
-from sublet.leases import admission, store
-from sublet.leases.lease import Lease, State
+from sublet.leases import admission, store, webhooks
+from sublet.leases.lease import Lease, LeaseId, State
 from sublet.leases.service import Request
 from sublet.leases.store import Spec
+from sublet.ledger import store as ledger
+from sublet.ledger.transfer import Transfer
 from sublet.market.price import Tier
+from sublet.tenants.tenant import Tenant
 
 SECOND = timedelta(seconds=1)
 
@@ -95,3 +101,61 @@ def test_what_was_given_back_while_paused_stays_away(db: Database) -> None:
         assert store.end_pause(tx, scene.lease.id)
     scene.pass_(60)
     assert scene.live() == []
+
+
+def wait(world: Shop, gpus: int, tenant: Tenant) -> Lease:
+    request = Request(
+        pool=POOL, gpus=gpus, tier=Tier.INTERRUPTIBLE, max_duration=timedelta(hours=1),
+        spec=Spec(command=["serve"]), resumable=True, webhook="https://example.com/notice",
+    )  # fmt: skip
+    with world.db.transaction() as tx:
+        return admission.admit(tx, tenant, request, jobs=[], now=world.clock.now())
+
+
+def backs(world: Shop) -> dict[LeaseId | None, State]:
+    with world.db.transaction() as tx:
+        return {one.resumes: one.state for one in store.list_live(tx)}
+
+
+def test_many_come_back_in_one_transaction_and_who_cannot_pay_keeps_nobody_out(
+    db: Database,
+) -> None:
+    world = Shop(db)
+    price = 2 * 10**9  # dollars enough for a minute or so of one GPU
+    poor = world.new_tenant(price)
+    first = wait(world, 1, poor)
+    others = [wait(world, 1, world.acme) for _ in range(7)]
+    world.until(world.clock.now() + 5 * SECOND)
+    job = world.internal(8)
+    world.until(world.clock.now() + 20 * SECOND)
+    assert all(world.show(one.id).paused for one in [first, *others])
+    with db.transaction() as tx:  # the poor one spends what it had
+        wallet = ledger.get_account(tx, poor.wallet)
+        bank = ledger.get_account(tx, "house:bank")
+        ledger.post(
+            tx,
+            Transfer(
+                id=new_id(), debit_account=wallet.id, credit_account=bank.id,
+                amount=wallet.available, reason="refund", happened_at=world.clock.now(),
+            ),
+            now=world.clock.now(),
+        )  # fmt: skip
+    world.engine.cancel_internal(job)
+    ended_at = world.clock.now()
+    asked: list[str] = []
+    ask = world.db.transaction
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(
+            world.db, "transaction", lambda *name: asked.append("".join(name)) or ask(*name)
+        )
+        world.until(ended_at + SECOND)
+    assert asked.count("leases.resume") == 2, "one for all, and one for the room that is left"
+    assert set(backs(world)) == {one.id for one in others}
+    world.until(ended_at + 2 * SECOND)
+    assert set(backs(world).values()) == {State.RUNNING}
+    assert world.show(first.id).paused, "it comes back when it can pay"
+    with db.transaction() as tx:
+        for one in store.list_live(tx):
+            hook = webhooks.find(tx, one.id)
+            assert hook is not None and hook["url"] == "https://example.com/notice"
+            assert store.get_spec(tx, one.id).environment["SUBLET_RESUMES"] == str(one.resumes)

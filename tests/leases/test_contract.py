@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from sublet.core.errors import Invalid, Refused
 from sublet.core.money import Money, Rate
+from sublet.fleet.coming import Capacity, Coming
 from sublet.leases.contract import Break, Contract, Delivery, Step, bill, given_back, total
 
 NOON = datetime(2026, 1, 1, 12, tzinfo=UTC)
@@ -256,9 +257,9 @@ def steps(*days_and_gpus: tuple[float, int]) -> tuple[Step, ...]:
     ],
 )
 def test_what_cannot_be_signed_is_refused(changes: dict[str, Any], match: str) -> None:
-    CONTRACT.check(gpus=32, now=NOON)
+    CONTRACT.check(capacity=Capacity(gpus=32), now=NOON)
     with pytest.raises(Invalid, match=match):
-        replace(CONTRACT, **changes).check(gpus=32, now=NOON)
+        replace(CONTRACT, **changes).check(capacity=Capacity(gpus=32), now=NOON)
 
 
 def test_either_side_ends_it_by_its_own_notice() -> None:
@@ -272,3 +273,17 @@ def test_either_side_ends_it_by_its_own_notice() -> None:
         replace(CONTRACT, ended_by="tenant").end_by("operator", at)
     with pytest.raises(Refused, match="already"):
         CONTRACT.end_by("tenant", CONTRACT.ends_at)
+
+
+def test_a_step_may_stand_on_what_comes_by_its_start() -> None:
+    start = STEPS[1].starts_at
+    hall = Coming(id=UUID(int=3), pool="h200", name="hall 2", gpus=8, ready_at=start)
+    with_hall = Capacity(gpus=12, coming=(hall,))
+    CONTRACT.check(capacity=with_hall, now=NOON)
+    later = replace(hall, ready_at=start + timedelta(seconds=1))
+    with pytest.raises(
+        Invalid, match="20 GPUs are more than pool h200 has: 12, and 0 are declared"
+    ):
+        CONTRACT.check(capacity=Capacity(gpus=12, coming=(later,)), now=NOON)
+    with pytest.raises(Invalid, match="has: 11, and 8 are declared to come by then"):
+        CONTRACT.check(capacity=Capacity(gpus=11, coming=(hall,)), now=NOON)

@@ -444,6 +444,9 @@ def test_a_missing_guard_is_reported(told: Told, table: str, way: str) -> None:
 
 # No contract is in the story.
 OF_CONTRACTS = {
+    "coming_capacity": "INSERT INTO coming_capacity"
+    " (id, pool, name, gpus, ready_at, happened_at, recorded_at)"
+    " VALUES (gen_random_uuid(), 'h200', 'hall 2', 1, now(), now(), now())",
     "contract_delivery": "INSERT INTO contract_delivery"
     " (reservation_id, contract_id, gpus, happened_at, recorded_at)"
     " VALUES (gen_random_uuid(), gen_random_uuid(), 1, now(), now())",

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import replace
+from datetime import datetime
 from typing import Any
 
 import pytest
@@ -10,11 +11,13 @@ from tests.simulation.shop import HOUR, MINUTE, NOON, POOL, SECOND, WALLET, Worl
 
 from sublet.app import bootstrap
 from sublet.app.audit import audit
-from sublet.core.errors import NotFound, Refused, Unconfirmed
+from sublet.core.errors import Invalid, NotFound, Refused, Unconfirmed
 from sublet.core.ids import new_id
 from sublet.core.money import Money, Rate
+from sublet.engine.port import Node
 from sublet.fleet import store as fleet
-from sublet.leases import booking, contracts, policy
+from sublet.fleet.coming import Coming
+from sublet.leases import booking, contracts, expected, policy
 from sublet.leases.contract import Contract, Step, bill, total
 from sublet.leases.lease import EndReason, State
 from sublet.market import service as pricing
@@ -283,6 +286,81 @@ def test_half_of_what_is_missing_to_the_minimum_is_owed_if_that_was_agreed(world
     sign(world, minimum=Money(584 * 10**9), missing_percent=50)
     world.until(NOON + 5 * DAY + MINUTE, 6 * HOUR)
     assert world.wallet(world.acme) == ((288 + 148) * 10**9, 0)
+    world.finish()
+
+
+def declare(world: World, gpus: int, ready_at: datetime, pool: str = POOL) -> Coming:
+    hall = Coming(id=new_id(), pool=pool, name="hall 2", gpus=gpus, ready_at=ready_at)
+    with world.db.transaction() as tx:
+        return expected.declare(tx, hall, now=world.clock.now())
+
+
+def change(world: World, hall: Coming, *, confirmed: bool = False, **new: Any) -> Coming:
+    given = {"gpus": None, "ready_at": None, **new}
+    with world.db.transaction() as tx:
+        return expected.change(
+            tx, hall.id, gpus=given["gpus"], ready_at=given["ready_at"], confirmed=confirmed,
+            now=world.clock.now(),
+        )  # fmt: skip
+
+
+def test_capacity_that_is_still_to_come_can_be_signed_and_no_more(world: World) -> None:
+    hall = declare(world, 8, NOON + 3 * DAY)
+    rate = Rate(nanos=10**8, per=3600)
+    ramp = (
+        Step(starts_at=NOON + DAY, gpus=2, rate=rate),
+        Step(starts_at=NOON + 3 * DAY, gpus=14, rate=rate),
+    )
+    with pytest.raises(Invalid, match="17 GPUs are more than pool h200 has: 8, and 8 are declared"):
+        sign(world, steps=(ramp[0], replace(ramp[1], gpus=17)))
+    with pytest.raises(Invalid, match="9 GPUs are more than pool h200 has: 8, and 0 are declared"):
+        sign(world, steps=(replace(ramp[0], gpus=9),))
+    contract = sign(world, steps=ramp, ends_at=NOON + 6 * DAY)
+    with pytest.raises(Refused, match="2 are not promised to others then"):
+        sign(world, steps=(replace(ramp[0], gpus=3),), ends_at=NOON + 5 * DAY)
+    other = sign(world, steps=(replace(ramp[0], gpus=2),), ends_at=NOON + 5 * DAY)
+    # Nobody else is sold what is not there.
+    with pytest.raises(Invalid, match="has 8 GPUs"):
+        world.lease(9)
+    # It is postponed: whoever stands on it is shown, and stands.
+    for new in ({"ready_at": NOON + 4 * DAY}, {"gpus": 7}, {"gpus": 0}):
+        with pytest.raises(Unconfirmed, match="signed against this capacity") as asked:
+            change(world, hall, **new)
+        assert {hit["id"] for hit in asked.value.hits} <= {contract.id, other.id}
+        assert str(contract.id if "gpus" not in new else other.id) in str(asked.value)
+    change(world, hall, ready_at=NOON + 4 * DAY, confirmed=True)
+    world.until(NOON + 4 * DAY, 6 * HOUR)
+    late = show(world, contract)
+    assert late.delivered(1) == 6, "two of eight are the other's"
+    more = Node(name="n2", gpu_model=POOL, gpus=8, memory_bytes=8 << 30)
+    world.engine.set_nodes([*world.engine.nodes(), more])
+    world.until(NOON + 6 * DAY + MINUTE, 6 * HOUR)
+    done = show(world, contract)
+    assert done.delivered(1) == 14
+    (missing,) = done.late(1)
+    assert (missing.gpus, missing.start) == (8, NOON + 3 * DAY)
+    late_seconds = (missing.end - missing.start) // SECOND
+    assert owed(contract) - owed(done) == 8 * late_seconds * 10**8 // 3600
+    assert done.closed
+    world.finish()
+
+
+def test_a_pool_of_which_nothing_is_there_yet_can_be_signed(world: World) -> None:
+    with pytest.raises(NotFound):
+        declare(world, 64, NOON + 90 * DAY, pool="gb300")
+    with world.db.transaction() as tx:
+        fleet.expect_pool(tx, "gb300", notice_seconds=60, now=NOON)
+    hall = declare(world, 64, NOON + 90 * DAY, pool="gb300")
+    with world.db.transaction() as tx:
+        assert expected.declare(tx, hall, now=NOON) == hall, "twice is once"
+        with pytest.raises(Invalid, match="something else"):
+            expected.declare(tx, replace(hall, gpus=65), now=NOON)
+    steps = (Step(starts_at=NOON + 90 * DAY, gpus=64, rate=RATE),)
+    signed = sign(world, pool="gb300", steps=steps, ends_at=NOON + 455 * DAY)
+    assert signed.most_gpus == 64
+    with pytest.raises(Unconfirmed):
+        change(world, hall, gpus=0)
+    world.until(NOON + MINUTE, 10 * SECOND)
     world.finish()
 
 

@@ -25,6 +25,7 @@ from sublet.app.logs import log_to_stderr
 from sublet.app.loop import Control, Loop
 from sublet.app.planning import Planning
 from sublet.app.routes import (
+    coming,
     contracts,
     exports,
     finance,
@@ -114,6 +115,7 @@ def build_api(services: Services) -> FastAPI:
         offers,
         leases,
         reservations,
+        coming,
         contracts,
         exports,
         finance,

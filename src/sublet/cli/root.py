@@ -13,6 +13,7 @@ from sublet.cli import (
     assets,
     audit,
     backtest,
+    coming,
     contracts,
     engine,
     export,
@@ -61,7 +62,8 @@ def build() -> typer.Typer:
     for module in (
         processes, status, leases, keys, limits, money, models, tenants, internal, fleet, prices, ledger,
         engine, verify, backtest, audit, surplus, quotes,
-        reservations, contracts, simulate, index, signals, assets, returns, invoices, export, usage,
+        reservations, contracts, coming, simulate, index, signals, assets, returns, invoices,
+        export, usage,
     ):  # fmt: skip
         module.add_to(root)
     return root

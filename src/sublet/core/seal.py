@@ -26,6 +26,7 @@ TABLES: Final = {
     "asset_change": "record",
     "asset_lot": "record",
     "charge": "record",
+    "coming_capacity": "record",
     "contract_break": "record",
     "contract_delivery": "record",
     "credit": "record",

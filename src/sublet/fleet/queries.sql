@@ -86,3 +86,16 @@ SELECT job_id, gpus, submitted_at, started_at, ended_at
  WHERE submitted_at <= %(at)s AND (ended_at IS NULL OR ended_at > %(at)s)
  ORDER BY submitted_at DESC, job_id
  LIMIT 100;
+
+-- name: insert_coming
+INSERT INTO coming_capacity (id, pool, name, gpus, ready_at, happened_at, recorded_at)
+VALUES (%(id)s, %(pool)s, %(name)s, %(gpus)s, %(ready_at)s, %(now)s, %(now)s);
+
+-- name: get_coming
+SELECT * FROM coming_capacity WHERE id = %(id)s ORDER BY record DESC LIMIT 1;
+
+-- name: list_coming
+SELECT *
+  FROM (SELECT DISTINCT ON (id) * FROM coming_capacity ORDER BY id, record DESC) AS last
+ WHERE gpus > 0
+ ORDER BY ready_at, id;

@@ -68,6 +68,14 @@ def observe_pools(tx: Tx, gpus: Mapping[str, int], *, notice_seconds: int, now: 
             tx.execute(QUERIES["insert_pool_event"], {**changed, "policy": None, "now": now})
 
 
+def expect_pool(tx: Tx, name: str, *, notice_seconds: int, now: datetime) -> None:
+    """Make a pool that has no GPUs yet; one that there is stays as it is."""
+    if not lock_pools(tx, [name]):
+        row = {"name": name, "gpus": 0, "notice_seconds": notice_seconds}
+        if (changed := one(tx, QUERIES["put_pool"], row)) is not None:
+            tx.execute(QUERIES["insert_pool_event"], {**changed, "policy": None, "now": now})
+
+
 def set_policy(tx: Tx, name: str, policy: Policy, *, now: datetime) -> Pool:
     """Change what may be sold of a pool. Leases keep what they were promised.
 

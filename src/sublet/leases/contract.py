@@ -16,6 +16,7 @@ from uuid import UUID
 
 from sublet.core.errors import Invalid, Refused
 from sublet.core.money import Money, Rate
+from sublet.fleet.coming import Capacity
 from sublet.leases.reservation import DAY_SECONDS, broken_credit
 
 LONGEST: Final = timedelta(days=20 * 366)
@@ -125,11 +126,11 @@ class Contract:
             for late in self.late(place)
         )
 
-    def check(self, *, gpus: int, now: datetime) -> None:
+    def check(self, *, capacity: Capacity, now: datetime) -> None:
         """Hold it to what can be signed at all.
 
         Args:
-            gpus: that its pool has.
+            capacity: that its pool has, and will have.
             now: the present instant.
 
         Raises:
@@ -142,9 +143,11 @@ class Contract:
                 raise Invalid(f"step {number}: it starts at a whole second")
             if not step.gpus >= 1:
                 raise Invalid(f"step {number}: gpus must be at least 1, not {step.gpus}")
-            if step.gpus > gpus:
+            if step.gpus > capacity.at(step.starts_at):
+                more = capacity.more_by(step.starts_at)
                 raise Invalid(
-                    f"step {number}: {step.gpus} GPUs are more than pool {self.pool} has: {gpus}"
+                    f"step {number}: {step.gpus} GPUs are more than pool {self.pool} has:"
+                    f" {capacity.gpus}, and {more} are declared to come by then"
                 )
             if step.rate.nanos <= 0:
                 raise Invalid(f"step {number}: a price is more than zero")

@@ -10,6 +10,7 @@ from sublet.core.db import Database, Tx, one
 from sublet.core.errors import Invalid, NotFound, Refused
 from sublet.core.ids import derived_id
 from sublet.core.money import Money
+from sublet.fleet import comings
 from sublet.fleet import store as fleet
 from sublet.fleet.pool import Pool
 from sublet.leases import reservations, store, terms
@@ -32,7 +33,8 @@ def sign(tx: Tx, contract: Contract, *, now: datetime, exception: str | None = N
     """Set a contract's GPUs aside for all of its time, before anything else is sold of them.
 
     It may take more than the plan holds: that is between the operator and its planner. It never
-    takes what is promised to somebody else. Signing twice under one id signs once.
+    takes what is promised to somebody else, and it may take what is declared to come by the start of
+    a step. Signing twice under one id signs once.
 
     Raises:
         NotFound: there is no such pool.
@@ -47,7 +49,7 @@ def sign(tx: Tx, contract: Contract, *, now: datetime, exception: str | None = N
         ):  # fmt: skip
             raise Invalid(f"id {contract.id} was already used for something else")
         return before
-    contract.check(gpus=pool.gpus, now=now)
+    contract.check(capacity=comings.capacity_of(tx, pool.name, pool.gpus, now=now), now=now)
     terms.notice_of(pool, contract.notice)
     for place, step in enumerate(contract.steps):
         _check_free(tx, pool, step.gpus, step.starts_at, contract.end_of(place), now=now)
@@ -73,7 +75,11 @@ def _check_free(
 ) -> None:
     promises = store.list_promised(tx, pool.name, now=now)
     promises += [of_reservation(sold) for sold in reservations.list_open(tx, pool.name)]
-    free = pool.gpus - most_promised(promises, start, end)
+    capacity = comings.capacity_of(tx, pool.name, pool.gpus, now=now)
+    free = min(
+        capacity.at(begin) - most_promised(promises, begin, until)
+        for begin, until in capacity.pieces(start, end)
+    )
     if gpus > free:
         raise Refused(
             f"{gpus} GPUs of {pool.name} were asked for from {start:%Y-%m-%d %H:%M} until"

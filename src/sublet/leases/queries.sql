@@ -122,7 +122,12 @@ UPDATE lease
 RETURNING id;
 
 -- name: list_paused
-SELECT * FROM lease
+-- All of a lease but its workload.
+SELECT id, tenant_id, pool, gpus, tier, notice_seconds, price_id, max_seconds, requested_at, state,
+       since, version, end_reason, release_asked, running_at, stopped_at, ends_at, stops_at,
+       paid_until, exit_code, detail, firm_seconds, credit_percent, list_price_id, reservation_id,
+       until, noticed_at, checkpoint_at, resumable, resumes
+  FROM lease
  WHERE resumable AND state = 'ended' AND end_reason = 'reclaimed'
  ORDER BY requested_at, id;
 
@@ -131,6 +136,16 @@ UPDATE lease
    SET resumable = false
  WHERE id = %(id)s AND resumable AND state = 'ended' AND end_reason = 'reclaimed'
 RETURNING id;
+
+-- name: lock_paused
+SELECT id
+  FROM lease
+ WHERE id = ANY(%(ids)s::uuid[]) AND resumable AND state = 'ended' AND end_reason = 'reclaimed'
+ ORDER BY id
+   FOR NO KEY UPDATE;
+
+-- name: end_pauses
+UPDATE lease SET resumable = false WHERE id = ANY(%(ids)s::uuid[]);
 
 -- name: get_standings
 -- What leases and windows hold of pools: all of it from indexes. Nothing is promised any more to
@@ -535,9 +550,11 @@ SELECT r.booked_at, p.nanos * 3600 / p.per, extract(epoch FROM r.ends_at - r.sta
 -- name: insert_webhook
 INSERT INTO webhook (lease_id, url) VALUES (%(lease_id)s, %(url)s) ON CONFLICT DO NOTHING;
 
--- name: copy_webhook
+-- name: copy_webhooks
 INSERT INTO webhook (lease_id, url)
-SELECT %(after)s, url FROM webhook WHERE lease_id = %(before)s
+SELECT pair.after, webhook.url
+  FROM unnest(%(before)s::uuid[], %(after)s::uuid[]) AS pair(before, after)
+  JOIN webhook ON webhook.lease_id = pair.before
     ON CONFLICT DO NOTHING;
 
 -- name: claim_webhooks

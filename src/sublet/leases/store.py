@@ -117,6 +117,12 @@ def get_spec(tx: Tx, lease_id: LeaseId) -> Spec:
     return from_json(_get(tx, lease_id)["workload"])
 
 
+def get_specs(tx: Tx, ids: Sequence[LeaseId]) -> dict[LeaseId, Spec]:
+    """Return what those of these leases run that there are."""
+    rows = tx.execute(QUERIES["get_leases"], {"ids": list(ids)}).fetchall()
+    return {LeaseId(row["id"]): from_json(row["workload"]) for row in rows}
+
+
 def list_live(tx: Tx) -> list[Lease]:
     """Return every lease that has not ended, oldest first."""
     return [_lease(row) for row in tx.execute(QUERIES["list_live"]).fetchall()]
@@ -210,6 +216,16 @@ def list_paused(tx: Tx) -> list[Lease]:
 def end_pause(tx: Tx, lease_id: LeaseId) -> bool:
     """Let a paused lease wait no longer; False when it does not. It came back, or was given up."""
     return one(tx, QUERIES["end_pause"], {"id": lease_id}) is not None
+
+
+def lock_paused(tx: Tx, ids: Sequence[LeaseId]) -> set[LeaseId]:
+    """Return which of these still wait to come back, and keep others from ending that."""
+    return {row["id"] for row in tx.execute(QUERIES["lock_paused"], {"ids": list(ids)})}
+
+
+def end_pauses(tx: Tx, ids: Sequence[LeaseId]) -> None:
+    """Do `end_pause` for many, whose rows are locked."""
+    tx.execute(QUERIES["end_pauses"], {"ids": list(ids)})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,6 +1,6 @@
 """Webhooks in Postgres: which are due, and what became of them."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -29,9 +29,10 @@ def add(tx: Tx, lease_id: LeaseId, url: str) -> None:
     tx.execute(QUERIES["insert_webhook"], {"lease_id": lease_id, "url": url})
 
 
-def carry_over(tx: Tx, before: LeaseId, after: LeaseId) -> None:
-    """Let a lease that goes on with another's work be told at the same address."""
-    tx.execute(QUERIES["copy_webhook"], {"before": before, "after": after})
+def carry_all_over(tx: Tx, pairs: Sequence[tuple[LeaseId, LeaseId]]) -> None:
+    """Let leases that go on with others' work be told at the same addresses; (before, after) each."""
+    given = {"before": [one for one, _ in pairs], "after": [after for _, after in pairs]}
+    tx.execute(QUERIES["copy_webhooks"], given)
 
 
 def claim(tx: Tx, *, now: datetime, until: datetime, limit: int, each: int) -> list[Webhook]:

@@ -11,7 +11,7 @@ RECORDS: Final = (
     "transfer", "pool_event", "internal_job_event", "price", "lease_event", "usage", "charge",
     "credit",
     "idempotency_key", "seal", "pool_cost", "floor_exception", "asset_lot", "asset_change",
-    "notice_scale", "contract_delivery", "contract_break",
+    "notice_scale", "contract_delivery", "contract_break", "coming_capacity",
     "tax_rate", "exchange_rate", "invoice", "invoice_event", "tagging",
 )  # fmt: skip
 WEIGHT: Final = 20.0  # of all steps, as `Progress` counts

@@ -1,6 +1,6 @@
 """Bulk contracts, one for each of their pools, by the product's own terms.
 
-What is owed, late and given back is `leases.contract.bill`, of contracts to which `leases.deliveries`
+What is owed, late and given back is `leases.contract.bill`, of contracts to which `leases.delivery`
 adds what was there, and this what was taken back. Their tenants use all that is theirs: leases of
 a step start as soon as its GPUs are there, and end with it. Rules of others promise nothing: by
 them a contract is paid for what of it ran, and what was taken back comes back.
@@ -15,7 +15,7 @@ import numpy as np
 
 from sublet.core.ids import derived_id
 from sublet.leases.contract import Break, Contract, Delivery, bill
-from sublet.leases.deliveries import Running, delivered
+from sublet.leases.delivery import Running, delivered
 from sublet.leases.reservation import SLACK
 from sublet.simulation.scenario import CONTRACT, STEP
 from sublet.simulation.table import RUNNING, Ints

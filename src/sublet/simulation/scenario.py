@@ -15,6 +15,7 @@ from uuid import UUID
 from sublet.core.errors import Invalid, NotFound
 from sublet.core.money import NANOS, Money, Rate
 from sublet.core.tables import Table
+from sublet.fleet.coming import Capacity
 from sublet.leases import contract as contracts
 from sublet.market.floor import Cost
 from sublet.simulation.rules import PRICING, RULES
@@ -381,7 +382,7 @@ def _contract(table: Table, models: list[str], pools: list[Pool]) -> Contract:
     for place in contract.pools:
         if (signed := contract.as_signed(first, pools[place])) is not None:
             try:
-                signed.check(gpus=pools[place].gpus, now=first)
+                signed.check(capacity=Capacity(gpus=pools[place].gpus), now=first)
             except Invalid as error:
                 raise table.wrong(str(error)) from None
     return contract
