@@ -40,6 +40,8 @@ class Config:
     gateway_traces: str | None = None  # SUBLET_GATEWAY_TRACES: where an OTLP collector takes traces
     gateway_traces_share: float = 1.0  # SUBLET_GATEWAY_TRACES_SHARE: of calls that are traced
     seller: str = "Sublet"  # SUBLET_SELLER: who issues invoices: name and address, on one line
+    smtp: str | None = None  # SUBLET_SMTP: the mail server, such as smtps://user:password@host:465
+    mail_from: str | None = None  # SUBLET_MAIL_FROM: whose address e-mails are from
     unsafe_no_sandbox: bool = False  # SUBLET_UNSAFE_NO_SANDBOX: run tenants' code unguarded
     database_url: str | None = None  # DATABASE_URL: a PostgreSQL of yours, 15 or newer
 
@@ -129,6 +131,12 @@ def load(environment: Mapping[str, str] | None = None, **overrides: Any) -> Conf
             "SUBLET_ENGINE=slurm and SUBLET_SLURM go together: the second names the file with the"
             " settings of the cluster"
         )
+    if config.smtp is not None and not re.fullmatch(r"smtps?://[^/?#\s]+", config.smtp):
+        raise Misconfigured(
+            "SUBLET_SMTP must be a mail server such as smtp://user:password@host:587"
+        )
+    if (config.smtp is None) != (config.mail_from is None):
+        raise Misconfigured("SUBLET_SMTP and SUBLET_MAIL_FROM go together")
     if config.model_bytes < 0:
         raise Misconfigured("SUBLET_MODEL_BYTES must not be below 0")
     for name in ("models_folder", "recipes"):

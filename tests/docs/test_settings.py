@@ -19,6 +19,8 @@ _WORDS = {
     "slurm": "none",
     "gateway_settings": "none",
     "gateway_traces": "none",
+    "smtp": "none",
+    "mail_from": "none",
     "data": "~/.local/share/sublet",
     "slots": "one for each CPU core",
     "database_url": "an embedded PostgreSQL",

@@ -28,7 +28,9 @@ from sublet.finance import store as finance
 from sublet.finance.asset import Change
 from sublet.invoices import service as billing
 from sublet.invoices import store as invoices
+from sublet.invoices.budgets import Budget
 from sublet.invoices.invoice import Tax
+from sublet.invoices.store import QUERIES as BILLING
 from sublet.leases import admission
 from sublet.leases import audit as leases_audit
 from sublet.leases.lease import LeaseId
@@ -168,6 +170,15 @@ def keep_books(db: Database, *, now: datetime) -> None:
         other = tenants.create_tenant(tx, "billed", now=now)
         bootstrap.open_accounts(tx, other)
         billing.issue(tx, other.id, yesterday, START.date(), now=now)
+        bill = Budget(tenant_id=other.id, name="x", amount=Money(1), email="a@b.c")
+        tx.execute(
+            BILLING["insert_alert"],
+            {"id": bill.id, "month": yesterday, "percent": 50, "spent_nanos": 1, "now": now},
+        )
+        tx.execute(
+            BILLING["insert_dunning_event"],
+            {"invoice_id": derived_id("invoice", 1), "days": 0, "action": "remind", "now": now},
+        )
         tags.put(tx, FIRM, {"team": "research"}, tenant_id=None, now=now)
 
 

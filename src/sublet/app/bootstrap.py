@@ -10,6 +10,7 @@ from sublet.core.db import Tx
 from sublet.core.errors import NotFound, Refused
 from sublet.core.ids import derived_id
 from sublet.core.money import Money, parse_amount
+from sublet.invoices import dunning
 from sublet.ledger import store as ledger
 from sublet.ledger.transfer import Transfer
 from sublet.market import scales
@@ -64,7 +65,10 @@ def top_up(tx: Tx, tenant: Tenant, amount: Money, *, payment: object, now: datet
         reason="payment",
         happened_at=now,
     )
-    return ledger.post(tx, transfer, now=now)
+    new = ledger.post(tx, transfer, now=now)
+    if dunning.is_suspended(tx, tenant):
+        dunning.hold_to_it(tx, tenant, now=now)
+    return new
 
 
 def first_prices(tx: Tx, pools: Sequence[str], *, now: datetime) -> None:

@@ -23,6 +23,7 @@ from sublet.app.imports import opens
 from sublet.app.leadership import Leadership, id_of_engine, wait_for_engine, wait_to_lead
 from sublet.app.logs import log_to_stderr
 from sublet.app.loop import Control, Loop
+from sublet.app.mail import Post
 from sublet.app.planning import Planning
 from sublet.app.routes import (
     coming,
@@ -59,10 +60,14 @@ from sublet.core.net import listen
 from sublet.core.postgres import wait_until_durable
 from sublet.core.vault import Vault
 from sublet.engine.images import Images
+from sublet.invoices import budgets
+from sublet.invoices import service as billing
 from sublet.leases.waits import InternalWaits
 from sublet.models import earnings
 from sublet.models.importing import Importer
 from sublet.models.service import Hosting, Replicas
+from sublet.tenants import store as tenant_store
+from sublet.tenants.tenant import TenantId
 
 if TYPE_CHECKING:
     from datetime import datetime
@@ -301,6 +306,21 @@ def _chores(db: Database, clock: Clock, services: Services, replicas: Replicas) 
         stopping=stopping.is_set,
     )
 
+    config = services.config
+    post = Post(
+        db, clock=clock, signing_key=services.signing_key, smtp=config.smtp,
+        sender=config.mail_from or "", seller=config.seller,
+    )  # fmt: skip
+
+    def watch_budgets() -> None:
+        with db.transaction() as tx:
+            found = budgets.list_budgets(tx, None)
+        for budget in found:
+            with db.transaction("budget.alert") as tx:
+                tenant = tenant_store.get_tenant(tx, TenantId(budget.tenant_id))
+                zone_name = billing.profile_of(tx, tenant).time_zone
+                budgets.alert(tx, budget, zone_name=zone_name, now=clock.now())
+
     def weigh() -> None:
         earnings.sum_up(db, now=clock.now())
         with db.transaction() as tx:
@@ -309,6 +329,8 @@ def _chores(db: Database, clock: Clock, services: Services, replicas: Replicas) 
     return [
         Chore("imports", importer.step, every_seconds=0.5, when_stopped=stopping.set),
         Chore("earnings", weigh, every_seconds=10.0),
+        Chore("mail", post.step, every_seconds=2.0),
+        Chore("budgets", watch_budgets, every_seconds=300.0),
     ]
 
 

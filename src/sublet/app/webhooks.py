@@ -1,16 +1,10 @@
-"""Telling tenants of notices at addresses of theirs, in threads of its own: no reclaim waits for it.
-
-An address is resolved once, held to what is public, and that very one is called: a name that
-changes between two looks leads nowhere else. Redirects are not followed, and no answer is read.
-"""
+"""Telling tenants of notices, in threads of its own: no reclaim waits for it."""
 
 import hashlib
 import hmac
 import http.client
-import ipaddress
 import json
 import logging
-import socket
 import ssl
 import threading
 from collections.abc import Callable
@@ -18,18 +12,18 @@ from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 from typing import Final
 
+from sublet.app.posting import Poster
 from sublet.core.clock import Clock
 from sublet.core.db import Database
 from sublet.core.errors import Unavailable
 from sublet.leases import webhooks
 from sublet.leases.advancing import notice_of
-from sublet.leases.webhook import Address, again_at, check_url, is_public, signature
+from sublet.leases.webhook import Address, again_at, check_url, is_public
 from sublet.leases.webhooks import Webhook
 
 log = logging.getLogger(__name__)
 
 _EVERY_SECONDS: Final = 0.25
-_ANSWER_SECONDS: Final = 5.0
 _AT_ONCE: Final = 16
 _OF_A_TENANT: Final = 4
 _CLAIM: Final = timedelta(seconds=30)
@@ -58,8 +52,7 @@ class Webhooks(threading.Thread):
         self._db = db
         self._clock = clock
         self._signing_key = signing_key
-        self._allowed = allowed
-        self._tls = tls or ssl.create_default_context()
+        self._poster = Poster(allowed=allowed, tls=tls)
         self._stopped = threading.Event()
 
     def run(self) -> None:
@@ -118,49 +111,4 @@ class Webhooks(threading.Thread):
             }
         ).encode()
         secret = secret_of(self._signing_key, webhook.lease.id)
-        assert url.hostname is not None
-        connection = _Pinned(
-            url.hostname, url.port or 443, self._address(url.hostname, url.port or 443), self._tls
-        )
-        try:
-            connection.request(
-                "POST",
-                (url.path or "/") + (f"?{url.query}" if url.query else ""),
-                body,
-                {
-                    "Content-Type": "application/json",
-                    "User-Agent": "sublet",
-                    "Sublet-Signature": signature(
-                        secret, body, at=int(self._clock.now().timestamp())
-                    ),
-                },
-            )
-            return connection.getresponse().status
-        finally:
-            connection.close()
-
-    def _address(self, host: str, port: int) -> str:
-        """Return an address of a host, if all that it has may be called.
-
-        Raises:
-            OSError: it has none, or one that may not.
-        """
-        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
-        addresses = [str(one[4][0]).partition("%")[0] for one in found]
-        for address in addresses:
-            if not self._allowed(ipaddress.ip_address(address)):
-                raise OSError(f"{host} is at {address}, which is no public address")
-        return addresses[0]
-
-
-class _Pinned(http.client.HTTPSConnection):
-    """A connection to one address of a host, with the certificate of its name."""
-
-    def __init__(self, host: str, port: int, address: str, tls: ssl.SSLContext) -> None:
-        super().__init__(host, port, timeout=_ANSWER_SECONDS, context=tls)
-        self._address = address
-        self._pinned_tls = tls
-
-    def connect(self) -> None:
-        plain = socket.create_connection((self._address, self.port), _ANSWER_SECONDS)
-        self.sock = self._pinned_tls.wrap_socket(plain, server_hostname=self.host)
+        return self._poster.post(url, body, secret, at=self._clock.now())

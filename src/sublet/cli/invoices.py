@@ -95,6 +95,13 @@ def add_to(root: typer.Typer) -> None:
         group, "tax", examples=("sublet invoice tax DE VAT 19 --from 2026-01-01",)
     )(tax)  # fmt: skip
     command(
+        group, "dunning",
+        examples=(
+            "sublet invoice dunning", "sublet invoice dunning 3=remind 14=remind 30=suspend",
+            "sublet invoice dunning none",
+        ),
+    )(set_dunning)  # fmt: skip
+    command(
         group, "rate", examples=("sublet invoice rate EUR 0.92 --day 2026-10-31 --source ECB",)
     )(rate)  # fmt: skip
 
@@ -204,7 +211,7 @@ def address(
         str, typer.Option(metavar="CODE", help="Told beside USD, such as EUR.")
     ] = "USD",
     email: Annotated[
-        str, typer.Option(metavar="ADDRESS", help="Of who pays; nothing is sent there by itself.")
+        str, typer.Option(metavar="ADDRESS", help="Of who pays; invoices go there.")
     ] = "",
     terms: Annotated[int, typer.Option(metavar="DAYS", help="From issue to due.")] = 0,
     time_zone: Annotated[
@@ -271,6 +278,38 @@ def rate(
     with session.operator() as api:
         document = api.post("/v1/exchange-rates", body)
     session.show(document, [Column(key.replace("_", " "), key) for key in body])
+
+
+def set_dunning(
+    session: Session,
+    steps: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="DAYS=ACTION...", help="After it was due: remind, suspend. `none`: nothing."
+        ),
+    ] = None,
+) -> None:
+    """Say what follows when an invoice is not paid, or show it.
+
+    `sublet invoice run` takes the steps. A suspended tenant can read and pay, and buys nothing more.
+    """
+    with session.operator() as api:
+        if steps is None:
+            document = api.get("/v1/dunning")
+        else:
+            wanted = [] if steps == ["none"] else [_step(said) for said in steps]
+            document = api.put("/v1/dunning", {"steps": wanted})
+    found = sorted(document["steps"], key=lambda step: step["days"])
+    session.show_items(
+        {"items": found}, (Column("days after it was due", "days"), Column("then", "action"))
+    )
+
+
+def _step(said: str) -> dict[str, Any]:
+    days, given, action = said.partition("=")
+    if not (given and days.isascii() and days.isdigit() and len(days) < 4):
+        raise typer.BadParameter(f"{said[:40]!r} is no DAYS=ACTION such as 30=suspend")
+    return {"days": int(days), "action": action}
 
 
 def _number(said: str) -> int:

@@ -4,7 +4,7 @@ from typing import Annotated, Any, Final
 
 import typer
 
-from sublet.cli.command import Session, command
+from sublet.cli.command import Session, command, new_group
 from sublet.cli.output import Column, usd
 from sublet.cli.tenants import tenant_id
 
@@ -21,10 +21,33 @@ _FORECAST: Final = (
     Column("days seen", "days_seen"),
     Column("forecast", "forecast_usd", usd),
 )
+_BUDGET: Final = (
+    Column("budget", "name"),
+    Column("a month", "amount_usd", usd, right=True),
+    Column("spent", "spent_usd", usd, right=True),
+    Column("key", "key"),
+    Column("tag", "tag"),
+    Column("e-mail", "email"),
+    Column("webhook", "webhook"),
+)
 _TAGS: Final = (Column("id", "id"), Column("tags", "tags"))
 
 
 def add_to(root: typer.Typer) -> None:
+    group = new_group(
+        "Budgets: what you mean to spend in a month, and whom to tell at which shares of it.",
+        examples=("sublet budget list",),
+    )
+    root.add_typer(group, name="budget")
+    command(group, "list", examples=("sublet budget list",))(list_budgets)
+    command(
+        group, "set",
+        examples=(
+            "sublet budget set all 5000 --email cfo@example.com",
+            "sublet budget set research 900 --tag team=research --at 80 --webhook https://example.com/x",
+        ),
+    )(set_budget)  # fmt: skip
+    command(group, "remove", examples=("sublet budget remove research",))(remove_budget)
     command(
         root, "usage",
         examples=(
@@ -113,3 +136,45 @@ def tag(
         pairs[name] = value
     with session.tenant(as_operator=as_operator) as api:
         session.show(api.put(f"/v1/tags/{subject}", {"tags": pairs}), _TAGS)
+
+
+def list_budgets(session: Session) -> None:
+    """List your budgets, and what was charged of each this month."""
+    with session.tenant() as api:
+        session.show_items(api.get("/v1/budgets"), _BUDGET)
+
+
+def set_budget(
+    session: Session,
+    name: Annotated[str, typer.Argument(metavar="NAME", help="The same again changes it.")],
+    amount: Annotated[str, typer.Argument(metavar="USD", help="A month.")],
+    *,
+    at: Annotated[
+        list[int] | None,
+        typer.Option("--at", metavar="PERCENT", help="Tell then; else at 50, 80 and 100."),
+    ] = None,
+    email: Annotated[str, typer.Option(metavar="ADDRESS", help="Whom to tell.")] = "",
+    webhook: Annotated[str, typer.Option(metavar="URL", help="What to call, signed.")] = "",
+    key_name: Annotated[
+        str | None, typer.Option("--key-name", metavar="NAME", help="Only of this API key.")
+    ] = None,
+    only_tag: Annotated[
+        str | None, typer.Option("--tag", metavar="NAME=VALUE", help="Only of what has this tag.")
+    ] = None,
+) -> None:
+    """Say what you mean to spend in a month; nothing stops there, but somebody is told."""
+    body = {
+        "amount_usd": amount, "percents": at or [50, 80, 100], "email": email, "webhook": webhook,
+        "key": key_name, "tag": only_tag,
+    }  # fmt: skip
+    with session.tenant() as api:
+        session.show(api.put(f"/v1/budgets/{name}", body), _BUDGET)
+
+
+def remove_budget(
+    session: Session, name: Annotated[str, typer.Argument(metavar="NAME", help="Of the budget.")]
+) -> None:
+    """Remove a budget."""
+    with session.tenant() as api:
+        api.delete(f"/v1/budgets/{name}")
+    session.say(f"removed {name}")

@@ -25,11 +25,13 @@ LAW: Final = "past_stands"
 TABLES: Final = {
     "asset_change": "record",
     "asset_lot": "record",
+    "budget_alert": "record",
     "charge": "record",
     "coming_capacity": "record",
     "contract_break": "record",
     "contract_delivery": "record",
     "credit": "record",
+    "dunning_event": "record",
     "exchange_rate": "record",
     "floor_exception": "record",
     "idempotency_key": "record",

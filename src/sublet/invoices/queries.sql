@@ -205,3 +205,89 @@ SELECT CASE WHEN %(by_day)s THEN to_char(c.happened_at AT TIME ZONE %(zone)s, 'Y
  GROUP BY 1, 2, 3, 4, 5, 6, 7
  ORDER BY 1, 2, 3, 4, 5, 6, 7
  LIMIT %(limit)s OFFSET %(offset)s;
+
+-- name: insert_outgoing
+INSERT INTO outgoing (id, tenant_id, channel, target, subject, body, invoice_id, made_at, next_at)
+VALUES (%(id)s, %(tenant_id)s, %(channel)s, %(target)s, %(subject)s, %(body)s, %(invoice_id)s, %(now)s,
+        %(now)s)
+    ON CONFLICT (id) DO NOTHING;
+
+-- name: claim_outgoing
+-- What is due now; nobody else takes it until then.
+UPDATE outgoing o SET attempts = attempts + 1, next_at = %(until)s
+  FROM (SELECT id FROM outgoing
+         WHERE outcome IS NULL AND next_at <= %(now)s AND channel = ANY(%(channels)s)
+         ORDER BY next_at LIMIT %(limit)s FOR UPDATE SKIP LOCKED) AS due
+ WHERE o.id = due.id
+RETURNING o.*;
+
+-- name: note_outgoing
+UPDATE outgoing SET outcome = %(outcome)s, next_at = coalesce(%(next_at)s, next_at), detail = %(detail)s
+ WHERE id = %(id)s;
+
+-- name: list_outgoing
+SELECT * FROM outgoing WHERE tenant_id = %(tenant_id)s ORDER BY made_at DESC, id LIMIT %(limit)s;
+
+-- name: delete_dunning_steps
+DELETE FROM dunning_step;
+
+-- name: insert_dunning_step
+INSERT INTO dunning_step (days, action) VALUES (%(days)s, %(action)s);
+
+-- name: list_dunning_steps
+SELECT days, action FROM dunning_step ORDER BY days;
+
+-- name: list_unpaid
+-- Invoices that are due, the oldest first, with how far they were dunned.
+SELECT i.id, i.number, i.due_on,
+       (SELECT array_agg(d.days) FROM dunning_event d WHERE d.invoice_id = i.id) AS done
+  FROM invoice i
+  JOIN LATERAL (SELECT state FROM invoice_event WHERE invoice_id = i.id
+                 ORDER BY record DESC LIMIT 1) AS e ON e.state = 'issued'
+ WHERE i.tenant_id = %(tenant_id)s AND i.kind = 'invoice'
+   AND i.net_nanos + i.tax_nanos + i.rounding_nanos > i.prepaid_nanos
+ ORDER BY i.number;
+
+-- name: insert_dunning_event
+INSERT INTO dunning_event (invoice_id, days, action, happened_at, recorded_at)
+VALUES (%(invoice_id)s, %(days)s, %(action)s, %(now)s, %(now)s)
+    ON CONFLICT (invoice_id, days) DO NOTHING
+RETURNING days;
+
+-- name: has_been_suspended_for
+-- Whether an invoice that is still due led to a suspension.
+SELECT EXISTS (SELECT FROM dunning_event WHERE invoice_id = ANY(%(ids)s) AND action = 'suspend') AS found;
+
+-- name: insert_suspension
+INSERT INTO suspension (tenant_id, since) VALUES (%(tenant_id)s, %(now)s) ON CONFLICT DO NOTHING;
+
+-- name: delete_suspension
+DELETE FROM suspension WHERE tenant_id = %(tenant_id)s RETURNING since;
+
+-- name: get_suspension
+SELECT since FROM suspension WHERE tenant_id = %(tenant_id)s;
+
+-- name: put_budget
+INSERT INTO budget (id, tenant_id, name, amount_nanos, key, tag_name, tag_value, percents, email, webhook)
+VALUES (%(id)s, %(tenant_id)s, %(name)s, %(amount_nanos)s, %(key)s, %(tag_name)s, %(tag_value)s,
+        %(percents)s, %(email)s, %(webhook)s)
+    ON CONFLICT (tenant_id, name) DO UPDATE
+   SET amount_nanos = EXCLUDED.amount_nanos, key = EXCLUDED.key, tag_name = EXCLUDED.tag_name,
+       tag_value = EXCLUDED.tag_value, percents = EXCLUDED.percents, email = EXCLUDED.email,
+       webhook = EXCLUDED.webhook;
+
+-- name: list_budgets
+SELECT * FROM budget WHERE %(tenant_id)s::uuid IS NULL OR tenant_id = %(tenant_id)s
+ ORDER BY tenant_id, name;
+
+-- name: delete_budget
+DELETE FROM budget WHERE tenant_id = %(tenant_id)s AND name = %(name)s RETURNING id;
+
+-- name: list_alerts
+SELECT percent FROM budget_alert WHERE budget_id = %(id)s AND month = %(month)s;
+
+-- name: insert_alert
+INSERT INTO budget_alert (budget_id, month, percent, spent_nanos, happened_at, recorded_at)
+VALUES (%(id)s, %(month)s, %(percent)s, %(spent_nanos)s, %(now)s, %(now)s)
+    ON CONFLICT (budget_id, month, percent) DO NOTHING
+RETURNING percent;

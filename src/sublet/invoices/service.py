@@ -9,7 +9,8 @@ from sublet.core.db import Tx
 from sublet.core.errors import Conflict, Invalid, Refused
 from sublet.core.ids import derived_id
 from sublet.core.money import NANOS, Money
-from sublet.invoices import store
+from sublet.invoices import dunning, outgoing, store
+from sublet.invoices.dunning import Step
 from sublet.invoices.invoice import (
     Invoice,
     Kind,
@@ -22,6 +23,7 @@ from sublet.invoices.invoice import (
     tax_on,
     zone,
 )
+from sublet.invoices.outgoing import Channel, Outgoing
 from sublet.invoices.store import Marks
 from sublet.ledger import store as ledger
 from sublet.ledger.transfer import Transfer
@@ -167,7 +169,40 @@ def _issue(
     store.insert(tx, invoice, lines, marks=marks, profile=profile, tax=tax)
     _post(tx, invoice, profile.jurisdiction, now=now)
     log.info("invoice.issued", extra={"invoice": invoice.number, "tenant": tenant.id})
-    return _pay_from_wallet(tx, tenant, invoice, now=now)
+    invoice = _pay_from_wallet(tx, tenant, invoice, now=now)
+    if profile.email:
+        outgoing.add(tx, letter(invoice, profile), now=now)
+    return invoice
+
+
+def letter(invoice: Invoice, profile: Profile) -> Outgoing:
+    """Return the e-mail that an invoice is sent with."""
+    due = (
+        f"{Money(invoice.payable_nanos)} are due by {invoice.due_on}. Please name {invoice.label}.\n"
+        if invoice.state is State.ISSUED
+        else "It is paid from your balance: nothing is due.\n"
+    )
+    return Outgoing(
+        id=derived_id(invoice.id, "letter"), tenant_id=invoice.tenant_id, channel=Channel.EMAIL,
+        target=profile.email, subject=f"Invoice {invoice.label}",
+        body=f"To {profile.legal_name}\n\nInvoice {invoice.label} of"
+        f" {Money(invoice.totals.total)} is attached. {due}",
+        invoice_id=invoice.id,
+    )  # fmt: skip
+
+
+def dun_due(tx: Tx, tenant_id: TenantId, *, now: datetime) -> list[Step]:
+    """Take what is due from the wallet where it suffices by now; then the steps of dunning."""
+    tenant = tenants.get_tenant(tx, tenant_id)
+    profile = profile_of(tx, tenant)
+    for invoice, _ in dunning.list_unpaid(tx, tenant.id):
+        due = invoice.totals.total - invoice.prepaid_nanos
+        on_credit = invoice.prepaid_nanos != invoice.totals.net
+        if not on_credit and dunning.funds(tx, tenant).nanos >= due:
+            dunning.resume(tx, tenant, now=now)
+            _pay_from_wallet(tx, tenant, invoice, now=now)
+    today = now.astimezone(zone(profile.time_zone)).date()
+    return dunning.dun(tx, tenant, profile, today=today, now=now)
 
 
 def _post(
@@ -246,6 +281,7 @@ def pay(tx: Tx, number: int, amount: Money, *, reference: str, now: datetime) ->
             _move(tx, derived_id(invoice.id, "payment", what), "house:bank", code, nanos, "payment",
                   now=now)  # fmt: skip
     store.add_event(tx, invoice.id, State.PAID, reference, now=now)
+    dunning.hold_to_it(tx, tenant, now=now)
     return replace(invoice, state=State.PAID)
 
 
@@ -271,6 +307,7 @@ def void(tx: Tx, number: int, *, why: str, now: datetime) -> Invoice:
         raise Refused(f"{invoice.label} cannot be voided: a credit note corrects it")
     _post(tx, invoice, row["profile"]["jurisdiction"], now=now, back=True)
     store.add_event(tx, invoice.id, State.VOID, why, now=now)
+    dunning.hold_to_it(tx, tenants.get_tenant(tx, TenantId(invoice.tenant_id)), now=now)
     return replace(invoice, state=State.VOID)
 
 
@@ -330,6 +367,7 @@ def correct(tx: Tx, number: int, amount: Money, *, why: str, id_: UUID, now: dat
     if back:
         _move(tx, derived_id(id_, "rest"), receivable, tenant.wallet, back, "credit_note", now=now)
     store.add_event(tx, id_, State.PAID, "into the wallet", now=now)
+    dunning.hold_to_it(tx, tenant, now=now)
     return replace(note, state=State.PAID)
 
 

@@ -1,5 +1,6 @@
 """Invoices: the operator issues them and notes payments, tenants look at their own."""
 
+from dataclasses import asdict
 from datetime import date
 from fractions import Fraction
 from typing import Annotated, Any
@@ -15,8 +16,9 @@ from sublet.core.db import Tx
 from sublet.core.errors import Invalid
 from sublet.core.ids import new_id
 from sublet.core.money import NANOS, Money, parse_amount
-from sublet.invoices import service, store
+from sublet.invoices import dunning, outgoing, service, store
 from sublet.invoices.document import as_document, as_pdf
+from sublet.invoices.dunning import Action, Step
 from sublet.invoices.invoice import Profile, Tax
 from sublet.tenants import store as tenants
 from sublet.tenants.tenant import TenantId
@@ -75,6 +77,15 @@ class Voiding(Body):
 
 class CreditLine(Body):
     amount_usd: Annotated[Text, Field(pattern=r"^[0-9]{1,15}(\.[0-9]{1,9})?$")]
+
+
+class DunningStep(Body):
+    days: Annotated[int, Field(ge=0, le=365, strict=True, description="After it was due.")]
+    action: Action
+
+
+class Dunning(Body):
+    steps: Annotated[list[DunningStep], Field(max_length=20)]
 
 
 class Nothing(Body):
@@ -173,17 +184,50 @@ def draft_invoice(
 
 @router.post("/invoices/run")
 def issue_due(ours: Ours, _: Operator, once: OneCall, body: Nothing) -> dict[str, Any]:
-    """Issue what is due by now, of every tenant: the month before, and what is over a threshold."""
+    """Issue what is due by now, of every tenant: the month before, and what is over a threshold.
+
+    Then take the steps that are due for what is not paid; see `PUT /v1/dunning`.
+    """
 
     def run(tx: Tx) -> dict[str, Any]:
-        numbers = []
+        numbers, reminded, suspended = [], [], []
         for tenant in tenants.list_tenants(tx):
             invoice = service.issue_due(tx, tenant.id, now=ours.clock.now())
             if invoice is not None:
                 numbers.append(invoice.label)
-        return {"issued": numbers}
+            taken = {step.action for step in service.dun_due(tx, tenant.id, now=ours.clock.now())}
+            reminded += [tenant.name] if Action.REMIND in taken else []
+            suspended += [tenant.name] if Action.SUSPEND in taken else []
+        return {"issued": numbers, "reminded": reminded, "suspended": suspended}
 
     return once.run(body, run)
+
+
+@router.put("/dunning")
+def set_dunning(ours: Ours, _: Operator, body: Dunning) -> dict[str, Any]:
+    """Say what follows so many days after an invoice was due: reminders, a suspension; or nothing.
+
+    A suspended tenant can read and pay, and buys nothing more; its leases end where they are paid to.
+    """
+    with ours.db.transaction() as tx:
+        dunning.set_steps(tx, [Step(days=one.days, action=one.action) for one in body.steps])
+    return body.model_dump(mode="json")
+
+
+@router.get("/dunning")
+def show_dunning(ours: Ours, _: Operator) -> dict[str, Any]:
+    with ours.db.transaction() as tx:
+        return {"steps": [asdict(step) for step in dunning.list_steps(tx)]}
+
+
+@router.get("/tenants/{tenant_id}/messages")
+def list_messages(ours: Ours, _: Operator, tenant_id: UUID) -> dict[str, Any]:
+    """List what was sent to a tenant, newest first, and how that went."""
+    with ours.db.transaction() as tx:
+        tenants.get_tenant(tx, TenantId(tenant_id))
+        rows = outgoing.list_of(tx, tenant_id)
+    names = ("made_at", "channel", "target", "subject", "attempts", "outcome", "detail")
+    return {"items": [{name: row[name] for name in names} for row in rows]}
 
 
 @router.get("/invoices")

@@ -7,16 +7,21 @@ from uuid import UUID
 from fastapi import APIRouter, Query
 from pydantic import Field
 
-from sublet.app.documents import Body, usd
-from sublet.app.http import AnyCaller, Forbidden, Ours
+from sublet.app.documents import Body, Text, Usd, usd
+from sublet.app.http import AnyCaller, Forbidden, OneTenant, Ours
+from sublet.app.mail import secret_of
+from sublet.app.services import Services
+from sublet.core.db import Tx
 from sublet.core.errors import Invalid
-from sublet.core.money import Money
-from sublet.invoices import service
+from sublet.core.money import Money, parse_amount
+from sublet.invoices import budgets, service
+from sublet.invoices.budgets import Budget
 from sublet.invoices.explorer import By, Filter, foresee, list_usage
 from sublet.invoices.invoice import month_of, zone
+from sublet.leases.webhook import check_url
 from sublet.metering import tags
 from sublet.tenants import store as tenants
-from sublet.tenants.tenant import Caller, TenantId
+from sublet.tenants.tenant import Caller, Tenant, TenantId
 
 router = APIRouter(prefix="/v1", tags=["usage"])
 _LONGEST = timedelta(days=800)
@@ -29,6 +34,15 @@ Tag = Annotated[str | None, Query(max_length=200, examples=["team=research"])]
 
 class Tags(Body):
     tags: Annotated[dict[str, str], Field(examples=[{"team": "research"}])]
+
+
+class NewBudget(Body):
+    amount_usd: Usd
+    key: Annotated[Text, Field(max_length=200)] | None = None
+    tag: Annotated[Text, Field(max_length=200, examples=["team=research"])] | None = None
+    percents: Annotated[tuple[int, ...], Field(min_length=1, max_length=10)] = (50, 80, 100)
+    email: Annotated[Text, Field(max_length=254, pattern=r"^([^@\s]+@[^@\s]+)?$")] = ""
+    webhook: Annotated[Text, Field(max_length=2_000)] = ""
 
 
 @router.get("/usage")
@@ -126,6 +140,51 @@ def show_tags(ours: Ours, found: AnyCaller, subject: UUID) -> dict[str, Any]:
     with ours.db.transaction() as tx:
         owner = None if found.tenant is None else found.tenant.id
         return {"id": subject, "tags": tags.get(tx, subject, tenant_id=owner)}
+
+
+@router.put("/budgets/{name}")
+def put_budget(ours: Ours, tenant: OneTenant, name: str, body: NewBudget) -> dict[str, Any]:
+    """Say what you mean to spend in a month, and whom to tell at which shares of it."""
+    pair = _only(None, None, None, None, body.tag).tag
+    if body.webhook:
+        check_url(body.webhook)
+    budget = Budget(
+        tenant_id=tenant.id, name=name, amount=parse_amount(body.amount_usd), key=body.key,
+        tag=pair, percents=body.percents, email=body.email, webhook=body.webhook,
+    )  # fmt: skip
+    with ours.db.transaction() as tx:
+        budgets.put(tx, budget)
+        return _budget(ours, tx, tenant, budget)
+
+
+@router.get("/budgets")
+def list_budgets(ours: Ours, tenant: OneTenant) -> dict[str, Any]:
+    """List your budgets, and what was charged of each this month."""
+    with ours.db.transaction() as tx:
+        found = budgets.list_budgets(tx, tenant.id)
+        items = [_budget(ours, tx, tenant, budget) for budget in found]
+    return {"items": items, "webhook_secret": secret_of(ours.signing_key, tenant.id)}
+
+
+@router.delete("/budgets/{name}", status_code=204)
+def remove_budget(ours: Ours, tenant: OneTenant, name: str) -> None:
+    with ours.db.transaction() as tx:
+        budgets.remove(tx, tenant.id, name)
+
+
+def _budget(ours: Services, tx: Tx, tenant: Tenant, budget: Budget) -> dict[str, Any]:
+    zone_name = service.profile_of(tx, tenant).time_zone
+    so_far = budgets.spent_of(tx, budget, zone_name=zone_name, now=ours.clock.now())
+    return {
+        "name": budget.name,
+        "amount_usd": usd(budget.amount),
+        "spent_usd": usd(so_far),
+        "key": budget.key,
+        "tag": None if budget.tag is None else "=".join(budget.tag),
+        "percents": budget.percents,
+        "email": budget.email,
+        "webhook": budget.webhook,
+    }
 
 
 def _whose(found: Caller, tenant_id: UUID | None) -> TenantId:
