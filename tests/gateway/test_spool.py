@@ -84,7 +84,7 @@ def test_a_file_is_there_before_it_is_needed_and_does_not_grow(
             assert spool._path(number + 1).read_bytes() == bytes(4000)
         assert {path.stat().st_size for path in files(folder)} == {4000}
     assert number >= 3
-    assert [one for path in files(folder) for one in read(path)] == reports
+    assert [one for path in files(folder) for one in read(path, Report.read)] == reports
     assert not list(folder.rglob("*.torn"))
     spool.close()
 
@@ -106,7 +106,7 @@ def test_without_room_for_a_file_ahead_what_fits_is_kept_all_the_same(
         spool.write([one])
     (path,) = files(folder)
     assert path.stat().st_size == spool._size < 100_000
-    assert list(read(path)) == reports
+    assert list(read(path, Report.read)) == reports
     spool.close()
 
 
@@ -134,11 +134,11 @@ def test_a_torn_or_damaged_end_is_cut_and_set_aside(
         damaged[at] ^= data.draw(st.integers(1, 255))
         path.write_bytes(damaged)
         intact = sum(end <= at for end in ends)
-    assert list(read(path)) == reports[:intact]
+    assert list(read(path, Report.read)) == reports[:intact]
     # Once cut, it is a whole file; what was cut off is kept for whoever wants to look.
     end, torn = [0, *ends][intact], path.with_suffix(".torn")
     left = path.read_bytes()
-    assert list(read(path)) == reports[:intact]
+    assert list(read(path, Report.read)) == reports[:intact]
     assert left == whole[:end]
     assert not torn.exists() or torn.read_bytes()
     spool.close()
@@ -162,7 +162,7 @@ def test_a_full_disk_keeps_nothing_of_what_it_could_not_take(
     monkeypatch.setattr(os, "pwrite", write)
     spool.write([last])
     (path,) = files(folder)
-    assert list(read(path)) == [first, last]
+    assert list(read(path, Report.read)) == [first, last]
     spool.close()
 
 

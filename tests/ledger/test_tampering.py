@@ -48,6 +48,10 @@ from sublet.metering import audit as metering_audit
 from sublet.metering import store as metering
 from sublet.metering import tags
 from sublet.metering.usage import Line, Outcome, Usage
+from sublet.suppliers import store as suppliers
+from sublet.suppliers.purchase import Bought, Purchase, record
+from sublet.suppliers.supplier import Dialect, Rates, Supplier
+from sublet.suppliers.usage import KINDS, Used
 from sublet.tenants import store as tenants
 from sublet.tenants.tenant import Tenant
 
@@ -98,6 +102,7 @@ def tell_a_story(db: Database) -> datetime:
     engine.submit_internal(job, name="training", submitted_at=clock.now())
     pass_time(120)
     use_a_model(db, tenant, now=clock.now())
+    buy_an_answer(db, tenant, now=clock.now())
     name_a_call(db, now=clock.now())
     set_a_floor(db, now=clock.now())
     keep_books(db, now=clock.now())
@@ -182,6 +187,27 @@ def keep_books(db: Database, *, now: datetime) -> None:
         tags.put(tx, FIRM, {"team": "research"}, tenant_id=None, now=now)
 
 
+def buy_an_answer(db: Database, tenant: Tenant, *, now: datetime) -> None:
+    """Buy from outside what own replicas did not give."""
+    rates = Rates(
+        id=0, tier="default", nanos=dict.fromkeys(KINDS, 7), per=3, happened_at=now
+    )  # fmt: skip
+    with db.transaction() as tx:
+        suppliers.put(
+            tx,
+            Supplier(name="acme", dialect=Dialect.OPENAI, url="https://a.example", project="acme"),
+        )
+        price = suppliers.add_rates(tx, "acme", "big", rates, now=now)
+        used = Used(input=10, output=100)
+        bought = Purchase(
+            id=uuid4(), supplier="acme", model="big", deployment="gemma", tenant_id=tenant.id,
+            request_id="r-2", supplier_request="x", asked_tier="default", tier="default",
+            price_id=price, used=used, amount_nanos=rates.cost(used).nanos, outcome="completed",
+            basis="reported", first_token_ms=1, happened_at=now,
+        )  # fmt: skip
+        assert record(tx, [Bought.write(bought)], now=now) == 1
+
+
 class Told:
     """The story's database, and when it ends."""
 
@@ -228,13 +254,14 @@ def test_an_honest_story_has_no_difference(told: Told) -> None:
     counts = findings.counts
     assert set(counts) == {
         "internal_first", "no_double_sale", "money", "no_overspend", "charged_once", "past_stands",
-        "invoices",
+        "invoices", "purchases",
     }  # fmt: skip
     assert counts["no_double_sale"]["internal_gpu_seconds"] == 8 * 60
     assert counts["no_double_sale"]["lease_gpu_seconds"] > 2 * 90
     assert counts["internal_first"]["internal_jobs"] == 1
     assert counts["charged_once"]["ended_leases"] == 2
     assert counts["no_overspend"]["open_holds"] == 1
+    assert counts["purchases"]["purchases"] == 1
 
 
 WALLET = "code LIKE 'tenant:%:wallet' AND debits_posted > 0"

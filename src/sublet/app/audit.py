@@ -25,9 +25,12 @@ from sublet.invoices import audit as invoices
 from sublet.leases import audit as leases
 from sublet.ledger import audit as ledger
 from sublet.metering import audit as metering
+from sublet.suppliers import audit as suppliers
 
 QUERIES: Final = load_queries("sublet.app")
-_RECORDS_WEIGHT: Final = leases.WEIGHT + ledger.WEIGHT + metering.WEIGHT + invoices.WEIGHT
+_RECORDS_WEIGHT: Final = (
+    leases.WEIGHT + ledger.WEIGHT + metering.WEIGHT + invoices.WEIGHT + suppliers.WEIGHT
+)
 _SEALS_WEIGHT: Final = 50.0
 
 Tell = Callable[[str, float], None]
@@ -102,6 +105,7 @@ def _audit(db: Database, when: Callable[[Tx], datetime], tell: Tell) -> Findings
             ledger.audit(tx, findings, now=now, progress=records)
             metering.audit(tx, findings, now=now, progress=records)
             invoices.audit(tx, findings, progress=records)
+            suppliers.audit(tx, findings, progress=records)
             seals.result()
         finally:
             both.stop()  # leaving early must not wait for what is left of the seals

@@ -35,6 +35,7 @@ from sublet.cli import (
     signals,
     simulate,
     status,
+    suppliers,
     surplus,
     tenants,
     usage,
@@ -63,7 +64,7 @@ def build() -> typer.Typer:
         processes, status, leases, keys, limits, money, models, tenants, internal, fleet, prices, ledger,
         engine, verify, backtest, audit, surplus, quotes,
         reservations, contracts, coming, simulate, index, signals, assets, returns, invoices,
-        export, usage,
+        export, usage, suppliers,
     ):  # fmt: skip
         module.add_to(root)
     return root

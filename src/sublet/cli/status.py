@@ -23,11 +23,17 @@ def _waits(value: object) -> str:
     )
 
 
+def _suppliers(value: object) -> str:
+    found = value if isinstance(value, dict) else {}
+    return text("; ".join(f"{name}: {state}" for name, state in found.items()) or "none")
+
+
 _STATUS = (
     Column("api", "api_url"),
     Column("version", "version"),
     Column("waiting for", "waiting_for", _waiting),
     Column("internal jobs waited", "internal_waits", _waits),
+    Column("suppliers", "suppliers", _suppliers),
     Column("gateway", "gateway_url"),
     Column("gateway (http)", "gateway_http_url"),
     Column("ca file", "ca_file"),

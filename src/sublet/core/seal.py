@@ -43,6 +43,8 @@ TABLES: Final = {
     "pool_cost": "id",
     "pool_event": "sequence",
     "price": "id",
+    "purchase": "record",
+    "supplier_price": "id",
     "tagging": "record",
     "tax_rate": "record",
     "transfer": "sequence",

@@ -12,6 +12,7 @@ Source: the Smithy specification, "Amazon Event Stream". Tests hold it to botoco
 
 import struct
 from binascii import crc32
+from collections.abc import Iterator
 from typing import Final
 
 CONTENT_TYPE: Final = b"application/vnd.amazon.eventstream"
@@ -21,6 +22,55 @@ _WORD: Final = struct.Struct(">I")
 _BESIDE: Final = (
     _PRELUDE.size + 2 * _WORD.size
 )  # bytes of a frame that are neither head nor payload
+
+
+_LONGEST: Final = 16 << 20
+
+
+class Damaged(Exception):
+    """These bytes are no event stream."""
+
+
+class Frames:
+    """Events from bytes as they come: the text of their heads, and their payloads."""
+
+    def __init__(self) -> None:
+        self._rest = b""
+
+    def feed(self, data: bytes) -> Iterator[tuple[dict[str, str], bytes]]:
+        """Raises Damaged: a checksum or a length is wrong."""
+        self._rest += data
+        while len(self._rest) >= _PRELUDE.size + _WORD.size:
+            length, head_length = _PRELUDE.unpack_from(self._rest)
+            (checksum,) = _WORD.unpack_from(self._rest, _PRELUDE.size)
+            if checksum != crc32(self._rest[: _PRELUDE.size]):
+                raise Damaged("the checksum of a frame's lengths is wrong")
+            if not head_length + _BESIDE <= length <= _LONGEST:
+                raise Damaged("a frame of an impossible length")
+            if len(self._rest) < length:
+                return
+            frame, self._rest = self._rest[:length], self._rest[length:]
+            if _WORD.unpack_from(frame, length - _WORD.size)[0] != crc32(frame[: -_WORD.size]):
+                raise Damaged("the checksum of a frame is wrong")
+            start = _PRELUDE.size + _WORD.size
+            yield _head(frame[start : start + head_length]), frame[start + head_length : -4]
+
+
+def _head(data: bytes) -> dict[str, str]:
+    """Return the names and values of a frame's head. All that we need is text."""
+    found, at = {}, 0
+    try:
+        while at < len(data):
+            end = at + 1 + data[at]
+            name, kind = data[at + 1 : end].decode(), data[end]
+            if kind != _TEXT:
+                raise Damaged(f"a header of type {kind}")
+            (length,) = struct.unpack_from(">H", data, end + 1)
+            found[name] = data[end + 3 : end + 3 + length].decode()
+            at = end + 3 + length
+    except (IndexError, struct.error, UnicodeDecodeError) as error:
+        raise Damaged("a head that cannot be read") from error
+    return found
 
 
 def event(name: str, payload: bytes) -> bytes:

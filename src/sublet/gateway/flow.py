@@ -12,6 +12,7 @@ closed at once, which stops the engine, whether or not a first token had come.
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable
+from functools import partial
 from typing import Final, TypeVar
 
 from sublet.core.failpoint import failpoint
@@ -19,12 +20,14 @@ from sublet.core.money import Money
 from sublet.gateway.answers import Broken, Gone, Piece, reclaimed
 from sublet.gateway.ask import Ask
 from sublet.gateway.background import Quiet, keep
+from sublet.gateway.bought.call import SupplierCall
+from sublet.gateway.bought.outside import ELSEWHERE, Outside
 from sublet.gateway.dialect import Reply, RichReply
 from sublet.gateway.exchange import Exchange
 from sublet.gateway.failures import Failure, Kind
 from sublet.gateway.grant import CountFirst, Grant, Need
 from sublet.gateway.limits import Subject, budgets_of
-from sublet.gateway.service import MAX_SECONDS, Service, Stop, Why, why_cut
+from sublet.gateway.service import Service, Stop, Why, facts, why_cut
 from sublet.gateway.tariff import Counts
 from sublet.metering.report import Report
 from sublet.metering.usage import Outcome, Usage
@@ -35,8 +38,6 @@ log: Final = logging.getLogger(__name__)
 T = TypeVar("T")
 
 _LAST_BYTES_SECONDS: Final = 30.0  # for a client that reads too slowly
-# The replica refused before it began, so another one may be asked.
-_ELSEWHERE: Final = frozenset({Kind.MODEL_BUSY, Kind.RECLAIMED})
 
 
 class Serving:
@@ -60,6 +61,7 @@ class Serving:
         self.turn: dict[str, object] = {}  # the answer as a turn, of one that may be kept
         self._left = False  # did the client hang up? What it used is then found out beside.
         self._asked: Replica | None = None  # who generates
+        self._outside: Outside | None = None  # where it may be bought, too
         self._seen: Counts | None = None  # what it had used, when last it said
         self._delivered: Counts | None = None  # the same, when the client last got text
         self._finish_reason: str | None = None
@@ -101,9 +103,11 @@ class Serving:
             offer.check(ask)
         if ask.echo:
             self._ask = ask = offer.complete(ask)
-        if not offer.ready:
+        outside = not offer.ready and service.sold_outside(ask)
+        if not offer.ready and not outside:
             raise offer.refusal()
-        need = service.bounds.need(ask, offer, tariff)
+        bounds = service.bounds
+        need = (bounds.need_outside if outside else bounds.need)(ask, offer, tariff)
         if need is not None:
             try:
                 await self._reserve(need)
@@ -112,24 +116,7 @@ class Serving:
             else:
                 return
         prompt_tokens = await self.count()
-        service.bounds.learn(ask, prompt_tokens)
-        context_tokens = offer.deployment.context_tokens
-        if ask.generates and prompt_tokens >= context_tokens:
-            raise Failure(
-                Kind.TOO_LONG,
-                f"the input has {prompt_tokens} tokens and the context of model {ask.model!r}"
-                f" holds {context_tokens}, input and output together",
-                param="messages" if "messages" in ask.payload else "prompt",
-            )
-        await self._reserve(
-            Need(
-                prompt_tokens=prompt_tokens,
-                counted=True,
-                max_tokens=ask.max_tokens,
-                context_left=context_tokens - prompt_tokens if ask.generates else 0,
-                tariff=tariff,
-            )
-        )
+        await self._reserve(service.bounds.counted(ask, offer, tariff, prompt_tokens))
 
     async def count(self) -> int:
         """Return how many tokens the prompt has for this model.
@@ -227,6 +214,8 @@ class Serving:
                 raise
             if stop.why is Why.HUNG_UP:
                 self._left = True
+                if self._outside is not None:
+                    self._outside.leave()
                 service.detach(self._settle_hung_up(grant))
                 return 0 if self._seen is None else self._seen.total
             failure = why_cut(stop, service.patience, model=self._ask.model)
@@ -235,22 +224,22 @@ class Serving:
         except Failure as error:
             failure = error
         if failure is not None:
+            if self._outside is not None:
+                self._outside.cut()
             return await self._break_off(grant, failure, counts)
         return await self._complete(reply)
 
     def _look(self, loop: asyncio.AbstractEventLoop, stop: Stop) -> None:
         """Break it off when it takes too long, or look again then. One timer at a time."""
         patience, now = self._service.patience, loop.time()
-        ends, why = self._began_at + MAX_SECONDS, Why.TIMED_OUT
-        if self._ask.stream:  # what is not streamed says nothing until its end
-            if self._exchange.clogged:  # it is the client who is slow
-                sooner, what = now + patience.stall_seconds, Why.STALLED
-            elif self._moved_at:
-                sooner, what = self._moved_at + patience.stall_seconds, Why.STALLED
-            else:
-                sooner, what = self._began_at + patience.first_token_seconds, Why.SILENT
-            if sooner < ends:
-                ends, why = sooner, what
+        ends, why = patience.due(
+            now=now,
+            began_at=self._began_at,
+            # What is not streamed says nothing until its end.
+            waits=self._ask.stream,
+            clogged=self._exchange.clogged,
+            moved_at=self._moved_at,
+        )
         if ends <= now:
             stop.now(why)
         else:
@@ -261,7 +250,18 @@ class Serving:
     # ── generating ───────────────────────────────────────────────────────────────────────
 
     async def _generate(self, reply: Reply) -> None:
-        await self._ask_one(lambda replica: self._generate_on(replica, reply))
+        own = partial(self._ask_one, lambda replica: self._generate_on(replica, reply))
+        if not self._service.sold_outside(self._ask):
+            return await own()
+        self._outside = Outside(self._service, self._ask, self._tenant.id)
+        return await self._outside.generate(
+            reply.grant,
+            request_id=self._exchange.request_id,
+            began_at=self._began_at,
+            own=own,
+            begun=lambda: self._seen is not None or self._exchange.begun or bool(self._texts),
+            take=lambda pieces: self._take(pieces, reply),
+        )
 
     async def _generate_on(self, replica: Replica, reply: Reply) -> None:
         self._asked = replica
@@ -351,9 +351,13 @@ class Serving:
             except Gone:
                 await self._service.refresh()
             except Broken as error:
-                if error.failure.kind not in _ELSEWHERE or self._seen is not None:
+                if error.failure.kind not in ELSEWHERE or self._seen is not None:
                     raise
                 failure = error.failure
+
+    @property
+    def _call(self) -> SupplierCall | None:
+        return None if self._outside is None else self._outside.call
 
     # ── ending ───────────────────────────────────────────────────────────────────────────
 
@@ -393,7 +397,9 @@ class Serving:
 
     async def _break_off(self, grant: Grant, failure: Failure, counts: Counts | None) -> int:
         """Charge what was delivered, nothing if nothing was, then raise `failure`."""
-        if await self._service.was_reclaimed(failure, self._ask.model, self._tenant.id):
+        if self._call is None and await self._service.was_reclaimed(
+            failure, self._ask.model, self._tenant.id
+        ):
             failure = reclaimed(self._ask)
         if self._exchange.begun and self._seen is None:
             self._seen = self._delivered = await self._tokenise(grant)
@@ -419,6 +425,8 @@ class Serving:
 
     async def _count_hung_up(self, grant: Grant) -> Counts | None:
         counts = self._seen
+        if self._call is not None:
+            return await self._call.final()
         if self._asked is not None:
             request_id = self._exchange.request_id
             counts = await self._service.replicas.final(self._asked, request_id) or counts
@@ -440,10 +448,15 @@ class Serving:
         """Note the use for good, and return what it costs."""
         service = self._service
         delivered = 0 if self._delivered is None else self._delivered.completion_tokens
+        source, sequence, tariff = service.source, service.sequence, grant.tariff
+        if self._outside is not None and self._call is not None:
+            source, sequence = service.supplier, service.supplied
+            tariff = self._outside.tariff(grant, counts)
+        elif self._tokenised:
+            source, sequence = service.tokeniser, service.tokenised
         usage = Usage(
             id=self._exchange.id,
-            source=service.tokeniser if self._tokenised else service.source,
-            sequence=next(service.tokenised if self._tokenised else service.sequence),
+            source=source, sequence=next(sequence),
             tenant_id=self._tenant.id, api_key_id=self._caller.key_id, model=self._ask.model,
             request_id=self._exchange.request_id,
             input_tokens=counts.input_tokens,
@@ -458,7 +471,7 @@ class Serving:
         service.served(
             self._ask.model, outcome, counts, (self._began_at, self._first_at, self._moved_at)
         )
-        report = Report.write(usage, grant.tariff.lines(counts))
+        report = Report.write(usage, tariff.lines(counts))
         if (trace := self._exchange.trace) is not None:
             trace.used(
                 counts, Money(report.nanos), outcome,
@@ -483,14 +496,5 @@ class Serving:
 
     def _facts(self, outcome: Outcome, counts: Counts | None = None) -> dict[str, object]:
         """What a log line says: never what was asked or answered."""
-        facts: dict[str, object] = {
-            "request": self._exchange.request_id,
-            "tenant": str(self._tenant.id),
-            "model": self._ask.model,
-            "outcome": outcome.value,
-        }
-        if counts is not None:
-            facts["input_tokens"] = counts.input_tokens
-            facts["cache_read_tokens"] = counts.cache_read_tokens
-            facts["output_tokens"] = counts.output_tokens
-        return facts
+        who = self._exchange.request_id, str(self._tenant.id), self._ask.model
+        return facts(*who, outcome, counts)

@@ -11,6 +11,7 @@ from types import MappingProxyType
 from typing import Final
 
 from sublet.gateway.board import Board
+from sublet.gateway.bought.metrics import BoughtMetrics
 from sublet.gateway.failures import TABLE, Kind
 from sublet.gateway.tariff import Counts
 from sublet.metering.usage import Outcome
@@ -65,7 +66,13 @@ def rest(shared: Board, process: int) -> None:
 class Metrics:
     """What one of the processes counts, and what all of them did."""
 
-    def __init__(self, shared: Board | None = None, process: int = 0) -> None:
+    def __init__(
+        self,
+        shared: Board | None = None,
+        process: int = 0,
+        bought: BoughtMetrics | None = None,
+    ) -> None:
+        self.bought = bought or BoughtMetrics()
         self._board = board(1) if shared is None else shared
         self._process = process
         self._numbers = self._board.numbers
@@ -175,7 +182,7 @@ class Metrics:
         for (gauge, about), value in zip(GAUGES.items(), singles[_GAUGES_AT:], strict=True):
             name = _head(lines, gauge, "gauge", about)
             lines.append(f"{name} {value:.0f}")
-        return ("\n".join(lines) + "\n").encode()
+        return ("\n".join(lines) + "\n").encode() + self.bought.text()
 
 
 def _head(lines: list[str], name: str, kind: str, about: str) -> str:

@@ -17,6 +17,9 @@ SELECT EXISTS (SELECT FROM gateway
                 WHERE instance <> %(instance)s
                   AND seen_at > %(now)s::timestamptz - interval '10 seconds') AS there;
 
+-- name: count_gateways
+SELECT count(*) AS gateways FROM gateway WHERE seen_at > %(now)s::timestamptz - interval '10 seconds';
+
 -- name: use_signature
 -- Whoever is second, on whichever gateway, gets no row.
 INSERT INTO used_signature (signature, used_at)

@@ -32,6 +32,8 @@ from sublet.core.vault import Vault
 from sublet.gateway import metrics
 from sublet.gateway.app import Gateway
 from sublet.gateway.background import Background
+from sublet.gateway.bought import book, buyer
+from sublet.gateway.bought import metrics as bought
 from sublet.gateway.budgets import Budgets
 from sublet.gateway.cashier import Cashier
 from sublet.gateway.directory import Directory
@@ -50,6 +52,7 @@ from sublet.gateway.tracing import Tracer
 from sublet.gateway.tuning import Tuning, Watched
 from sublet.gateway.workers import Workers, name_of
 from sublet.metering.report import Report
+from sublet.suppliers.quotas import give_back
 
 log: Final = logging.getLogger(__name__)
 
@@ -109,15 +112,17 @@ def serve(settings: Settings) -> None:
         listeners = [
             stack.enter_context(_listening(settings)) for _ in range(_checked_workers(settings))
         ]
-        shared = metrics.board(settings.workers)
+        shared, purchases = metrics.board(settings.workers), bought.board(settings.workers)
         if settings.workers == 1:
-            _serve_alone(settings, listeners[0], Metrics(shared), retired=_retired(settings))
+            counted = Metrics(shared, bought=bought.BoughtMetrics(purchases))
+            _serve_alone(settings, listeners[0], counted, retired=_retired(settings))
             return
 
         def work(worker: int) -> None:
             own = replace(settings, name=name_of(settings.name, worker))
             retired = _retired(settings) if worker == 0 else []
-            _serve_alone(own, listeners[worker], Metrics(shared, worker), retired=retired)
+            counted = Metrics(shared, worker, bought.BoughtMetrics(purchases, worker))
+            _serve_alone(own, listeners[worker], counted, retired=retired)
 
         def let_go(worker: int | None) -> None:
             for number, sockets in enumerate(listeners):
@@ -164,24 +169,32 @@ def _serve_alone(
             with contextlib.suppress(OSError):  # something damaged was set aside there
                 (settings.spool / name / "lock").unlink(missing_ok=True)
                 (settings.spool / name).rmdir()
-        instance, spool, till = _take_over(settings, db, clock, stack)
+        instance, spool, purchases, till = _take_over(settings, db, clock, stack)
         directory = Directory(db, instance, clock)
         stack.callback(directory.stop)
         cashier = Cashier(till, spool, settings.purse_seconds)
         stack.callback(cashier.stop)
         budgets = Budgets(db, holder=instance.holder, clock=clock)
         stack.callback(budgets.stop)
+        buying = buyer.Buyer(
+            db=db, clock=clock, book=book.Book(purchases, db, clock),
+            vault=None if settings.vault is None else Vault(settings.vault),
+            holder=settings.name, instance=instance.id, metrics=counted.bought,
+        )  # fmt: skip
+        stack.callback(buying.book.stop)
         # What is there by now stays to the end, and need not be looked through again and again
         # while everybody waits.
         gc.collect()
         gc.freeze()
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-            runner.run(_serve(settings, instance, directory, cashier, budgets, counted, sockets))
+            runner.run(
+                _serve(settings, instance, directory, cashier, budgets, buying, counted, sockets)
+            )
 
 
 def _take_over(
     settings: Settings, db: Database, clock: SystemClock, stack: contextlib.ExitStack
-) -> tuple[Instance, Spool, Till]:
+) -> tuple[Instance, Spool, Spool, Till]:
     """Take the name and its spool, hand over what earlier runs left, and return what they held."""
     instance = Instance(settings.name, _bounded(settings.database_url, settings.name), clock)
     stack.callback(instance.stop)
@@ -189,14 +202,20 @@ def _take_over(
     spool = Spool(settings.spool / settings.name, instance.id)
     spool.open()
     stack.callback(spool.close)
+    purchases = Spool(settings.spool / ".purchases" / settings.name, instance.id)
+    purchases.open()
+    stack.callback(purchases.close)
     till = Till(db, holder=instance.holder, clock=clock)
+    book.recover(purchases, db, clock)
+    with db.transaction() as tx:
+        give_back(tx, settings.name, str(instance.id))
     recovered = recover(spool, till)
     returned = instance.sweep(db)
     log.info(
         "gateway.started",
         extra=_facts(settings, instance) | {"reports": recovered, "holds_returned": returned},
     )
-    return instance, spool, till
+    return instance, spool, purchases, till
 
 
 def recover(spool: Spool, till: Till) -> int:
@@ -207,7 +226,7 @@ def recover(spool: Spool, till: Till) -> int:
     """
     recovered = 0
     for path in spool.left_behind():
-        reports = list(read(path))
+        reports = list(read(path, Report.read))
         for start in range(0, len(reports), _AT_ONCE):
             _hand_over(till, reports[start : start + _AT_ONCE])
         recovered += len(reports)
@@ -248,6 +267,7 @@ async def _serve(
     directory: Directory,
     cashier: Cashier,
     budgets: Budgets,
+    buying: buyer.Buyer,
     counted: Metrics,
     sockets: _Listeners,
 ) -> None:
@@ -258,6 +278,7 @@ async def _serve(
         loop.add_signal_handler(number, asked_to_stop.set)
     with contextlib.ExitStack() as stack:
         replicas = stack.enter_context(contextlib.closing(Replicas()))
+        stack.callback(buying.close)
         tracer = _tracer(settings)
         if tracer is not None:
             stack.callback(tracer.close)
@@ -265,12 +286,14 @@ async def _serve(
         kept = Kept(directory, vault)
         service = Service(
             source=f"gateway:{instance.id}",
+            supplier=f"supplier:{instance.id}",
             tokeniser=f"tokeniser:{instance.id}",
             directory=directory,
             cashier=cashier,
             replicas=replicas,
             budgets=budgets,
             metrics=counted,
+            buyer=buying,
             kept=kept,
             background=Background(kept),
             tracer=tracer,
@@ -295,7 +318,10 @@ async def _serve(
             asyncio.create_task(_watch(service, settings, [one for _, one in sockets if one])),
             asyncio.create_task(_beat(instance, directory, asked_to_stop)),
             asyncio.create_task(cashier.watch()),
+            asyncio.create_task(buying.watch()),
         ]
+        for task in loops:
+            task.add_done_callback(_died)
         try:
             await asked_to_stop.wait()
             log.info("gateway.stopping")
@@ -316,6 +342,12 @@ def _tracer(settings: Settings) -> Tracer | None:
     return Tracer(
         settings.traces, share=settings.traces_share, gateway=settings.name, version=__version__
     )
+
+
+def _died(task: asyncio.Task[None]) -> None:
+    """What goes on for ever has ended: nobody else would ever hear of it."""
+    if not task.cancelled() and (error := task.exception()) is not None:
+        log.error("gateway.failed", exc_info=error)
 
 
 async def _refresh(service: Service) -> None:

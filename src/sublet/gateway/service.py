@@ -10,7 +10,9 @@ from typing import Final
 from uuid import UUID
 
 from sublet.core.errors import Unavailable
+from sublet.gateway.ask import Ask
 from sublet.gateway.background import Background
+from sublet.gateway.bought.buyer import Buyer
 from sublet.gateway.bound import Bounds
 from sublet.gateway.budgets import Budgets
 from sublet.gateway.cashier import Cashier
@@ -38,12 +40,37 @@ class Patience:
     first_token_seconds: float = 120.0  # its queue and the reading of the prompt are in it
     stall_seconds: float = 60.0  # between two tokens
 
+    def due(
+        self, *, now: float, began_at: float, waits: bool, clogged: bool, moved_at: float
+    ) -> tuple[float, "Why"]:
+        """Return when a request is to be broken off, if nothing more comes, and why.
+
+        Args:
+            now: the present instant.
+            began_at: when it was sent.
+            waits: a client waits for each token.
+            clogged: it is the client who is slow.
+            moved_at: when the last text went out; 0: none did.
+        """
+        ends, why = began_at + MAX_SECONDS, Why.TIMED_OUT
+        if waits:
+            if clogged:
+                sooner, what = now + self.stall_seconds, Why.STALLED
+            elif moved_at:
+                sooner, what = moved_at + self.stall_seconds, Why.STALLED
+            else:
+                sooner, what = began_at + self.first_token_seconds, Why.SILENT
+            if sooner < ends:
+                ends, why = sooner, what
+        return ends, why
+
 
 @dataclass(slots=True, kw_only=True)
 class Service:
     """What all requests share."""
 
     source: str  # what usages say of who counted them: the engine, as told to this gateway …
+    supplier: str  # … or a supplier, told to this gateway, …
     tokeniser: str  # … or nobody until this gateway asked for the tokens of a text
     directory: Directory
     cashier: Cashier
@@ -52,6 +79,7 @@ class Service:
     budgets: Budgets
     kept: Kept
     background: Background
+    buyer: Buyer | None = None  # of answers that own replicas are short of
     patience: Patience = Patience()
     demand: Demand = field(default_factory=Demand)
     metrics: Metrics = field(default_factory=Metrics)
@@ -61,14 +89,18 @@ class Service:
     sequence: Iterator[int] = field(default_factory=lambda: itertools.count(1))
     # The same of what the gateway counted itself: a source of its own, so that it can be told apart.
     tokenised: Iterator[int] = field(default_factory=lambda: itertools.count(1))
+    # And of what suppliers counted.
+    supplied: Iterator[int] = field(default_factory=lambda: itertools.count(1))
     running: set["Stop"] = field(default_factory=set)
     _detached: set[asyncio.Task[None]] = field(default_factory=set)
 
     async def refresh(self) -> None:
-        """Read the table anew; keep the last one when that fails."""
+        """Read the table anew, and what may be bought; keep the last one when that fails."""
         try:
             self.table = await self.directory.read_table()
             self.limiter.put(self.directory.book)
+            if self.buyer is not None:
+                self.buyer.take(await self.directory.transact(self.buyer.read))
         except Unavailable:
             log.warning("gateway.table_kept")
 
@@ -86,6 +118,10 @@ class Service:
                 "reports_waiting": reports,
             }
         )
+
+    def sold_outside(self, ask: Ask) -> bool:
+        """Say whether its answer may be bought, too."""
+        return self.buyer is not None and self.buyer.sells(ask.model) and ask.generates
 
     def offer(self, model: str, tenant_id: UUID) -> Offer:
         """Return what is sold to a tenant under a name, and note that it was asked for.
@@ -149,6 +185,8 @@ class Service:
         until = asyncio.get_running_loop().time() + seconds
         if self._detached:
             await asyncio.wait(self._detached, timeout=seconds)
+        if self.buyer is not None:
+            await self.buyer.drain(max(0.1, until - asyncio.get_running_loop().time()))
         await self.cashier.drain(max(0.1, until - asyncio.get_running_loop().time()))
         await self.budgets.drain(max(0.1, until - asyncio.get_running_loop().time()))
 
@@ -202,3 +240,17 @@ def why_cut(stop: Stop, patience: Patience, *, model: str) -> Failure:
             " what came is charged",
         )
     return Failure(Kind.TIMED_OUT, f"a request may take {MAX_SECONDS:.0f} seconds")
+
+
+def facts(
+    request_id: str, tenant: str, model: str, outcome: Outcome, counts: Counts | None
+) -> dict[str, object]:
+    """Return what a log line says of a request: never what was asked or answered."""
+    said: dict[str, object] = {
+        "request": request_id, "tenant": tenant, "model": model, "outcome": outcome.value,
+    }  # fmt: skip
+    if counts is not None:
+        said["input_tokens"] = counts.input_tokens
+        said["cache_read_tokens"] = counts.cache_read_tokens
+        said["output_tokens"] = counts.output_tokens
+    return said

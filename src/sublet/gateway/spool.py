@@ -21,15 +21,24 @@ import re
 import struct
 import threading
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import Final
+from typing import Final, Protocol, TypeVar
 from uuid import UUID
 
 from sublet.core.errors import Invalid, Misconfigured
 from sublet.core.failpoint import failpoint
-from sublet.metering.report import Report
+
+R = TypeVar("R")
+
+
+class Line(Protocol):
+    """What a spool keeps: it is written down already."""
+
+    @property
+    def line(self) -> bytes: ...
+
 
 _HEAD: Final = struct.Struct("<II")
 _LONGEST: Final = 1 << 20  # of one record; a longer length is garbage
@@ -96,7 +105,7 @@ class Spool:
 
     # ── writing ──────────────────────────────────────────────────────────────────────────
 
-    def write(self, reports: Sequence[Report]) -> int:
+    def write(self, reports: Sequence[Line]) -> int:
         """Add these and wait for the disk; return the number of their file, for `forget`.
 
         Raises:
@@ -211,8 +220,8 @@ class Spool:
         return [path for _, path in sorted(found)]
 
 
-def read(path: Path) -> Iterator[Report]:
-    """Yield the reports of a file, up to what was half written or is damaged.
+def read(path: Path, of: Callable[[bytes], R]) -> Iterator[R]:
+    """Yield the records of a file, up to what was half written or is damaged.
 
     What cannot be trusted is never guessed: the rest of the file is set aside beside it, as
     `<name>.torn`, and the numbers that are missing show in `sublet verify`.
@@ -227,10 +236,10 @@ def read(path: Path) -> Iterator[Report]:
         if length > _LONGEST or len(line) < length or zlib.crc32(line) != check:
             break
         try:
-            report = Report.read(line)
+            record = of(line)
         except Invalid:
             break
-        yield report
+        yield record
         at += _HEAD.size + length
     if torn := data[at:].rstrip(b"\0"):
         path.with_suffix(".torn").write_bytes(torn)

@@ -1,4 +1,4 @@
-"""HTTP/1.1 to replicas: one request at a time on a connection, and no more than is needed.
+"""HTTP/1.1 to replicas and suppliers: one request at a time on a connection, and no more than is needed.
 
 A general client does for every request what a gateway needs for none of them: cookies,
 redirects, proxies, compression, and an object for each header and each chunk. This one writes
@@ -8,6 +8,7 @@ under uvicorn. See docs/decisions/0010.
 
 import asyncio
 import re
+import ssl
 from collections import deque
 from typing import Final, cast
 
@@ -221,10 +222,39 @@ class Answer(asyncio.Protocol):
             self.close()
 
 
-class Wire:
-    """Connections to any number of servers, kept for the next request."""
+class Headed(Answer):
+    """An answer whose headers are of interest: names in lower case."""
 
-    def __init__(self) -> None:
+    def __init__(self, pool: "Wire", address: tuple[str, int]) -> None:
+        super().__init__(pool, address)
+        self.headers: dict[bytes, bytes] = {}
+
+    def on_message_begin(self) -> None:
+        self.headers = {}
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        self.headers[name.lower()] = value
+
+
+class Wire:
+    """Connections to any number of servers, kept for the next request.
+
+    Args:
+        context: of TLS; None: without.
+        make: what answers are read by: `Headed` where headers are of interest.
+        connect_seconds: how long a connection may take, its handshake included.
+    """
+
+    def __init__(
+        self,
+        *,
+        context: ssl.SSLContext | None = None,
+        make: type[Answer] = Answer,
+        connect_seconds: float = _CONNECT_SECONDS,
+    ) -> None:
+        self._context = context
+        self._make = make
+        self._connect_seconds = connect_seconds
         self._idle: dict[tuple[str, int], deque[Answer]] = {}
 
     async def send(
@@ -288,8 +318,10 @@ class Wire:
         loop = asyncio.get_running_loop()
         host, port = address
         try:
-            async with asyncio.timeout(_CONNECT_SECONDS):
-                _, answer = await loop.create_connection(lambda: Answer(self, address), host, port)
+            async with asyncio.timeout(self._connect_seconds):
+                _, answer = await loop.create_connection(
+                    lambda: self._make(self, address), host, port, ssl=self._context
+                )
         except OSError as error:  # a TimeoutError is one
             raise Lost(type(error).__name__, unsent=True) from error
         return answer

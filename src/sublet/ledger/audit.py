@@ -14,6 +14,7 @@ RECORDS: Final = (
     "notice_scale", "contract_delivery", "contract_break", "coming_capacity",
     "tax_rate", "exchange_rate", "invoice", "invoice_event", "tagging",
     "budget_alert", "dunning_event",
+    "supplier_price", "purchase",
 )  # fmt: skip
 WEIGHT: Final = 20.0  # of all steps, as `Progress` counts
 # The sweeper runs every second; a hold this long past its time has been forgotten.

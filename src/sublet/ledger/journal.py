@@ -32,9 +32,17 @@ _ROOTS: Final[Mapping[str, str]] = {
     "wallet": "liabilities",  # we owe it to the tenant until it is used
     "revenue": "income",
     "bank": "assets",
+    "cost": "expenses",  # of what was bought to be sold
+    "payable": "liabilities",
 }
 _OTHERS: Final = "equity"
-_TYPES: Final[Mapping[str, str]] = {"liabilities": "L", "income": "R", "assets": "A", "equity": "E"}
+_TYPES: Final[Mapping[str, str]] = {
+    "liabilities": "L",
+    "income": "R",
+    "assets": "A",
+    "equity": "E",
+    "expenses": "X",
+}
 
 # A part of a code that is fit to be a part of a name. Any other part is written in hex behind
 # two capitals, which no fit part has.

@@ -57,7 +57,9 @@ def sum_up(db: Database, *, now: datetime) -> int:
 
 def report(tx: Tx, *, since: datetime, now: datetime) -> list[Report]:
     """Return the economics of every deployment over a time."""
-    used = {row["model"]: row for row in tx.execute(QUERIES["list_used"], {"since": since})}
+    used = {
+        row["model"]: row for row in tx.execute(QUERIES["list_used"], {"since": since, "now": now})
+    }
     leased = _leased(tx, since=since, now=now)
     found = []
     for deployment in store.list_deployments(tx):

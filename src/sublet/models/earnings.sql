@@ -18,6 +18,7 @@ SELECT u.model, date_trunc('minute', u.happened_at), count(*),
        sum(u.output_tokens + u.reasoning_tokens), sum(c.amount_nanos)
   FROM charge c JOIN usage u ON u.id = c.usage_id
  WHERE c.record > %(after)s AND c.record <= %(up_to)s AND u.model IS NOT NULL
+   AND u.source NOT LIKE 'supplier:%%'  -- what was bought outside, our GPUs did not earn
  GROUP BY 1, 2
     ON CONFLICT (model, minute) DO UPDATE
    SET requests = model_use.requests + EXCLUDED.requests,
@@ -28,7 +29,7 @@ SELECT u.model, date_trunc('minute', u.happened_at), count(*),
 -- name: list_used
 SELECT model, sum(requests)::bigint AS requests, sum(input_tokens)::bigint AS input_tokens,
        sum(output_tokens)::bigint AS output_tokens, sum(nanos) AS nanos
-  FROM model_use WHERE minute >= %(since)s
+  FROM model_use WHERE minute >= %(since)s AND minute <= %(now)s
  GROUP BY model;
 
 -- name: list_leased

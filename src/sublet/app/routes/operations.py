@@ -31,6 +31,8 @@ from sublet.models import service as models
 from sublet.models import store as model_store
 from sublet.models.deployment import Deployment, ReplicaState
 from sublet.planner.surplus import sellable_gpus
+from sublet.suppliers import quotas
+from sublet.suppliers import store as suppliers
 
 log = logging.getLogger(__name__)
 
@@ -65,10 +67,39 @@ def show_status(ours: Ours) -> dict[str, Any]:
             }
             for pool, waits in sorted(ours.waits.by_pool().items())
         },
+        "suppliers": _suppliers(ours),
         "gateway_url": ours.config.gateway_url,
         "gateway_http_url": ours.config.gateway_http_url,
         "ca_file": str(ours.config.data / "ca" / "ca.pem"),
     }
+
+
+def _suppliers(ours: Ours) -> dict[str, str]:
+    """Say of each supplier whether it is asked when own replicas are short."""
+    with ours.db.transaction() as tx:
+        rests = {rest.supplier: rest for rest in suppliers.list_rests(tx, now=ours.clock.now())}
+        found = {}
+        for one in suppliers.list_suppliers(tx):
+            state = "ready" if one.has_key else "it has no key"
+            if one.name in rests:
+                state = f"rests: {rests[one.name].why}"
+            found[one.name] = state if one.enabled else "stopped"
+    return found
+
+
+def _quota_lines(ours: Ours) -> list[str]:
+    lines = [
+        "# HELP sublet_supplier_quota_left What is left of a limit, in its own unit (nanos of spend).",
+        "# TYPE sublet_supplier_quota_left gauge",
+    ]
+    with ours.db.transaction() as tx:
+        standings = quotas.standings(tx)
+    for standing, at in standings:
+        limit = standing.limit
+        scope, label = limit.scope.translate(_ESCAPED), limit.label.translate(_ESCAPED)
+        labels = f'scope="{scope}",limit="{label}"'
+        lines.append(f"sublet_supplier_quota_left{{{labels}}} {standing.left(at)}")
+    return lines
 
 
 @metrics_router.get("/metrics", tags=["operations"], response_class=PlainTextResponse)
@@ -92,7 +123,7 @@ def show_metrics(ours: Ours) -> str:
                 f'sublet_internal_wait_seconds{{pool="{label}",quantile="{quantile}"}} {seconds:.3f}'
             )
         jobs.append(f'sublet_internal_waits_total{{pool="{label}"}} {waits.jobs}')
-    return "\n".join([*lines, *jobs]) + "\n"
+    return "\n".join([*lines, *jobs, *_quota_lines(ours)]) + "\n"
 
 
 @router.get("/fleet", tags=["fleet"])
