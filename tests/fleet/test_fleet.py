@@ -156,6 +156,18 @@ def test_looking_at_the_queue_again_and_again_records_each_change_once(tx: Tx) -
     )
 
 
+def test_a_job_that_was_given_something_else_than_it_wanted_is_one_job(tx: Tx) -> None:
+    """Such as a gang that is first seen with its GPUs when some of its nodes have finished."""
+    store.observe_pools(tx, {"h200": 8}, notice_seconds=10, now=NOON)
+    for job in (JOB, replace(RUNNING, gpus=1, name="renamed"), replace(ENDED, gpus=1)):
+        store.record_internal_jobs(tx, [job], now=NOON + 9 * MINUTE)
+    (span,) = store.list_internal_spans(tx)
+    assert (span.gpus, span.wanted, span.name) == (1, 4, ENDED.name)
+    assert (span.submitted_at, span.started_at) == (NOON, ENDED.started_at)
+    (shown,) = store.list_jobs_at(tx, "h200", NOON + MINUTE)
+    assert (shown["gpus"], shown["started_at"]) == (1, ENDED.started_at)
+
+
 def test_a_job_first_seen_when_it_was_over_is_recorded_whole(tx: Tx) -> None:
     store.observe_pools(tx, {"h200": 8}, notice_seconds=10, now=NOON)
     cancelled = replace(CANCELLED, id=UUID(int=2))

@@ -31,6 +31,7 @@ def job(
         job_id=UUID(int=int(submitted * 10)),
         pool="h200",
         gpus=gpus,
+        wanted=gpus,
         name="training",
         submitted_at=at(submitted),
         started_at=None if started is None else at(started),

@@ -130,7 +130,7 @@ class Control:
     def verify(self) -> dict[str, Any]:
         """The auditor finds nothing."""
         document = self.api("GET", "/v1/audit")
-        assert document["differences"] == []
+        assert document["differences"] == [], document["differences"]
         return document
 
 

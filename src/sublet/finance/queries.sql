@@ -16,12 +16,13 @@ WITH spans AS (
      GROUP BY l.id, l.pool, l.gpus, use
     HAVING count(*) FILTER (WHERE e.state = 'running') > 0
     UNION ALL
-    SELECT pool, gpus, 'internal',
+    SELECT (array_agg(pool ORDER BY record DESC))[1],
+           max(gpus) FILTER (WHERE event = 'started'), 'internal',
            greatest(min(happened_at) FILTER (WHERE event = 'started'), %(start)s),
            least(coalesce(min(happened_at) FILTER (WHERE event = 'ended'), %(now)s), %(end)s)
       FROM internal_job_event
      WHERE happened_at < %(end)s
-     GROUP BY job_id, pool, gpus
+     GROUP BY job_id
     HAVING count(*) FILTER (WHERE event = 'started') > 0
 )
 SELECT pool, use, day::date AS day,

@@ -43,13 +43,18 @@ SELECT seen.*, %(recorded_at)s::timestamptz
 SELECT pool, gpus, notice_seconds, happened_at FROM pool_event ORDER BY pool, sequence;
 
 -- name: list_internal_spans
--- One row a job: when it was submitted, started and ended, as far as it got.
-SELECT job_id, pool, gpus, name,
+-- One row a job: when it was submitted, started and ended, as far as it got. What was seen of it may
+-- differ: what it was given from what it wanted, both of which can be changed while it waits; and
+-- Slurm shows a gang of which some nodes have finished with the GPUs of the others alone.
+SELECT job_id, max(gpus) AS wanted,
+       coalesce(max(gpus) FILTER (WHERE event = 'started'), max(gpus)) AS gpus,
+       (array_agg(pool ORDER BY record DESC))[1] AS pool,
+       (array_agg(name ORDER BY record DESC))[1] AS name,
        min(happened_at) FILTER (WHERE event = 'submitted') AS submitted_at,
        min(happened_at) FILTER (WHERE event = 'started')   AS started_at,
        min(happened_at) FILTER (WHERE event = 'ended')     AS ended_at
   FROM internal_job_event
- GROUP BY job_id, pool, gpus, name
+ GROUP BY job_id
  ORDER BY submitted_at, job_id;
 
 -- name: put_demand_samples
@@ -76,13 +81,13 @@ DELETE FROM demand_sample WHERE slot < %(before)s;
 -- name: list_jobs_at
 -- Internal jobs that held or waited for GPUs of a pool at an instant, the newest first.
 SELECT job_id, gpus, submitted_at, started_at, ended_at
-  FROM (SELECT job_id, gpus,
+  FROM (SELECT job_id, coalesce(max(gpus) FILTER (WHERE event = 'started'), max(gpus)) AS gpus,
                min(happened_at) FILTER (WHERE event = 'submitted') AS submitted_at,
                min(happened_at) FILTER (WHERE event = 'started')   AS started_at,
                min(happened_at) FILTER (WHERE event = 'ended')     AS ended_at
           FROM internal_job_event
          WHERE pool = %(pool)s
-         GROUP BY job_id, gpus) AS job
+         GROUP BY job_id) AS job
  WHERE submitted_at <= %(at)s AND (ended_at IS NULL OR ended_at > %(at)s)
  ORDER BY submitted_at DESC, job_id
  LIMIT 100;

@@ -26,7 +26,8 @@ class InternalSpan:
 
     job_id: UUID
     pool: str
-    gpus: int
+    gpus: int  # that it held, or waits for
+    wanted: int  # the most that it was ever seen to want or to hold
     name: str
     submitted_at: datetime | None  # None only where somebody tampered with the record
     started_at: datetime | None

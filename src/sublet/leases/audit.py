@@ -179,7 +179,7 @@ def late_jobs(
         known = bisect_right(times, at_head)
         healthy = steps[known - 1].gpus if known else 0
         running.go_to(at_head)
-        since = running.last_end(at_head) if running.gpus + job.gpus > healthy else at_head
+        since = running.last_end(at_head) if running.gpus + job.wanted > healthy else at_head
         due = since + notice + SLACK
         if waited_until <= due:
             continue
