@@ -30,6 +30,7 @@ class Config:
     models_folder: Path | None = None  # SUBLET_MODELS_FOLDER: models are imported from it
     models_s3: str | None = None  # SUBLET_MODELS_S3: addresses of stores to import from, by commas
     model_bytes: int = 1 << 40  # SUBLET_MODEL_BYTES: of models that one tenant may keep
+    file_bytes: int = 512 << 20  # SUBLET_FILE_BYTES: of one file that a tenant sends to the gateway
     recipes: Path | None = None  # SUBLET_RECIPES: a folder of serving recipes of yours
     engine: str = "local"  # SUBLET_ENGINE: what runs the work, local or slurm
     images: Path | None = None  # SUBLET_IMAGES: the folder of unpacked images for leases
@@ -139,6 +140,8 @@ def load(environment: Mapping[str, str] | None = None, **overrides: Any) -> Conf
         raise Misconfigured("SUBLET_SMTP and SUBLET_MAIL_FROM go together")
     if config.model_bytes < 0:
         raise Misconfigured("SUBLET_MODEL_BYTES must not be below 0")
+    if config.file_bytes < 1:
+        raise Misconfigured("SUBLET_FILE_BYTES must not be below 1")
     for name in ("models_folder", "recipes"):
         path = getattr(config, name)
         if path is not None and not path.is_dir():

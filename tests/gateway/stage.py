@@ -50,8 +50,8 @@ _START: Final = (
     "import resource, signal\n"
     "if most is not None: signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
     "if most is not None: resource.setrlimit(resource.RLIMIT_FSIZE, (most, most))\n"
-    "paths = ('certificate', 'private_key', 'spool', 'tuning', 'vault')\n"
-    "given |= {k: Path(given[k]) for k in paths if k in given}\n"
+    "paths = ('artefacts', 'certificate', 'private_key', 'spool', 'tuning', 'vault')\n"
+    "given |= {k: Path(given[k]) for k in paths if given.get(k)}\n"
     "try: serve(Settings(**given))\n"
     "except Misconfigured as error: print(error); sys.exit(2)\n"
 )
@@ -244,7 +244,7 @@ class Stage:
         spool = str(self.folder / "spool")
         given = {
             "database_url": self.database_url, "name": "test", "spool": spool, "purse_seconds": 1,
-            "vault": str(self._vault),
+            "vault": str(self._vault), "artefacts": str(self.folder / "artefacts"),
         } | settings  # fmt: skip
         log = self.folder / f"gateway-{port}.log"
         with log.open("ab") as out:

@@ -47,6 +47,7 @@ from sublet.app.routes import (
 )
 from sublet.app.secrets import VAULT, load_or_make
 from sublet.app.services import Services
+from sublet.app.sharing import artefacts_of, shared_folder
 from sublet.app.signals import DRAIN
 from sublet.app.tunnels import Tunnels
 from sublet.app.webhooks import Webhooks
@@ -64,7 +65,7 @@ from sublet.engine.images import Images
 from sublet.invoices import budgets
 from sublet.invoices import service as billing
 from sublet.leases.waits import InternalWaits
-from sublet.models import earnings
+from sublet.models import earnings, stored
 from sublet.models.importing import Importer
 from sublet.models.service import Hosting, Replicas
 from sublet.tenants import store as tenant_store
@@ -186,14 +187,14 @@ def run(config: Config) -> int:
         built = build_engine(config, clock=clock)
         engine = built.engine
         # Where replicas find weights, on whichever machine they run.
-        shared = config.data if config.engine == "local" else home
+        shared = shared_folder(config)
         replicas = Replicas(
             db=ours,
             clock=clock,
             hosting=Hosting(
                 house=house,
                 weights=shared / "models",
-                artefacts=shared / "artefacts",
+                artefacts=artefacts_of(config),
                 keys_url=f"{config.api_url}/v1/replicas",
                 elsewhere=config.engine != "local",
             ),
@@ -210,7 +211,7 @@ def run(config: Config) -> int:
             clock=clock,
             admissions=Admissions(db, jobs=engine.internal_jobs, clock=clock),
             replicas=replicas,
-            artefacts=shared / "artefacts",
+            artefacts=artefacts_of(config),
             confines=built.confines,
             images=None if config.images is None else Images(root=config.images),
             signing_key=secrets.signing_key,
@@ -333,6 +334,7 @@ def _chores(db: Database, clock: Clock, services: Services, replicas: Replicas) 
         Chore("earnings", weigh, every_seconds=10.0),
         Chore("mail", post.step, every_seconds=2.0),
         Chore("budgets", watch_budgets, every_seconds=300.0),
+        Chore("files", lambda: stored.sweep(db, now=clock.now()), every_seconds=10.0),
     ]
 
 

@@ -7,6 +7,7 @@ from typing import Final
 
 from sublet.app.logs import log_to_stderr
 from sublet.app.secrets import VAULT
+from sublet.app.sharing import artefacts_of
 from sublet.config import load
 from sublet.core import failpoint
 from sublet.core.certificates import ensure
@@ -44,6 +45,9 @@ def main() -> int:
                 certificate=certificates.server,
                 private_key=certificates.server_key,
                 vault=config.data / VAULT,
+                artefacts=artefacts_of(config),
+                tenant_bytes=config.model_bytes,
+                most_file_bytes=config.file_bytes,
                 purse_seconds=config.purse_seconds,
                 tuning=config.gateway_settings,
                 traces=config.gateway_traces,

@@ -21,6 +21,7 @@ from sublet.gateway import (
     responses,
     responses_body,
     signature,
+    things,
 )
 from sublet.gateway.ask import Ask, Keep
 from sublet.gateway.background import Quiet, begun, ended
@@ -36,6 +37,7 @@ from sublet.gateway.service import Service
 from sublet.gateway.signature import Rejected
 from sublet.gateway.signers import Signers
 from sublet.gateway.table import Table
+from sublet.gateway.things import Thing, Things
 from sublet.tenants.tenant import Caller, KeyId, Tenant
 
 log: Final = logging.getLogger(__name__)
@@ -164,6 +166,8 @@ class Gateway:
             await exchange.respond(200, body)
         elif before := _BEFORE.match(path):
             await self._look_back(exchange, before[1], before[2])
+        elif thing := things.find(path):
+            await self._keep(exchange, thing)
         else:
             table = await self._look(exchange)
             words = anthropic if exchange.dialect is anthropic.MESSAGES else openai
@@ -247,11 +251,8 @@ class Gateway:
 
     async def _look_back(self, exchange: Exchange, name: str, verb: str | None) -> None:
         """Serve what is asked of an answer of before."""
-        caller = await self._identify(exchange)
-        if caller.tenant is None:
-            raise Failure(Kind.FORBIDDEN, "answers are their tenants': use a key of the tenant")
-        self._enter(exchange, caller.key_id, caller.tenant)
-        kept, tenant_id = self._service.kept, caller.tenant.id
+        _, tenant = await self._owner(exchange)
+        kept, tenant_id = self._service.kept, tenant.id
         responses.check_query(exchange.query)
         if exchange.method == "DELETE":
             await kept.delete(tenant_id, name)
@@ -273,6 +274,22 @@ class Gateway:
                     await asyncio.sleep(0.1)
                     record, runs = await kept.get(tenant_id, name)
         await exchange.respond(200, bytes(record.response))
+
+    async def _keep(self, exchange: Exchange, thing: Thing) -> None:
+        """Serve what is asked of files and of what works on them."""
+        _, tenant = await self._owner(exchange)
+        service = self._service
+        match thing.kind:
+            case Things.FILES:
+                await service.files.answer(exchange, tenant.id, thing.rest)
+
+    async def _owner(self, exchange: Exchange) -> tuple[Caller, Tenant]:
+        """Return who calls about what is a tenant's own."""
+        caller = await self._identify(exchange)
+        if caller.tenant is None:
+            raise Failure(Kind.FORBIDDEN, "this is its tenant's own: use a key of the tenant")
+        self._enter(exchange, caller.key_id, caller.tenant)
+        return caller, caller.tenant
 
     async def _operate(self, exchange: Exchange, operation: Operation) -> None:
         """Serve one of Bedrock's, which name the model in the path."""
@@ -398,6 +415,8 @@ def _methods(path: str) -> bytes:
         return {None: b"GET, DELETE, OPTIONS", "/cancel": b"POST, OPTIONS"}.get(
             before[2], b"GET, OPTIONS"
         )
+    if thing := things.find(path):
+        return thing.methods
     if path in (_HEALTH, _METRICS) or foundation.has(path) or _model_of(path) is not None:
         return b"GET, HEAD, OPTIONS"
     return b""

@@ -1,13 +1,14 @@
 """One request of a client, and its answer, in HTTP/1.1's terms."""
 
 import asyncio
-from collections.abc import Callable  # noqa: TC003
+from collections.abc import AsyncIterator, Callable
 from typing import Final, Protocol
 from urllib.parse import unquote
 
 from sublet.gateway.failures import Headers
 
 MAX_BODY_BYTES: Final = 4 * 1024 * 1024
+_AHEAD_BYTES: Final = 1024 * 1024  # of a body that nobody reads yet: then its client waits
 _SWALLOWED_BYTES: Final = 64 * 1024 * 1024  # of a body that is too large, before hanging up
 
 
@@ -26,8 +27,13 @@ class Line(Protocol):
 
     async def drained(self) -> None: ...
 
-    def body_begins(self) -> None:
-        """Somebody waits for a body from now on."""
+    def body_begins(self, *, anew: bool = False) -> None:
+        """Somebody waits for a body from now on; `anew`: for the next part of one."""
+
+    def hold_back(self) -> None:
+        """Read nothing more from the client until `go_on`."""
+
+    def go_on(self) -> None: ...
 
     def answered(self, call: "Call") -> None: ...
 
@@ -39,7 +45,7 @@ class HungUp(Exception):
 
 
 class BodyTooLarge(Exception):
-    """It has more than `MAX_BODY_BYTES`. The connection is to be closed."""
+    """It has more than it may have. The connection is to be closed."""
 
 
 class BodyTooSlow(Exception):
@@ -54,8 +60,8 @@ class Call:
     """One request on a connection, and its answer."""
 
     __slots__ = (
-        "_connection", "_expects", "_keeps", "_old", "_parts", "_size", "_streams", "_waiter",
-        "_whole", "begun", "done", "gone", "headers", "method", "on_gone", "path", "query",
+        "_buffered", "_connection", "_expects", "_keeps", "_most", "_old", "_parts", "_reads",
+        "_size", "_streams", "_waiter", "_whole", "begun", "done", "gone", "headers", "method", "on_gone", "path", "query",
         "target",
     )  # fmt: skip
 
@@ -78,6 +84,9 @@ class Call:
         self._streams = False
         self._parts: list[bytes] = []
         self._size = 0
+        self._buffered = 0
+        self._most = MAX_BODY_BYTES
+        self._reads = False  # does somebody take it as it comes?
         self._whole = False
         self._waiter: asyncio.Future[None] | None = None
 
@@ -99,48 +108,84 @@ class Call:
 
     # ── its body ─────────────────────────────────────────────────────────────────────────
 
-    async def read(self) -> bytes:
-        """Return the body.
+    async def read(self, *, most: int = MAX_BODY_BYTES) -> bytes:
+        """Return the body, of at most so many bytes.
 
         Raises:
             BodyTooLarge, BodyTooSlow, Stopping: the answer must be the connection's last.
             HungUp: the client left in the middle.
         """
+        self._most, self._reads = most, True
         if not self._whole:
             await self._read_on()
-        if self._size > MAX_BODY_BYTES:
+        if self._size > most:
             raise BodyTooLarge
         parts = self._parts
         return parts[0] if len(parts) == 1 else b"".join(parts)
 
-    async def _read_on(self) -> None:
+    async def stream(self, *, most: int) -> AsyncIterator[bytes]:
+        """Yield the body as it comes; its client waits while nobody takes what came.
+
+        Raises: as `read`.
+        """
+        self._most = most
+        if not self._whole:
+            self._ask_to_send()
+        while True:
+            if self._size > most:
+                raise BodyTooLarge
+            if self._parts:
+                data = b"".join(self._parts)
+                self._parts.clear()
+                self._buffered = 0
+                self._connection.go_on()
+                yield data
+            elif self._whole:
+                return
+            else:
+                await self._wait(anew=True)
+
+    def _ask_to_send(self) -> None:
+        """Let a client go on that asked first whether it may send its body."""
         if self.header(b"expect") is not None:
-            if _announces_too_much(self.header(b"content-length")):
-                raise BodyTooLarge  # it asked first, so it has not sent the body
+            if _announces_more(self.header(b"content-length"), self._most):
+                raise BodyTooLarge  # … so it has not sent it
             self._connection.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+
+    async def _wait(self, *, anew: bool) -> None:
+        if self.gone:
+            raise HungUp
+        if self._connection.stopping:
+            raise Stopping
+        self._waiter = asyncio.get_running_loop().create_future()
+        self._connection.body_begins(anew=anew)
+        try:
+            await self._waiter
+        finally:
+            self._waiter = None
+
+    async def _read_on(self) -> None:
+        self._ask_to_send()
+        self._connection.go_on()
         # Read on before refusing what is too large: a client that is cut off while it still
         # writes loses our answer with the connection.
-        while not self._whole and self._size <= _SWALLOWED_BYTES:
-            if self.gone:
-                raise HungUp
-            if self._connection.stopping:
-                raise Stopping
-            self._waiter = asyncio.get_running_loop().create_future()
-            self._connection.body_begins()
-            try:
-                await self._waiter
-            finally:
-                self._waiter = None
+        while not self._whole and self._size <= max(_SWALLOWED_BYTES, self._most):
+            await self._wait(anew=False)
 
     def feed(self, part: bytes) -> None:
         self._size += len(part)
         if self.done:
             return
-        if self._size <= MAX_BODY_BYTES:
+        if self._size <= self._most:
             self._parts.append(part)
         else:
             self._parts.clear()
-        if self._size > _SWALLOWED_BYTES:
+        self._buffered += len(part)
+        if not self._reads:
+            if self._buffered > _AHEAD_BYTES:
+                self._connection.hold_back()
+            self.wake()
+        elif self._size > _SWALLOWED_BYTES:
             self.wake()
 
     def complete(self) -> None:
@@ -166,7 +211,7 @@ class Call:
 
     @property
     def excessive(self) -> bool:
-        return self._size > _SWALLOWED_BYTES
+        return self._size > max(_SWALLOWED_BYTES, self._most)
 
     def lose(self) -> None:
         """The client left."""
@@ -228,6 +273,8 @@ class Call:
 
     async def _end(self) -> None:
         self.done = True
+        if not self._whole:
+            self._connection.go_on()  # what still comes is swallowed
         if self._connection.clogged:
             await self._connection.drained()
         self._connection.answered(self)
@@ -257,6 +304,6 @@ def _split(target: bytes) -> tuple[str, bytes]:
     return path.decode("latin-1"), query
 
 
-def _announces_too_much(length: str | None) -> bool:
+def _announces_more(length: str | None, most: int) -> bool:
     declared = length or ""
-    return declared.isdecimal() and (len(declared) > 18 or int(declared) > MAX_BODY_BYTES)
+    return declared.isdecimal() and (len(declared) > 18 or int(declared) > most)

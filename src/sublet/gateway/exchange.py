@@ -1,6 +1,7 @@
 """One call and its answer, in the words of its dialect."""
 
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import contextmanager
 from typing import Final
 
 from sublet.core.ids import new_id
@@ -52,21 +53,37 @@ class Exchange:
     def header(self, name: bytes) -> str | None:
         return self._call.header(name)
 
-    async def read_body(self) -> bytes:
-        """Return the body.
+    @property
+    def secure(self) -> bool:
+        """Did it come over TLS?"""
+        return self._call.secure
+
+    async def read_body(self, *, most: int = MAX_BODY_BYTES) -> bytes:
+        """Return the body, of at most so many bytes.
 
         Raises:
             Failure: too large, compressed, or it did not come; the connection then closes.
             HungUp: the client left in the middle.
         """
+        with self._reading(most):
+            return await self._call.read(most=most)
+
+    async def stream_body(self, *, most: int) -> AsyncIterator[bytes]:
+        """Yield the body as it comes; raises as `read_body`."""
+        with self._reading(most):
+            async for part in self._call.stream(most=most):
+                yield part
+
+    @contextmanager
+    def _reading(self, most: int) -> Iterator[None]:
         if self.header(b"content-encoding") not in (None, "identity"):
             raise Failure(Kind.ENCODED, "send the body uncompressed", headers=_CLOSE)
         try:
-            return await self._call.read()
+            yield
         except BodyTooLarge:
             raise Failure(
                 Kind.TOO_LARGE,
-                f"the request's body is larger than {MAX_BODY_BYTES} bytes",
+                f"the request's body is larger than {most} bytes",
                 headers=_CLOSE,
             ) from None
         except BodyTooSlow:
@@ -100,10 +117,10 @@ class Exchange:
             self._call.close_after()
         await self.respond(status, body, headers=headers)
 
-    async def begin(self, headers: Headers) -> None:
-        """Send the head of a stream of events."""
+    async def begin(self, headers: Headers, *, kind: bytes | None = None) -> None:
+        """Send the head of a stream: of events, if it is of no other kind."""
         first = [
-            (b"content-type", self.dialect.stream_kind),
+            (b"content-type", kind or self.dialect.stream_kind),
             (b"cache-control", b"no-cache"),
             (b"x-accel-buffering", b"no"),
         ]

@@ -28,6 +28,9 @@ class Kind(Enum):
     NO_SUCH_PATH = auto()
     NO_SUCH_MODEL = auto()
     NO_SUCH_RESPONSE = auto()  # an answer of before: none is kept
+    NO_SUCH_THING = auto()  # a file, a batch or a fine-tune: the tenant has none of this id
+    CONFLICT = auto()  # a thing of the tenant's is not in the state for this
+    NO_ROOM = auto()  # the tenant keeps too much, or has too many of these
     NO_SUCH_METHOD = auto()
     TOO_SLOW = auto()  # the body did not arrive
     TOO_LARGE = auto()
@@ -74,6 +77,9 @@ TABLE: Final[Mapping[Kind, Row]] = MappingProxyType(
         Kind.NO_SUCH_PATH: Row(404, "invalid_request_error", "unknown_url"),
         Kind.NO_SUCH_MODEL: Row(404, "invalid_request_error", "model_not_found"),
         Kind.NO_SUCH_RESPONSE: Row(404, "invalid_request_error", "response_not_found"),
+        Kind.NO_SUCH_THING: Row(404, "invalid_request_error", "not_found"),
+        Kind.CONFLICT: Row(409, "invalid_request_error", "conflict", retry=False),
+        Kind.NO_ROOM: Row(429, "rate_limit_error", "quota_exceeded", retry=False),
         Kind.NO_SUCH_METHOD: Row(405, "invalid_request_error", "method_not_allowed"),
         Kind.TOO_SLOW: Row(408, "invalid_request_error", "request_timeout"),
         Kind.TOO_LARGE: Row(413, "invalid_request_error", "request_too_large", retry=False),

@@ -180,9 +180,17 @@ class Connection(asyncio.Protocol):
                 self._drained = self._loop.create_future()
             await asyncio.shield(self._drained)
 
-    def body_begins(self) -> None:
-        if self._body_at is None:
+    def body_begins(self, *, anew: bool = False) -> None:
+        if self._body_at is None or anew:
             self._body_at = self._heard_at = self._loop.time()
+
+    def hold_back(self) -> None:
+        if self._transport is not None:
+            self._transport.pause_reading()
+
+    def go_on(self) -> None:
+        if not self._queue and self._transport is not None:
+            self._transport.resume_reading()
 
     def answered(self, call: Call) -> None:
         """Go on to the next, or end."""

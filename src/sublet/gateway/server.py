@@ -37,6 +37,7 @@ from sublet.gateway.bought import metrics as bought
 from sublet.gateway.budgets import Budgets
 from sublet.gateway.cashier import Cashier
 from sublet.gateway.directory import Directory
+from sublet.gateway.files import Files
 from sublet.gateway.http import Server
 from sublet.gateway.instance import Instance
 from sublet.gateway.kept import Kept
@@ -52,6 +53,8 @@ from sublet.gateway.tracing import Tracer
 from sublet.gateway.tuning import Tuning, Watched
 from sublet.gateway.workers import Workers, name_of
 from sublet.metering.report import Report
+from sublet.models.catalogue import Shelf
+from sublet.models.chest import Chest
 from sublet.suppliers.quotas import give_back
 
 log: Final = logging.getLogger(__name__)
@@ -94,6 +97,9 @@ class Settings:
     vault: Path | None = None  # the key that opens access keys' secrets; without, none is taken
     traces: str | None = None  # where an OTLP collector takes them
     traces_share: float = 1.0  # of the calls that are traced, when their callers do not say
+    artefacts: Path | None = None  # the folder of sealed files; without, none is kept here
+    tenant_bytes: int = 1 << 40  # of models and files that one tenant may keep
+    most_file_bytes: int = 512 << 20  # of one file
     purse_seconds: float = IDLE_SECONDS  # then money held ahead goes back to a tenant's wallet
 
 
@@ -284,6 +290,8 @@ async def _serve(
             stack.callback(tracer.close)
         vault = None if settings.vault is None else Vault(settings.vault)
         kept = Kept(directory, vault)
+        files = Files(directory, _shelf(settings, vault), most_bytes=settings.most_file_bytes)
+        stack.callback(files.stop)
         service = Service(
             source=f"gateway:{instance.id}",
             supplier=f"supplier:{instance.id}",
@@ -296,6 +304,7 @@ async def _serve(
             buyer=buying,
             kept=kept,
             background=Background(kept),
+            files=files,
             tracer=tracer,
             limiter=Limiter(
                 requests_per_minute=tuning.requests_per_minute,
@@ -334,6 +343,13 @@ async def _serve(
             for task in loops:
                 task.cancel()
     log.info("gateway.stopped")
+
+
+def _shelf(settings: Settings, vault: Vault | None) -> Shelf | None:
+    if settings.artefacts is None or vault is None:
+        return None
+    chest = Chest(settings.artefacts)
+    return Shelf(chest=chest, vault=vault, most_bytes=settings.tenant_bytes)
 
 
 def _tracer(settings: Settings) -> Tracer | None:

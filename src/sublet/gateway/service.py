@@ -19,6 +19,7 @@ from sublet.gateway.cashier import Cashier
 from sublet.gateway.demand import Demand
 from sublet.gateway.directory import Directory
 from sublet.gateway.failures import Failure, Kind
+from sublet.gateway.files import Files
 from sublet.gateway.kept import Kept
 from sublet.gateway.limits import Limiter
 from sublet.gateway.metrics import Metrics
@@ -79,6 +80,7 @@ class Service:
     budgets: Budgets
     kept: Kept
     background: Background
+    files: Files
     buyer: Buyer | None = None  # of answers that own replicas are short of
     patience: Patience = Patience()
     demand: Demand = field(default_factory=Demand)

@@ -38,6 +38,7 @@ MOVES: Final[Mapping[State, frozenset[State]]] = {
 
 class Kind(StrEnum):
     WEIGHTS = "weights"
+    FILE = "file"  # of a tenant, at the gateway: see `stored.py`
 
 
 class Origin(StrEnum):
