@@ -41,7 +41,7 @@ WALLET: Final = 10**15
 _TICKS: Final = os.sysconf("SC_CLK_TCK")
 _GATEWAY: Final = (
     "import json, sys; from pathlib import Path;"
-    " from sublet.gateway.server import Settings, serve;"
+    " from sublet.gateway.server import serve; from sublet.gateway.settings import Settings;"
     " given = json.loads(sys.argv[1]); given['spool'] = Path(given['spool']);"
     " serve(Settings(**given))"
 )

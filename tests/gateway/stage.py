@@ -42,7 +42,7 @@ _START: Final = (
     "import json, logging, sys; from pathlib import Path\n"
     "from sublet.core import failpoint\n"
     "from sublet.core.errors import Misconfigured\n"
-    "from sublet.gateway.server import Settings, serve\n"
+    "from sublet.gateway.server import serve; from sublet.gateway.settings import Settings\n"
     "logging.basicConfig(level='INFO', format='%(levelname)s %(message)s')\n"
     "given = json.loads(sys.argv[1])\n"
     "failpoint.arm({failpoint.VARIABLE: given.pop('failpoints', None)})\n"

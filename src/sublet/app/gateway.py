@@ -14,7 +14,8 @@ from sublet.core.certificates import ensure
 from sublet.core.clock import SystemClock
 from sublet.core.errors import Misconfigured, SubletError
 from sublet.core.migrations import wait_until_migrated
-from sublet.gateway.server import Settings, serve
+from sublet.gateway.server import serve
+from sublet.gateway.settings import Settings
 
 log = logging.getLogger(__name__)
 

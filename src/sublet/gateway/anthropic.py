@@ -133,7 +133,7 @@ _CHOICES: Final = {"auto": "auto", "any": "required", "none": "none"}
 _TYPES: Final = {
     400: "invalid_request_error", 401: "authentication_error", 402: "billing_error",
     403: "permission_error", 404: "not_found_error", 405: "invalid_request_error",
-    408: "timeout_error", 413: "request_too_large", 415: "invalid_request_error",
+    408: "timeout_error", 409: "invalid_request_error", 413: "request_too_large", 415: "invalid_request_error",
     429: "rate_limit_error", 500: "api_error", 504: "timeout_error", 529: "overloaded_error",
 }  # fmt: skip
 _STATUSES: Final = {502: 500, 503: 529}

@@ -233,10 +233,9 @@ class Gateway:
     ) -> None:
         service = self._service
         offer = service.table.seen_by(tenant.id).find(ask.model)  # so much can be said at once
-        quiet = Quiet(exchange)
+        quiet = Quiet(exchange.dialect, exchange.id, created=exchange.created)
         grant = Grant.nothing(offer.tariff_for(ask))
-        created = (exchange.id.int >> 80) // 1000
-        reply = exchange.dialect.reply(ask, grant, exchange.id.hex, created)
+        reply = exchange.dialect.reply(ask, grant, exchange.id.hex, exchange.created)
         assert isinstance(reply, KeptReply)
         record = begun(ask, reply.begun("in_progress"))
         await service.kept.add(tenant.id, exchange.id, record, running=True)
@@ -277,11 +276,15 @@ class Gateway:
 
     async def _keep(self, exchange: Exchange, thing: Thing) -> None:
         """Serve what is asked of files and of what works on them."""
-        _, tenant = await self._owner(exchange)
+        caller, tenant = await self._owner(exchange)
         service = self._service
         match thing.kind:
             case Things.FILES:
                 await service.files.answer(exchange, tenant.id, thing.rest)
+            case Things.BATCHES:
+                await service.batches.answer(exchange, caller, tenant, thing.rest)
+            case Things.MESSAGE_BATCHES:
+                await service.batches.answer_messages(exchange, caller, tenant, thing.rest)
 
     async def _owner(self, exchange: Exchange) -> tuple[Caller, Tenant]:
         """Return who calls about what is a tenant's own."""
@@ -390,7 +393,7 @@ def _dialect_of(call: Call) -> Dialect:
         return _COUNT[path][0]
     if bedrock.find(path) is not None or foundation.has(path):
         return bedrock.RUNTIME
-    if path.startswith("/anthropic/"):
+    if path.startswith(("/anthropic/", "/v1/messages/")):
         return anthropic.MESSAGES
     if path.startswith("/openai/"):
         return openai.CHAT

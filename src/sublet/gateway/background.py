@@ -18,7 +18,6 @@ from sublet.core.errors import Unavailable
 from sublet.core.money import Money
 from sublet.gateway.ask import Ask
 from sublet.gateway.dialect import Dialect, KeptReply, Reply
-from sublet.gateway.exchange import Exchange
 from sublet.gateway.failures import Failure, Headers, Kind
 from sublet.gateway.kept import Kept, Record, record_failed, with_response
 from sublet.gateway.tariff import Counts
@@ -41,10 +40,14 @@ _STORE_SECONDS: Final = 60.0  # to try again while the database is away
 class Quiet:
     """An exchange without a client."""
 
-    def __init__(self, exchange: Exchange) -> None:
-        self.dialect: Dialect = exchange.dialect
-        self.id: UUID = exchange.id
-        self.request_id: str = exchange.request_id
+    def __init__(
+        self, dialect: Dialect, id_: UUID, *, created: int, request_id: str | None = None
+    ) -> None:
+        """`created`: in seconds since 1970; `request_id`: where it is not told by the id."""
+        self.dialect = dialect
+        self.id = id_
+        self.created = created
+        self.request_id = request_id or f"req_{id_.hex}"
         self.trace: Trace | None = None  # its client's trace ended when it had its id
         self.begun = False
         self.clogged = False

@@ -98,6 +98,7 @@ _EXCEPTIONS: Final[Mapping[tuple[int, bool], tuple[int, str]]] = MappingProxyTyp
         (404, False): (404, "ResourceNotFoundException"),
         (405, False): (405, "UnknownOperationException"),
         (408, False): (408, "RequestTimeoutException"),
+        (409, False): (400, "ConflictException"),
         (413, False): (413, "ValidationException"),
         (415, False): (415, "ValidationException"),
         (429, False): (400, "ServiceQuotaExceededException"),

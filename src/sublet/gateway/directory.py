@@ -77,6 +77,11 @@ class Directory:
     def instance_id(self) -> UUID:
         return self._instance.id
 
+    @property
+    def name(self) -> str:
+        """Of this gateway."""
+        return self._instance.name
+
     async def transact(self, work: Callable[[Tx], T]) -> T:
         """Do a small work in a transaction.
 

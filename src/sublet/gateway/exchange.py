@@ -26,6 +26,11 @@ class Exchange:
         self.trace: Trace | None = None
 
     @property
+    def created(self) -> int:
+        """When it came, in seconds since 1970: its id begins with its milliseconds."""
+        return (self.id.int >> 80) // 1000
+
+    @property
     def begun(self) -> bool:
         """Has the answer's head been sent?"""
         return self._call.begun

@@ -10,9 +10,9 @@ import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from datetime import timedelta
+from datetime import datetime, timedelta
 from functools import partial
-from typing import Any, Final, ParamSpec, Protocol, TypeVar
+from typing import Final, ParamSpec, Protocol, TypeVar
 from uuid import UUID
 
 import msgspec
@@ -49,7 +49,7 @@ _FIELDS: Final = frozenset({"purpose", "expires_after[anchor]", "expires_after[s
 class Desk(Protocol):
     """What files ask of the gateway's database (`directory.py`)."""
 
-    def now(self) -> Any: ...
+    def now(self) -> datetime: ...
 
     async def transact(self, work: Callable[[Tx], T]) -> T: ...
 
@@ -60,11 +60,16 @@ class Files:
         self._desk = desk
         self._shelf = shelf
         self._most_bytes = most_bytes
+        # (tx, file) → who still reads it, for people: such a file is not deleted.
+        self.readers: list[Callable[[Tx, UUID], str | None]] = []
         self._threads = ThreadPoolExecutor(_THREADS, thread_name_prefix="files")
 
     def stop(self) -> None:
         """End the threads. Sync: after the loop ran."""
         self._threads.shutdown(wait=True, cancel_futures=True)
+
+    def now(self) -> datetime:
+        return self._desk.now()
 
     @property
     def there(self) -> bool:
@@ -118,7 +123,7 @@ class Files:
                 await exchange.respond(200, _encode(document(file)))
             case "DELETE", [name]:
                 file = await self.get(tenant_id, name)
-                await self.delete(file.id)
+                await self._delete(file)
                 said = {"id": NAME.of(file.id), "object": "file", "deleted": True}
                 await exchange.respond(200, _encode(said))
             case _, []:
@@ -127,7 +132,11 @@ class Files:
                 Query.read(exchange.query)
                 await exchange.respond(200, _encode(document(await self.get(tenant_id, name))))
             case _, [name, _]:
-                await self._send(exchange, await self.get(tenant_id, name))
+                Query.read(exchange.query)
+                file = await self.get(tenant_id, name)
+                is_lines = file.name.endswith(LINES)
+                kind = b"application/jsonl" if is_lines else b"application/octet-stream"
+                await self.send(exchange, file, kind=kind)
             case _:
                 raise AssertionError(rest)
 
@@ -177,9 +186,8 @@ class Files:
             "has_more": len(found) > limit,
         }
 
-    async def _send(self, exchange: Exchange, file: StoredFile) -> None:
-        Query.read(exchange.query)
-        kind = b"application/jsonl" if file.name.endswith(LINES) else b"application/octet-stream"
+    async def send(self, exchange: Exchange, file: StoredFile, *, kind: bytes) -> None:
+        """Answer with the content of a file."""
         if exchange.method == "HEAD":
             await exchange.respond(200, b"", kind=kind)
             return
@@ -190,6 +198,19 @@ class Files:
         async for part in parts:
             await exchange.write(part)
         await exchange.end(b"")
+
+    async def _delete(self, file: StoredFile) -> None:
+        def delete(tx: Tx) -> str | None:
+            for find in self.readers:
+                if (reader := find(tx, file.id)) is not None:
+                    return reader
+            stored.delete(tx, file.id, now=self._desk.now())
+            return None
+
+        if (reader := await self.transact(delete)) is not None:
+            raise Failure(
+                Kind.CONFLICT, f"{reader} still reads this file: cancel that first", param="id"
+            )
 
     # ── what batches and fine-tuning ask ─────────────────────────────────────────────────
 
@@ -302,7 +323,7 @@ def _check_fields(form: Form) -> None:
         )
 
 
-def _described(form: Form, now: Any) -> New:
+def _described(form: Form, now: datetime) -> New:
     _check_fields(form)
     fields = form.fields
     if "purpose" not in fields:

@@ -12,6 +12,7 @@ closed at once, which stops the engine, whether or not a first token had come.
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable
+from contextlib import AbstractContextManager
 from functools import partial
 from typing import Final, TypeVar
 
@@ -99,8 +100,7 @@ class Serving:
         service, ask = self._service, self._ask
         offer = service.offer(ask.model, self._tenant.id)
         tariff = offer.tariff_for(ask)
-        if ask.features:
-            offer.check(ask)
+        offer.check(ask)
         if ask.echo:
             self._ask = ask = offer.complete(ask)
         outside = not offer.ready and service.sold_outside(ask)
@@ -156,7 +156,7 @@ class Serving:
             self._granted = grant
             try:
                 failpoint("gateway.request.held")
-                with self._service.demand.runs(self._ask.model, need.most_tokens):
+                with self._outstanding(need):
                     used = await self._serve(grant)
             except BaseException:
                 self._release()
@@ -164,9 +164,11 @@ class Serving:
         finally:
             limiter.give_back(subjects, need.most_tokens - used, now=now())
 
+    def _outstanding(self, need: Need) -> AbstractContextManager[None]:
+        return self._service.demand.runs(self._ask.model, need.most_tokens)
+
     async def _hold_budgets(self, need: Need) -> None:
-        budgets = budgets_of(self._subjects)
-        if not budgets:
+        if not (budgets := budgets_of(self._subjects)):
             return
         try:
             await self._service.budgets.hold(self._exchange.id, budgets, need.most.nanos)
@@ -191,8 +193,7 @@ class Serving:
     async def _serve(self, grant: Grant) -> int:
         """Return how many tokens it used."""
         exchange, service = self._exchange, self._service
-        created = (exchange.id.int >> 80) // 1000  # the id begins with its milliseconds
-        reply = exchange.dialect.reply(self._ask, grant, exchange.id.hex, created)
+        reply = exchange.dialect.reply(self._ask, grant, exchange.id.hex, exchange.created)
         loop = asyncio.get_running_loop()
         stop = Stop()
         service.running.add(stop)
@@ -247,8 +248,6 @@ class Serving:
             again = min(ends, now + patience.stall_seconds)
             self._timer = loop.call_at(again, self._look, loop, stop)
 
-    # ── generating ───────────────────────────────────────────────────────────────────────
-
     async def _generate(self, reply: Reply) -> None:
         own = partial(self._ask_one, lambda replica: self._generate_on(replica, reply))
         if not self._service.sold_outside(self._ask):
@@ -265,8 +264,8 @@ class Serving:
 
     async def _generate_on(self, replica: Replica, reply: Reply) -> None:
         self._asked = replica
-        if self._exchange.trace is not None:
-            self._exchange.trace.asked(self._ask.model, replica.url)
+        if (trace := self._exchange.trace) is not None:
+            trace.asked(self._ask.model, replica.url)
         await self._service.replicas.generate(
             replica,
             self._ask,
@@ -295,15 +294,8 @@ class Serving:
         elif texts:
             if self._seen is None:
                 self._texts += texts
-            head = b""
-            if not self._exchange.begun:
-                failpoint("gateway.request.before_first_bytes")
-                await self._exchange.begin(reply.headers)
-                head = reply.first(self._seen)
-            await self._exchange.write(head + b"".join(map(reply.text, texts)))
-            self._moved_at = asyncio.get_running_loop().time()
-            self._first_at = self._first_at or self._moved_at
-            self._delivered = self._seen
+            head = b"" if self._exchange.begun else reply.first(self._seen)
+            await self._send(head + b"".join(map(reply.text, texts)), reply)
 
     async def _take_rich(self, pieces: list[Piece], reply: Reply) -> None:
         """As `_take`, of an answer that may have more than text."""
@@ -323,13 +315,16 @@ class Serving:
                     self._texts.append(text)
                     self._said += [(call.name or "") + call.arguments for call in calls]
         if parts and self._ask.stream:
-            if begins:
-                failpoint("gateway.request.before_first_bytes")
-                await self._exchange.begin(reply.headers)
-            await self._exchange.write(b"".join(parts))
-            self._moved_at = asyncio.get_running_loop().time()
-            self._first_at = self._first_at or self._moved_at
-            self._delivered = self._seen
+            await self._send(b"".join(parts), reply)
+
+    async def _send(self, part: bytes, reply: Reply) -> None:
+        if not self._exchange.begun:
+            failpoint("gateway.request.before_first_bytes")
+            await self._exchange.begin(reply.headers)
+        await self._exchange.write(part)
+        self._moved_at = asyncio.get_running_loop().time()
+        self._first_at = self._first_at or self._moved_at
+        self._delivered = self._seen
 
     async def _ask_one(self, call: Callable[[Replica], Awaitable[T]]) -> T:
         """Ask a ready replica; while one is gone or busy, the next.
@@ -358,8 +353,6 @@ class Serving:
     @property
     def _call(self) -> SupplierCall | None:
         return None if self._outside is None else self._outside.call
-
-    # ── ending ───────────────────────────────────────────────────────────────────────────
 
     async def _complete(self, reply: Reply) -> int:
         exchange, grant, service = self._exchange, reply.grant, self._service
@@ -407,8 +400,7 @@ class Serving:
         counts = counts or self._delivered
         if self._delivered is None or counts is None:
             raise failure  # all of it is given back
-        reclaim = failure.kind is Kind.RECLAIMED
-        outcome = Outcome.RECLAIMED if reclaim else Outcome.FAILED
+        outcome = Outcome.RECLAIMED if failure.kind is Kind.RECLAIMED else Outcome.FAILED
         await self._charge(grant, self._believed(counts, grant), outcome)
         raise failure
 
@@ -448,15 +440,13 @@ class Serving:
         """Note the use for good, and return what it costs."""
         service = self._service
         delivered = 0 if self._delivered is None else self._delivered.completion_tokens
-        source, sequence, tariff = service.source, service.sequence, grant.tariff
+        source, sequence = self._number()
+        tariff = grant.tariff
         if self._outside is not None and self._call is not None:
-            source, sequence = service.supplier, service.supplied
             tariff = self._outside.tariff(grant, counts)
-        elif self._tokenised:
-            source, sequence = service.tokeniser, service.tokenised
         usage = Usage(
             id=self._exchange.id,
-            source=source, sequence=next(sequence),
+            source=source, sequence=sequence,
             tenant_id=self._tenant.id, api_key_id=self._caller.key_id, model=self._ask.model,
             request_id=self._exchange.request_id,
             input_tokens=counts.input_tokens,
@@ -467,22 +457,32 @@ class Serving:
             delivered_tokens=min(delivered, counts.completion_tokens),
             outcome=outcome, happened_at=service.directory.now(),
         )  # fmt: skip
-        first_seconds = self._first_at - self._began_at if self._first_at else None
-        service.served(
-            self._ask.model, outcome, counts, (self._began_at, self._first_at, self._moved_at)
-        )
+        times = self._began_at, self._first_at, self._moved_at
+        service.served(self._ask.model, outcome, counts, times)
         report = Report.write(usage, tariff.lines(counts))
         if (trace := self._exchange.trace) is not None:
             trace.used(
                 counts, Money(report.nanos), outcome,
                 response_id=self._exchange.request_id,
                 finish_reason=self._finish_reason,
-                first_seconds=first_seconds,
+                first_seconds=self._first_at - self._began_at if self._first_at else None,
             )  # fmt: skip
         self._granted = None
-        await service.cashier.settle(grant, report, soon=self._budgeted)
+        await self._settle(grant, report, counts)
         log.debug("gateway.charged", extra=self._facts(outcome, counts))
         return Money(report.nanos)
+
+    def _number(self) -> tuple[str, int]:
+        """Return who counted, and the number of this report among its own."""
+        service = self._service
+        if self._call is not None:
+            return service.supplier, next(service.supplied)
+        if self._tokenised:
+            return service.tokeniser, next(service.tokenised)
+        return service.source, next(service.sequence)
+
+    async def _settle(self, grant: Grant, report: Report, counts: Counts) -> None:  # noqa: ARG002
+        await self._service.cashier.settle(grant, report, soon=self._budgeted)
 
     def _believed(self, counts: Counts, grant: Grant) -> Counts:
         if not grant.counted:

@@ -13,10 +13,9 @@ import signal
 import socket
 import ssl
 import sys
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
-from pathlib import Path
 from typing import Final
 
 import uvloop
@@ -27,11 +26,13 @@ from sublet.core.clock import SystemClock
 from sublet.core.db import Database
 from sublet.core.errors import Misconfigured, Unavailable
 from sublet.core.failpoint import failpoint
-from sublet.core.net import listen
 from sublet.core.vault import Vault
 from sublet.gateway import metrics
 from sublet.gateway.app import Gateway
 from sublet.gateway.background import Background
+from sublet.gateway.batches.service import Batches
+from sublet.gateway.batches.store import Me
+from sublet.gateway.batches.worker import Worker
 from sublet.gateway.bought import book, buyer
 from sublet.gateway.bought import metrics as bought
 from sublet.gateway.budgets import Budgets
@@ -42,10 +43,11 @@ from sublet.gateway.http import Server
 from sublet.gateway.instance import Instance
 from sublet.gateway.kept import Kept
 from sublet.gateway.limits import Limiter
+from sublet.gateway.listeners import Listeners, listening
 from sublet.gateway.metrics import Metrics
-from sublet.gateway.purse import IDLE_SECONDS
 from sublet.gateway.replica import Replicas
 from sublet.gateway.service import Patience, Service
+from sublet.gateway.settings import Settings
 from sublet.gateway.signers import Signers
 from sublet.gateway.spool import Spool, read
 from sublet.gateway.till import Till
@@ -59,7 +61,6 @@ from sublet.suppliers.quotas import give_back
 
 log: Final = logging.getLogger(__name__)
 
-_LOOPBACK: Final = "127.0.0.1"
 _REFRESH_SECONDS: Final = 0.25
 _BEAT_SECONDS: Final = 1.0
 _SHARE_SECONDS: Final = 1.0
@@ -75,37 +76,6 @@ _CONNECTIONS: Final = 8
 _AT_ONCE: Final = 1000  # reports of an earlier run, handed over together
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Settings:
-    """How one gateway process runs."""
-
-    database_url: str
-    spool: Path  # a folder: what was used stays there until it is handed over
-    name: str = "gateway"  # one process a name; its successor returns what it held
-    workers: int = 1  # processes on these ports; the others' names end with a number
-    host: str = _LOOPBACK  # where https listens; http only ever listens on loopback
-    http_port: int = 8001
-    https_port: int = 8443
-    certificate: Path | None = None  # without one there is no https
-    private_key: Path | None = None
-    requests_per_minute: int = 600  # of one key
-    tokens_per_minute: int = 1_000_000  # of one key
-    first_token_seconds: float = 120.0  # how long a stream's first token may take,
-    stall_seconds: float = 60.0  # … and each further one
-    tuning: Path | None = None  # a file with other values of these four, read when it changes
-    drain_seconds: float = 10.0  # how long streams may go on after SIGTERM
-    vault: Path | None = None  # the key that opens access keys' secrets; without, none is taken
-    traces: str | None = None  # where an OTLP collector takes them
-    traces_share: float = 1.0  # of the calls that are traced, when their callers do not say
-    artefacts: Path | None = None  # the folder of sealed files; without, none is kept here
-    tenant_bytes: int = 1 << 40  # of models and files that one tenant may keep
-    most_file_bytes: int = 512 << 20  # of one file
-    purse_seconds: float = IDLE_SECONDS  # then money held ahead goes back to a tenant's wallet
-
-
-_Listeners = list[tuple[socket.socket, ssl.SSLContext | None]]
-
-
 def serve(settings: Settings) -> None:
     """Run until SIGTERM or SIGINT. Call it in the main thread: it takes the signals.
 
@@ -116,7 +86,7 @@ def serve(settings: Settings) -> None:
     _tuning(settings)  # it shall not start as nobody wants it
     with contextlib.ExitStack() as stack:
         listeners = [
-            stack.enter_context(_listening(settings)) for _ in range(_checked_workers(settings))
+            stack.enter_context(listening(settings)) for _ in range(_checked_workers(settings))
         ]
         shared, purchases = metrics.board(settings.workers), bought.board(settings.workers)
         if settings.workers == 1:
@@ -149,7 +119,7 @@ def _checked_workers(settings: Settings) -> int:
     if settings.workers > 1 and not hasattr(socket, "SO_REUSEPORT"):
         raise Misconfigured("several workers cannot share a port on this system: use one")
     # With SO_REUSEPORT even a stranger's port could be shared: look first without.
-    with _listening(replace(settings, workers=1)):
+    with listening(replace(settings, workers=1)):
         return settings.workers
 
 
@@ -161,7 +131,7 @@ def _retired(settings: Settings) -> list[str]:
 
 
 def _serve_alone(
-    settings: Settings, sockets: _Listeners, counted: Metrics, *, retired: Sequence[str]
+    settings: Settings, sockets: Listeners, counted: Metrics, *, retired: Sequence[str]
 ) -> None:
     # A thread that works for the database gives way to the requests ten times sooner.
     sys.setswitchinterval(0.0005)
@@ -194,7 +164,9 @@ def _serve_alone(
         gc.freeze()
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
             runner.run(
-                _serve(settings, instance, directory, cashier, budgets, buying, counted, sockets)
+                _serve(
+                    settings, db, instance, directory, cashier, budgets, buying, counted, sockets
+                )
             )
 
 
@@ -269,13 +241,14 @@ def _bounded(url: str, name: str) -> str:
 
 async def _serve(
     settings: Settings,
+    db: Database,
     instance: Instance,
     directory: Directory,
     cashier: Cashier,
     budgets: Budgets,
     buying: buyer.Buyer,
     counted: Metrics,
-    sockets: _Listeners,
+    sockets: Listeners,
 ) -> None:
     tuning = _tuning(settings)
     loop = asyncio.get_running_loop()
@@ -305,6 +278,7 @@ async def _serve(
             kept=kept,
             background=Background(kept),
             files=files,
+            batches=Batches(files),
             tracer=tracer,
             limiter=Limiter(
                 requests_per_minute=tuning.requests_per_minute,
@@ -314,6 +288,7 @@ async def _serve(
         _tune(service, tuning)
         await service.refresh()
         app = Gateway(service, Signers(directory, vault))
+        worker = _worker(service, db, instance, vault)
         server = Server(app.answer)
         for listener, context in sockets:
             await server.listen(listener, context)
@@ -331,10 +306,14 @@ async def _serve(
         ]
         for task in loops:
             task.add_done_callback(_died)
+        working = None if worker is None else asyncio.create_task(worker.run())
         try:
             await asked_to_stop.wait()
             log.info("gateway.stopping")
             app.stop()
+            if worker is not None and working is not None:
+                working.cancel()
+                await worker.stop()
             loop.call_later(settings.drain_seconds, service.cut)
             # The app ends everything by itself before this.
             await server.stop(within_seconds=settings.drain_seconds + 20)
@@ -343,6 +322,15 @@ async def _serve(
             for task in loops:
                 task.cancel()
     log.info("gateway.stopped")
+
+
+def _worker(
+    service: Service, db: Database, instance: Instance, vault: Vault | None
+) -> Worker | None:
+    """Return what works on batches, where their files are reached."""
+    if vault is None or not service.files.there:
+        return None
+    return Worker(service=service, db=db, me=Me(instance.id, instance.name), vault=vault)
 
 
 def _shelf(settings: Settings, vault: Vault | None) -> Shelf | None:
@@ -472,38 +460,6 @@ async def _beat(instance: Instance, directory: Directory, asked_to_stop: asyncio
             log.error("gateway.name_lost", extra={"gateway": instance.name})
             asked_to_stop.set()
         await asyncio.sleep(_BEAT_SECONDS)
-
-
-@contextlib.contextmanager
-def _listening(settings: Settings) -> Iterator[_Listeners]:
-    """Open one worker's listeners, before anything else is touched.
-
-    Raises:
-        Misconfigured: a port is taken, or the certificate cannot be used.
-    """
-    wanted: list[tuple[str, int, ssl.SSLContext | None]] = [(_LOOPBACK, settings.http_port, None)]
-    if settings.certificate is not None:
-        wanted.append((settings.host, settings.https_port, _tls(settings)))
-    with contextlib.ExitStack() as stack:
-        sockets = []
-        for host, port, context in wanted:
-            listener = listen(host, port, shared=settings.workers > 1)
-            sockets.append((stack.enter_context(listener), context))
-        yield sockets
-
-
-def _tls(settings: Settings) -> ssl.SSLContext:
-    assert settings.certificate is not None
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.minimum_version = ssl.TLSVersion.TLSv1_2
-    try:
-        context.load_cert_chain(settings.certificate, settings.private_key)
-    except (OSError, ssl.SSLError) as error:
-        raise Misconfigured(
-            f"cannot use the certificate {settings.certificate} with the key"
-            f" {settings.private_key}: {error}"
-        ) from None
-    return context
 
 
 def _facts(settings: Settings, instance: Instance) -> dict[str, object]:

@@ -12,6 +12,7 @@ from uuid import UUID
 from sublet.core.errors import Unavailable
 from sublet.gateway.ask import Ask
 from sublet.gateway.background import Background
+from sublet.gateway.batches.service import Batches
 from sublet.gateway.bought.buyer import Buyer
 from sublet.gateway.bound import Bounds
 from sublet.gateway.budgets import Budgets
@@ -81,6 +82,7 @@ class Service:
     kept: Kept
     background: Background
     files: Files
+    batches: Batches
     buyer: Buyer | None = None  # of answers that own replicas are short of
     patience: Patience = Patience()
     demand: Demand = field(default_factory=Demand)
@@ -122,8 +124,9 @@ class Service:
         )
 
     def sold_outside(self, ask: Ask) -> bool:
-        """Say whether its answer may be bought, too."""
-        return self.buyer is not None and self.buyer.sells(ask.model) and ask.generates
+        """Say whether its answer may be bought, too. Batches live on what is left over here."""
+        sold = self.buyer is not None and self.buyer.sells(ask.model) and ask.generates
+        return sold and ask.service_tier != "batch"
 
     def offer(self, model: str, tenant_id: UUID) -> Offer:
         """Return what is sold to a tenant under a name, and note that it was asked for.

@@ -49,12 +49,15 @@ class Offer:
         return self.last.state.value if self.last is not None else "waiting"
 
     def tariff_for(self, ask: Ask) -> Tariff:
-        """Return the prices of the tier that is asked for.
+        """As `tariff_of`, of the tier that is asked for."""
+        return self.tariff_of(ask.service_tier or _DEFAULT)
+
+    def tariff_of(self, tier: str) -> Tariff:
+        """Return the prices of a tier.
 
         Raises:
             Failure: it has none, so nothing is sold in it.
         """
-        tier = ask.service_tier or _DEFAULT
         if tier == _DEFAULT:
             if self.tariff is None:
                 name = self.deployment.name
@@ -155,6 +158,13 @@ class Table:
         """Say whether anybody may be sold a model of this name."""
         every = (self, *self.private.values())
         return any(name in table.offers and table.offers[name].sold for table in every)
+
+    def idle(self, name: str) -> list[Replica]:
+        """Return who takes requests for a model from what is idle, whoever's it is."""
+        for table in (self, *self.private.values()):
+            if (offer := table.offers.get(name)) is not None:
+                return list(by_tier(offer.ready, "batch"))
+        return []
 
     def ready(self) -> list[Replica]:
         """Return who takes requests, of everybody's."""

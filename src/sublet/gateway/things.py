@@ -12,9 +12,13 @@ from urllib.parse import unquote
 
 class Things(StrEnum):
     FILES = "files"
+    BATCHES = "batches"
+    MESSAGE_BATCHES = "messages/batches"
 
 
-_PATH: Final = re.compile(r"^(/openai)?/v1/(files)((?:/[^/]+){0,2})\Z")
+_PATH: Final = re.compile(
+    r"^(?:(?:/openai)?/v1/(files|batches)|(?:/anthropic)?/v1/(messages/batches))((?:/[^/]+){0,2})\Z"
+)
 _READ: Final = b"GET, HEAD, OPTIONS"
 # By what is behind the kind in a path: "" for all of them, "*" for one, and verbs behind that.
 _METHODS: Final[Mapping[Things, Mapping[str, bytes]]] = MappingProxyType(
@@ -23,6 +27,13 @@ _METHODS: Final[Mapping[Things, Mapping[str, bytes]]] = MappingProxyType(
             "": b"GET, HEAD, POST, OPTIONS",
             "*": b"GET, HEAD, DELETE, OPTIONS",
             "content": _READ,
+        },
+        Things.BATCHES: {"": b"GET, HEAD, POST, OPTIONS", "*": _READ, "cancel": b"POST, OPTIONS"},
+        Things.MESSAGE_BATCHES: {
+            "": b"GET, HEAD, POST, OPTIONS",
+            "*": b"GET, HEAD, DELETE, OPTIONS",
+            "cancel": b"POST, OPTIONS",
+            "results": _READ,
         },
     }
 )
@@ -43,7 +54,7 @@ def find(path: str) -> Thing | None:
     found = _PATH.match(path)
     if found is None:
         return None
-    kind = Things(found[2])
+    kind = Things(found[1] or found[2])
     rest = tuple(unquote(part) for part in found[3].split("/")[1:])
     what = rest[1] if len(rest) > 1 else "*" if rest else ""
     methods = _METHODS[kind].get(what)

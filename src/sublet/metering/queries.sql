@@ -292,9 +292,11 @@ SELECT coalesce(sum(c.amount_nanos), 0)::numeric(38,0) AS nanos
 
 -- name: count_gaps
 -- Reports that their source numbered and that never came: a gateway counts from 1, others from 0.
+-- Those of a batch have the numbers of its lines, of which not each uses anything.
 SELECT coalesce(sum(missing), 0)::bigint AS missing, count(*) FILTER (WHERE missing > 0) AS sources
   FROM (SELECT max(sequence) + CASE WHEN source LIKE 'lease:%%' OR source LIKE 'reservation:%%' THEN 1 ELSE 0 END - count(*) AS missing
           FROM usage
+         WHERE source NOT LIKE 'batch:%%'
          GROUP BY source) AS of_source;
 
 -- name: list_credits

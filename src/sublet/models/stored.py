@@ -110,8 +110,18 @@ def begin(tx: Tx, tenant_id: UUID, *, size: int, shelf: Shelf, now: datetime) ->
     return Writer(shelf.chest, file_id, key)
 
 
-def finish(tx: Tx, writer: Writer, new: New, *, shelf: Shelf, now: datetime) -> StoredFile:
+def finish(
+    tx: Tx, writer: Writer, new: New, *, shelf: Shelf, now: datetime, limited: bool = True
+) -> StoredFile:
     """Note that all of a file is here: from then on it is one of its tenant's.
+
+    Args:
+        tx: any transaction.
+        writer: took all of it.
+        new: what is said of it.
+        shelf: where it is.
+        now: the present instant.
+        limited: is it held to what the tenant may keep?
 
     Raises:
         Conflict: it was swept meanwhile.
@@ -125,7 +135,8 @@ def finish(tx: Tx, writer: Writer, new: New, *, shelf: Shelf, now: datetime) -> 
     }  # fmt: skip
     if artefact.state is not State.RECEIVING or one(tx, QUERIES["finish_stored"], row) is None:
         raise Conflict("the upload took too long, and was given up: send it again")
-    catalogue.check_room(tx, artefact.tenant_id, writer.size, shelf=shelf)
+    if limited:
+        catalogue.check_room(tx, artefact.tenant_id, writer.size, shelf=shelf)
     artefacts.add_files(
         tx, writer.file_id, [File(number=0, path=_PATH, size=writer.size, sha256=digest)]
     )
@@ -179,6 +190,11 @@ def delete(tx: Tx, file_id: UUID, *, now: datetime) -> None:
     """Delete it for good: its key is destroyed here, its parts are removed later."""
     if one(tx, QUERIES["mark_deleted"], {"id": file_id, "now": now}) is not None:
         artefacts.move(tx, artefacts.get(tx, file_id, lock=True), State.DELETED, now=now)
+
+
+def keep_until(tx: Tx, file_id: UUID, until: datetime) -> None:
+    """Let a file live at least so long: something works on it."""
+    tx.execute(QUERIES["keep_until"], {"id": file_id, "until": until})
 
 
 def sweep(db: Database, *, now: datetime) -> int:

@@ -42,3 +42,7 @@ SELECT id FROM stored_file
  WHERE deleted_at IS NULL
    AND (expires_at <= %(now)s OR (bytes IS NULL AND created_at < %(stalled)s))
  ORDER BY created_at LIMIT 100;
+
+-- name: keep_until
+UPDATE stored_file SET expires_at = greatest(expires_at, %(until)s)
+ WHERE id = %(id)s AND expires_at IS NOT NULL;
