@@ -2,12 +2,18 @@
 
 import json
 import re
+import textwrap
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 
+import anthropic
 import openai
 import pytest
+from botocore.exceptions import ClientError
 from tests.e2e.instance import MODEL, Instance, instant, until
+from tests.fakes.supplier import KEY, FakeSupplier, Script
+from tests.gateway.aws import bearing
 
 pytestmark = pytest.mark.e2e
 
@@ -194,7 +200,7 @@ def test_internal_jobs_take_every_slot_within_the_notice(instance: Instance) -> 
 
 def test_a_reclaimed_model_says_so_and_comes_back(instance: Instance) -> None:
     instance.await_model()
-    submitted = instance.api("POST", "/v1/internal-jobs", {"gpus": 4, "command": ["sleep", "60"]})
+    submitted = instance.api("POST", "/v1/internal-jobs", {"gpus": 4, "command": ["sleep", "600"]})
     job = submitted.json()["id"]
 
     seen: list[openai.APIStatusError] = []
@@ -216,6 +222,118 @@ def test_a_reclaimed_model_says_so_and_comes_back(instance: Instance) -> None:
     assert error.response.headers["x-should-retry"] == "true"
     assert re.fullmatch(r"\d+", error.response.headers["retry-after"])
     assert instance.api("DELETE", f"/v1/internal-jobs/{job}").status_code == 202
+    instance.await_model()
+    instance.verify()
+
+
+HELLO = [{"role": "user", "content": "hi"}]
+
+
+def by_openai(instance: Instance) -> str:
+    answer = instance.openai().chat.completions.create(
+        model=MODEL,
+        messages=HELLO,  # type: ignore[arg-type]
+        max_tokens=9,
+    )
+    return answer.choices[0].message.content or ""
+
+
+def by_responses(instance: Instance) -> str:
+    answer = instance.openai().responses.create(model=MODEL, input="hi", max_output_tokens=9)
+    return answer.output_text
+
+
+def by_anthropic(instance: Instance) -> str:
+    url, key = instance.ready["gateway_http_url"], instance.ready["tenant_key"]
+    with anthropic.Anthropic(api_key=key, base_url=url) as client:
+        said = client.messages.create(model=MODEL, max_tokens=9, messages=HELLO)  # type: ignore[arg-type]
+    return "".join(block.text for block in said.content if block.type == "text")
+
+
+def by_boto3(instance: Instance) -> str:
+    ready = instance.ready
+    with bearing(ready["gateway_url"], ready["tenant_key"], ca=ready["ca_file"]) as client:
+        said = client.converse_stream(
+            modelId=MODEL,
+            messages=[{"role": "user", "content": [{"text": "hi"}]}],
+            inferenceConfig={"maxTokens": 9},
+        )
+        events = list(said["stream"])
+    return "".join(
+        event["contentBlockDelta"]["delta"]["text"]
+        for event in events
+        if "contentBlockDelta" in event
+    )
+
+
+def test_a_reclaimed_models_answers_are_bought_from_any_dialect_for_any(
+    instance: Instance,
+) -> None:
+    instance.await_model()
+    submitted = instance.api("POST", "/v1/internal-jobs", {"gpus": 4, "command": ["sleep", "600"]})
+    asks: list[Callable[[Instance], str]] = [by_openai, by_responses, by_anthropic, by_boto3]
+    paths = {"openai": "/v1", "anthropic": "/v1", "gemini": "/v1beta", "bedrock": ""}
+    with FakeSupplier() as outside:
+        outside.scripts["big"] = Script(text="bought ", tokens=3)
+        for number, ((dialect, path), ask) in enumerate(zip(paths.items(), asks, strict=True)):
+            file = instance.data.parent / f"{dialect}.toml"
+            file.write_text(
+                textwrap.dedent(f"""
+                    name = "{dialect}"
+                    dialect = "{dialect}"
+                    url = "{outside.url}{path}"
+                    [[models]]
+                    model = "big"
+                    sells = "{MODEL}"
+                    [models.prices.default]
+                    input = "0.01"
+                    output = "0.02"
+                    [[limits]]
+                    measure = "requests"
+                    span = "minute"
+                    amount = "5"
+                """)
+            )
+            put = instance.cli("supplier", "put", str(file))
+            assert put.returncode == 0 and "has no key yet" in put.stderr, put.stderr
+            key = instance.api("POST", f"/v1/suppliers/{dialect}/key", {"key": KEY})
+            assert key.json() == {"name": dialect, "has_key": True}
+
+            def bought(ask: Callable[[Instance], str] = ask) -> bool:
+                try:
+                    return ask(instance) == "bought bought bought "
+                except (openai.APIError, anthropic.APIError, ClientError):
+                    return False  # the model leaves, or the gateway has not heard of the supplier
+
+            until(bought, what=f"an answer by {ask.__name__} out of {dialect}")
+            assert instance.cli("supplier", "stop", dialect).returncode == 0
+            assert outside.bodies, number
+
+        def recorded() -> list[dict[str, object]] | None:
+            items = instance.api("GET", "/v1/purchases").json()["items"]
+            return items if len(items) == len(outside.bill) else None
+
+        purchases = until(recorded, what="the record of what was bought")
+    assert {one["supplier"] for one in purchases} == set(paths)
+    assert {one["cost_usd"] for one in purchases} == {"0.00000026"}  # 20 in, 3 out
+    job = submitted.json()["id"]
+    assert instance.api("DELETE", f"/v1/internal-jobs/{job}").status_code == 202
+    # Its invoice: one request that we do not know, and one that is missing.
+    lines = ["request_id,amount_usd", "chatcmpl-1,0.00000026", "other,0.5"]
+    invoice = instance.data.parent / "invoice.csv"
+    invoice.write_text("\n".join(lines) + "\n")
+    today = datetime.now(UTC).date()
+    days = ["--from", str(today - timedelta(days=1)), "--to", str(today + timedelta(days=1))]
+    told = instance.cli("supplier", "reconcile", "openai", str(invoice), *days, "--json")
+    assert told.returncode == 0, told.stderr
+    found = json.loads(told.stdout)
+    assert found["unexplained_usd"] == "0.00"
+    assert [one["what"] for one in found["differences"]][:1] == ["unknown"]
+    hedge = instance.cli("supplier", "hedge", "--days", "1", "--json")
+    assert [one["deployment"] for one in json.loads(hedge.stdout)["items"]] == [MODEL]
+    assert instance.cli("supplier", "list").returncode == 0
+    assert "stopped" in instance.cli("status").stdout
+    assert "sublet_supplier_quota_left" in instance.api("GET", "/metrics").text
     instance.await_model()
     instance.verify()
 
