@@ -79,7 +79,9 @@ def test_what_a_worker_left_is_taken_over_when_there_are_fewer(own_stage: Stage)
     assert holders(own_stage) == set()
     own_stage.paid(tenant, asked * (INPUT + OUTPUT))
     own_stage.check_books()
-    assert [path.name for path in (own_stage.folder / "spool").iterdir()] == ["test"]
+    spools = own_stage.folder / "spool"
+    assert {path.name for path in spools.iterdir()} == {"test", ".purchases"}
+    assert [path.name for path in (spools / ".purchases").iterdir()] == ["test"]
 
 
 def test_workers_that_cannot_start_say_why_once_and_are_not_tried_again(own_stage: Stage) -> None:

@@ -73,6 +73,7 @@ _FORGET_SECONDS: Final = 60.0
 _NAME_WAIT_SECONDS: Final = 5.0  # an earlier process of this name may just be ending
 _DRAIN_SECONDS: Final = 10.0  # to hand everything over, after the last stream ended
 _CONNECTIONS: Final = 8
+_PURCHASES: Final = ".purchases"  # beside the spools of what is charged
 _AT_ONCE: Final = 1000  # reports of an earlier run, handed over together
 
 
@@ -142,9 +143,10 @@ def _serve_alone(
         for name in retired:
             with contextlib.ExitStack() as brief:
                 _take_over(replace(settings, name=name), db, clock, brief)
-            with contextlib.suppress(OSError):  # something damaged was set aside there
-                (settings.spool / name / "lock").unlink(missing_ok=True)
-                (settings.spool / name).rmdir()
+            for left in (settings.spool / name, settings.spool / _PURCHASES / name):
+                with contextlib.suppress(OSError):  # something damaged was set aside there
+                    (left / "lock").unlink(missing_ok=True)
+                    left.rmdir()
         instance, spool, purchases, till = _take_over(settings, db, clock, stack)
         directory = Directory(db, instance, clock)
         stack.callback(directory.stop)
@@ -180,7 +182,7 @@ def _take_over(
     spool = Spool(settings.spool / settings.name, instance.id)
     spool.open()
     stack.callback(spool.close)
-    purchases = Spool(settings.spool / ".purchases" / settings.name, instance.id)
+    purchases = Spool(settings.spool / _PURCHASES / settings.name, instance.id)
     purchases.open()
     stack.callback(purchases.close)
     till = Till(db, holder=instance.holder, clock=clock)
