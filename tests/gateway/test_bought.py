@@ -1,5 +1,6 @@
 """Answers bought from suppliers, which are scripted and send their own bill."""
 
+import contextlib
 import json
 import re
 from collections.abc import Iterator
@@ -421,3 +422,32 @@ def test_metrics_say_what_was_bought_and_what_was_not(bazaar: Market) -> None:
     assert f'sublet_gateway_purchased_tokens_total{{{label},kind="output"}} 5' in said
     assert f"sublet_gateway_purchase_cost_nanos_total{{{label}}} 125" in said
     assert 'sublet_gateway_not_bought_total{reason="margin"}' in said
+
+
+@pytest.mark.parametrize("step", ["gateway.purchase.noted", "suppliers.record.owed"])
+def test_what_was_bought_is_owed_once_though_the_gateway_dies(
+    own_stage: Stage, supplier: FakeSupplier, step: str
+) -> None:
+    folder = own_stage.folder / "failpoints"
+    for name in ("reached", "fired"):
+        (folder / name).mkdir(parents=True)
+    own_stage.start(failpoints=str(folder))
+    own_stage.set_replica(ReplicaState.DRAINING, "reclaimed")
+    with own_stage.db.transaction() as tx:
+        _, operator = tenants.create_key(tx, None, "operator", now=datetime.now(UTC))
+    bazaar = Market(own_stage, supplier, operator)
+    name = bazaar.put(Script(text="bought ", tokens=3))
+    _, key = bazaar.buyer()
+    (folder / "plan").write_text(f"{step} kill\n")
+    with contextlib.suppress(httpx.TransportError):  # it may die before or after its answer
+        httpx.post(
+            f"{own_stage.url}/v1/chat/completions",
+            json={"model": MODEL, "messages": SAY, "max_tokens": 9},
+            headers={"authorization": f"Bearer {key}"},
+            timeout=30,
+        )
+    assert own_stage.gateway is not None
+    own_stage.gateway.process.wait(30)
+    own_stage.start(failpoints=str(folder))
+    bazaar.purchases(name)
+    check_books(own_stage)
