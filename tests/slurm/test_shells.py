@@ -79,10 +79,12 @@ def test_a_tenant_has_a_shell_and_copies_files_by_ssh(
         "-o", "StrictHostKeyChecking=yes", "-o", f"ProxyCommand={proxy}",
     ]  # fmt: skip
 
-    def ssh(*command: str, key: Path = mine) -> subprocess.CompletedProcess[str]:
+    def ssh(
+        *command: str, key: Path = mine, under: tuple[str, ...] = ()
+    ) -> subprocess.CompletedProcess[str]:
         with_key = [str(key) if word == str(mine) else word for word in options]
         return subprocess.run(
-            ["ssh", *with_key, "tenant@lease", *command], env=as_tenant(control),
+            [*under, "ssh", *with_key, "tenant@lease", *command], env=as_tenant(control),
             capture_output=True, text=True, timeout=120, check=False,
         )  # fmt: skip
 
@@ -99,7 +101,8 @@ def test_a_tenant_has_a_shell_and_copies_files_by_ssh(
     )  # fmt: skip
     assert copied.returncode == 0, copied.stderr
     assert ssh("wc -c < /work/got").stdout.strip() == str(sent.stat().st_size)
-    stranger = ssh("true", key=new_key(folder / "stranger"))
+    # Refused, ssh leaves: what it connected through does, too, although it ignores SIGHUP.
+    stranger = ssh("true", key=new_key(folder / "stranger"), under=("env", "--ignore-signal=HUP"))
     assert stranger.returncode == 255 and "Permission denied" in stranger.stderr
     control.verify()
 

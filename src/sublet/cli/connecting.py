@@ -4,6 +4,7 @@ import contextlib
 import http.client
 import json
 import os
+import select
 import socket
 import sys
 import threading
@@ -38,9 +39,21 @@ def dial(api: Client, lease: str) -> Tunnel:
 
 
 def pipe(tunnel: Tunnel) -> None:
-    """Join a connection to our own input and output, until the far side ends."""
+    """Join a connection to our own input and output, until the far side ends, or nobody is here."""
+
+    def read() -> bytes:
+        data = os.read(0, PIECE)
+        if not data:
+            # Nothing more is said, and something may still be heard: until nobody listens either,
+            # such as an ssh that was refused. It sends SIGHUP, which not everybody heeds.
+            listener = select.poll()
+            listener.register(1, 0)  # errors and hang-ups alone
+            listener.poll()
+            tunnel.close()
+        return data
+
     with contextlib.closing(tunnel):
-        join(tunnel, lambda: os.read(0, PIECE), _write)
+        join(tunnel, read, _write)
 
 
 def _write(data: bytes) -> None:
