@@ -205,6 +205,19 @@ def test_victims_are_of_one_rack_where_one_can_give_enough() -> None:
     assert {lease.id.int for lease in chosen} == {1, 3}
 
 
+def test_for_one_node_the_youngest_goes_wherever_it_is() -> None:
+    # As Slurm's own preemption has it, which may choose at the same instant: not one for each.
+    nodes = racks("left", "right", "right", "left")
+    leases = [
+        soft(number, gpus=8, checkpoint_at=NOW - timedelta(seconds=5 - number))
+        for number in range(3)
+    ]
+    losses = Losses(
+        topology=Topology.of(nodes), placed={one.id: [f"n{one.id.int}"] for one in leases}
+    )
+    assert choose(leases, gpus=8, now=NOW, losses=losses) == [leases[2]]
+
+
 def test_a_whole_rack_goes_before_a_whole_node() -> None:
     nodes = racks("left", "left", "right", "right")
     rack = soft(1, gpus=16, checkpoint_at=NOW)

@@ -19,6 +19,7 @@ NAMES = ("one", "two", "three")
 CENTS = 10_000_000  # in nanos
 EACH = 10 * CENTS  # what every request costs: an input token for 2 cents, 8 of output for 1
 WORTH = 50  # so many the wallet pays for
+AT_FIRST = 10  # to the one that is killed
 REQUESTS, AFTER = 800, 200  # with one killed in the middle; while it comes back
 
 
@@ -31,12 +32,12 @@ class Clients:
     answers: Counter[str] = field(default_factory=Counter)
     paid: set[str] = field(default_factory=set)  # the requests whose answer arrived whole
 
-    async def ask(self, number: int) -> None:
+    async def ask(self, number: int, *, first_ms: int = 200) -> None:
         url = self.fleet.gateways[NAMES[number % 3]].url
         body = {
             "model": MODEL,
             # Some are long done when others have hardly begun.
-            "messages": says(tokens=8, first_ms=200 + number % 8 * 200, delay_ms=2),
+            "messages": says(tokens=8, first_ms=first_ms + number % 8 * 200, delay_ms=2),
             "max_tokens": 8,
         }
         if number % 2:
@@ -90,7 +91,12 @@ def test_a_wallet_worth_fifty_serves_fifty_whoever_dies(own_stage: Stage) -> Non
     async def story(gateways: Fleet) -> Clients:
         async with clients(gateways, key) as crowd:
             async with asyncio.TaskGroup() as group:
-                group.create_task(crowd.ask_many(range(REQUESTS)))
+                # Whoever's transaction comes first may take all that the wallet has: one that has
+                # something to lose is the one that is killed.
+                for number in range(1, 3 * AT_FIRST, 3):
+                    group.create_task(crowd.ask(number, first_ms=3000))
+                await until(lambda: gateways.holds(killed) > 0)
+                group.create_task(crowd.ask_many(range(REQUESTS - AT_FIRST)))
                 await until(lambda: len(crowd.paid) >= 5 and gateways.holds(killed) > 0)
                 await asyncio.to_thread(gateways.kill, killed)
 

@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 
 from tests.engine.door import ECHO, refused, speaks, talk
 from tests.slurm.cluster import Cluster, until
@@ -20,6 +21,10 @@ def test_a_tenant_reaches_its_lease_through_sublet_until_the_lease_ends(
     key = control.keys["tenant_key"]
     assert talk(control.url, key, lease, b"hello") == b"hello"
     assert talk(control.url, key, lease, LONG) == LONG
+    # Four at a time, so that one ends while others wait for the node to dial again.
+    words = [b"word %d" % number for number in range(40)]
+    with ThreadPoolExecutor(4) as pool:
+        assert list(pool.map(lambda word: talk(control.url, key, lease, word), words)) == words
     environment = {
         **os.environ, "SUBLET_URL": control.url, "SUBLET_KEY": key, "SUBLET_DATA": str(control.data)
     }  # fmt: skip

@@ -9,7 +9,8 @@ import asyncio
 import contextlib
 import logging
 import re
-from collections import defaultdict, deque
+from collections import deque
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Final
 from uuid import UUID
@@ -66,14 +67,22 @@ class _Leg:
         return body if body or message.get("more_body", False) else None
 
 
+@dataclass(eq=False, slots=True)
+class _Door:
+    """Where both sides of one lease's connections meet, there as long as anybody is at it."""
+
+    legs: deque[_Leg] = field(default_factory=deque)  # of the node, and free
+    came: asyncio.Event = field(default_factory=asyncio.Event)
+    users: int = 0
+
+
 class Tunnels:
     """Serves the two addresses of tunnels, and hands everything else on."""
 
     def __init__(self, app: ASGIApp, *, api: FastAPI) -> None:
         self._app = app
         self._api = api
-        self._waiting: dict[UUID, deque[_Leg]] = defaultdict(deque)
-        self._came: dict[UUID, asyncio.Event] = defaultdict(asyncio.Event)
+        self._doors: dict[UUID, _Door] = {}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         found = _PATH.fullmatch(scope["path"]) if scope["type"] == "http" else None
@@ -96,6 +105,17 @@ class Tunnels:
         assert isinstance(ours, Services)
         return ours
 
+    @contextlib.contextmanager
+    def _at_door(self, lease_id: UUID) -> Iterator[_Door]:
+        door = self._doors.setdefault(lease_id, _Door())
+        door.users += 1
+        try:
+            yield door
+        finally:
+            door.users -= 1
+            if not door.users:
+                del self._doors[lease_id]
+
     # ---- the node's end
 
     async def _wait(self, token: str, leg: _Leg) -> None:
@@ -107,25 +127,22 @@ class Tunnels:
         """
         lease_id = self._ours.lease_of_tunnel(token)
         await run_in_threadpool(self._check_live, lease_id)
-        legs = self._waiting[lease_id]
-        if len(legs) >= _IDLE_LEGS:
-            raise Refused("enough connections wait already")
-        leg.first = asyncio.ensure_future(leg.receive())
-        legs.append(leg)
-        self._came[lease_id].set()
-        try:
-            over = asyncio.ensure_future(leg.over.wait())
-            await asyncio.wait({over, leg.first}, return_when=asyncio.FIRST_COMPLETED)
-            if leg in legs:
-                over.cancel()  # it hung up before anybody came
-            else:
-                await over
-        finally:
-            with contextlib.suppress(ValueError):
-                legs.remove(leg)
-            if not legs:
-                self._waiting.pop(lease_id, None)
-                self._came.pop(lease_id, None)
+        with self._at_door(lease_id) as door:
+            if len(door.legs) >= _IDLE_LEGS:
+                raise Refused("enough connections wait already")
+            leg.first = asyncio.ensure_future(leg.receive())
+            door.legs.append(leg)
+            door.came.set()
+            try:
+                over = asyncio.ensure_future(leg.over.wait())
+                await asyncio.wait({over, leg.first}, return_when=asyncio.FIRST_COMPLETED)
+                if leg in door.legs:
+                    over.cancel()  # it hung up before anybody came
+                else:
+                    await over
+            finally:
+                with contextlib.suppress(ValueError):
+                    door.legs.remove(leg)
 
     def _check_live(self, lease_id: UUID) -> None:
         with self._ours.db.transaction() as tx:
@@ -176,21 +193,20 @@ class Tunnels:
 
     async def _next(self, lease_id: UUID) -> _Leg:
         """Raises Unavailable: its node has not dialled in yet."""
-        try:
-            async with asyncio.timeout(_WAIT_SECONDS):
-                while True:
-                    while legs := self._waiting.get(lease_id):
-                        leg = legs.popleft()
-                        if leg.first is not None and not leg.first.done():
-                            return leg
-                    came = self._came[lease_id]
-                    came.clear()
-                    await came.wait()
-        except TimeoutError:
-            self._came.pop(lease_id, None)
-            raise Unavailable(
-                f"lease {lease_id} has no connection free: it may still be starting"
-            ) from None
+        with self._at_door(lease_id) as door:
+            try:
+                async with asyncio.timeout(_WAIT_SECONDS):
+                    while True:
+                        while door.legs:
+                            leg = door.legs.popleft()
+                            if leg.first is not None and not leg.first.done():
+                                return leg
+                        door.came.clear()
+                        await door.came.wait()
+            except TimeoutError:
+                raise Unavailable(
+                    f"lease {lease_id} has no connection free: it may still be starting"
+                ) from None
 
 
 async def _copy(source: _Leg, sink: _Leg) -> None:

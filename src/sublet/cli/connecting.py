@@ -49,7 +49,7 @@ def pipe(tunnel: Tunnel) -> None:
             listener = select.poll()
             listener.register(1, 0)  # errors and hang-ups alone
             listener.poll()
-            tunnel.close()
+            tunnel.hang_up()
         return data
 
     with contextlib.closing(tunnel):
@@ -86,7 +86,7 @@ def _forward(here: socket.socket, connect: Callable[[], Tunnel]) -> None:
         def read() -> bytes:
             data = here.recv(PIECE)
             if not data:
-                tunnel.close()
+                tunnel.hang_up()
             return data
 
         with contextlib.closing(tunnel):

@@ -73,9 +73,14 @@ class Tunnel:
         """Return what comes; b"" at the end."""
         return self._answer.read1(PIECE)
 
-    def close(self) -> None:
+    def hang_up(self) -> None:
+        """Let whoever waits in `receive` hear that this is the end, from any thread."""
         with contextlib.suppress(OSError):
             self._socket.shutdown(socket.SHUT_RDWR)
+
+    def close(self) -> None:
+        """Give it back: for the thread that reads alone, for a reader must not lose its file."""
+        self.hang_up()
         self._connection.close()
 
 
@@ -130,7 +135,7 @@ def _serve(tunnel: Tunnel, path: str, room: threading.Semaphore) -> None:
         def read() -> bytes:
             data = there.recv(PIECE)
             if not data:
-                tunnel.close()
+                tunnel.hang_up()
             return data
 
         with there:

@@ -97,10 +97,11 @@ def _places(can_go: Sequence[Lease], gpus: int, now: datetime, losses: Losses) -
     """Return what each lease leaves free, and how early its block is among those like it.
 
     A job that spans nodes wants them in one block. So the smallest block of which enough can go
-    is emptied first; where none is large enough, the largest.
+    is emptied first; where none is large enough, the largest. What one node gives is in one block
+    anyway.
     """
     topology, placed = losses.topology, losses.placed
-    if not topology.block_of:
+    if not topology.block_of or gpus <= topology.node_gpus:
         return [(topology.shape(one.gpus, placed.get(one.id, ())), 0) for one in can_go]
     shapes, blocks = [], []
     room: dict[tuple[int, int, str], int] = defaultdict(int)  # by rank, work lost and block
