@@ -103,12 +103,12 @@ NONE: dict[str, Any] = {"items": []}
         ),
         (
             ("pool set cpu --reserve 2 --firm 4h --confidence 0.999 --credit 50 --floor 1.50"
-            " --quiet 22:00-06:00 --yes"),
+            " --quiet 22:00-06:00 --exclusive --yes"),
             "PATCH /v1/pools/cpu", OPERATOR,
             {
                 "reserve": 2, "firm_seconds": 14_400, "firm_confidence": 0.999,
                 "credit_percent": 50, "floor_usd_per_gpu_hour": "1.50",
-                "quiet_hours": "22:00-06:00", "confirm": True,
+                "quiet_hours": "22:00-06:00", "exclusive": True, "confirm": True,
             },
         ),
         (

@@ -111,6 +111,22 @@ def test_no_slot_is_given_twice_and_all_come_back(world: Harness) -> None:
     assert world.engine.start(third, deadline=world.in_(60)) is True
 
 
+def test_what_has_its_nodes_to_itself_shares_them_with_nobody(world: Harness) -> None:
+    shared = world.start("sleep", "60", gpus=1)
+    alone = world.workload("sleep", "60", gpus=2, exclusive=True)
+    assert world.engine.start(alone, deadline=world.in_(60)) is False
+    world.wait_for(shared, Phase.RUNNING)
+    world.engine.stop(shared, notice=notice(world.clock.now()))
+    world.wait_for(shared, Phase.EXITED)
+    assert world.engine.start(alone, deadline=world.in_(60)) is True
+    world.wait_for(alone.id, Phase.RUNNING)
+    other = world.workload("sleep", "60", gpus=1)
+    assert world.engine.start(other, deadline=world.in_(60)) is False
+    world.engine.stop(alone.id, notice=notice(world.clock.now()))
+    world.wait_for(alone.id, Phase.EXITED)
+    assert world.engine.start(other, deadline=world.in_(60)) is True
+
+
 def test_the_deadline_ends_it_whatever_it_does(world: Harness) -> None:
     deadline = world.in_(1 + world.start_seconds)
     workload = world.workload(*DEAF)

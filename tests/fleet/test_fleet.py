@@ -76,12 +76,19 @@ def test_a_pool_is_recorded_when_it_changes_and_only_then(tx: Tx) -> None:
     assert pools == {"cpu": 0, "h200": 0}, "a pool that is gone has none"
 
 
+def test_how_large_a_pools_nodes_are_is_seen_and_stays_known_while_none_is_up(tx: Tx) -> None:
+    seen = [({"h200": 8}, {"h200": 8}), ({"h200": 0}, {}), ({"h200": 8}, {"h200": 4})]
+    for (gpus, node_gpus), known in zip(seen, (8, 8, 4), strict=True):
+        store.observe_pools(tx, gpus, notice_seconds=10, now=NOON, node_gpus=node_gpus)
+        assert [pool.node_gpus for pool in store.list_pools(tx)] == [known]
+
+
 def test_a_policy_is_the_operators_and_stays(tx: Tx) -> None:
     store.observe_pools(tx, {"h200": 8}, notice_seconds=10, now=NOON)
     policy = Policy(
         notice_seconds=60, lendable=False, lending_limit=4, reserve=1, firm_seconds=7200,
         firm_confidence=0.95, credit_percent=50, floor=Rate(nanos=1_500_000_000, per=3600),
-        quiet=parse_quiet("22:00-06:30"),
+        quiet=parse_quiet("22:00-06:30"), exclusive=True,
     )  # fmt: skip
     assert store.set_policy(tx, "h200", policy, now=NOON).policy == policy
     store.observe_pools(tx, {"h200": 6}, notice_seconds=10, now=NOON + MINUTE)

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from tests.core.databases import fresh
 from tests.leases.test_admission import JOB, NOON, REQUEST, SECOND, Shop, buy, open_shop
 
+from sublet.app import bootstrap
 from sublet.core.db import Database, Tx
 from sublet.core.errors import Invalid, Refused, Unconfirmed
 from sublet.core.money import Rate
@@ -21,6 +22,8 @@ from sublet.leases.lease import EndReason, Lease, Move, State
 from sublet.market.price import Tier
 from sublet.planner import store as plans
 from sublet.planner.surplus import sellable_gpus
+from sublet.tenants import store as tenants
+from sublet.tenants.tenant import TenantKind
 
 HOUR = timedelta(hours=1)
 ON_DEMAND = replace(REQUEST, tier=Tier.ON_DEMAND, max_duration=2 * HOUR)
@@ -47,6 +50,12 @@ def put_plan(
         "reasons": [{"reason": reason, "windows": [], "why": ""} for reason in reasons],
     }
     plans.put_plans(tx, {pool: document}, now=NOON)
+
+
+def nodes_of(db: Database, shop: Shop, gpus: int) -> None:
+    with db.transaction() as tx:
+        seen = {shop.pool: gpus}
+        fleet.observe_pools(tx, {shop.pool: 8}, notice_seconds=10, now=NOON, node_gpus=seen)
 
 
 def set_policy(db: Database, shop: Shop, *, confirmed: bool = False, **changes: Any) -> fleet.Pool:
@@ -150,6 +159,27 @@ def test_a_policy_holds_for_what_is_sold_from_then_on(
         buy(db, shop, request_)
 
 
+def test_a_pool_of_whole_nodes_sells_no_parts_of_them_but_to_the_house(
+    db: Database, shop: Shop
+) -> None:
+    nodes_of(db, shop, 4)
+    shared = buy(db, shop, REQUEST)
+    set_policy(db, shop, exclusive=True, confirmed=True)
+    with pytest.raises(Invalid, match="a multiple of 4, not 2"):
+        buy(db, shop, REQUEST)
+    with db.transaction() as tx:
+        house = tenants.create_tenant(tx, f"us {shop.pool}", now=NOON, kind=TenantKind.HOUSE)
+        bootstrap.open_accounts(tx, house)
+    sold = [
+        shared,
+        buy(db, shop, replace(REQUEST, gpus=4)),
+        buy(db, replace(shop, tenant=house), REQUEST),
+    ]
+    assert [lease.exclusive for lease in sold] == [False, True, False]
+    with db.transaction() as tx:
+        assert [store.get(tx, lease.id) for lease in sold] == sold
+
+
 def test_a_policy_does_not_refuse_what_it_need_not(db: Database, shop: Shop) -> None:
     set_policy(
         db, shop, reserve=4, quiet=parse_quiet("13:00-14:00"),
@@ -166,6 +196,7 @@ def test_a_policy_does_not_refuse_what_it_need_not(db: Database, shop: Shop) -> 
         ({"lending_limit": 3}, "is promised 4 GPUs until"),
         ({"reserve": 5}, "is promised 4 GPUs until"),
         ({"notice_seconds": 5}, "was promised 10 s of notice"),
+        ({"exclusive": True}, "has 4 GPUs, which are no whole nodes"),
         ({"quiet": parse_quiet("12:30-12:31")}, "reaches into the quiet hours 12:30-12:31"),
     ],
 )
@@ -173,6 +204,7 @@ def test_a_policy_that_promises_stand_against_must_be_confirmed(
     db: Database, shop: Shop, changes: dict[str, Any], why: str
 ) -> None:
     lease = run(db, buy(db, shop, replace(ON_DEMAND, gpus=4)))
+    nodes_of(db, shop, 8)
     with db.transaction() as tx:
         before = fleet.lock_pool(tx, shop.pool)
     with pytest.raises(Unconfirmed, match=why) as asked:

@@ -1,7 +1,7 @@
 """Leases of more GPUs than one node has, and of whole nodes."""
 
-import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +9,7 @@ import pytest
 from tests.engine.harness import notice
 from tests.engine.slurm_harness import SlurmHarness, slurm
 from tests.slurm.cluster import Cluster, until
+from tests.slurm.control import Control
 
 from sublet.engine.port import Phase, Workload
 
@@ -103,20 +104,43 @@ def _nodes(world: SlurmHarness) -> list[tuple[str, int]]:
     ]
 
 
-def test_leases_share_a_node_unless_they_are_to_have_it_alone(
-    four_nodes: Cluster, folder: Path
+def test_leases_share_a_node_unless_they_are_to_have_it_alone(world: SlurmHarness) -> None:
+    shared = [start(world, "sleep 60", gpus=2) for _ in range(2)]
+    alone = replace(lease(world, "sleep 60", gpus=16), exclusive=True)
+    assert world.engine.start(alone, deadline=world.in_(60))
+    for id_ in (*shared, alone.id):
+        world.wait_for(id_, Phase.RUNNING)
+    assert len({nodes_of(world, id_)[0] for id_ in shared}) == 1
+    asked = world.cluster.run("squeue", "-h", f"--name=sublet-{alone.id}", "-o", "%D %h")
+    assert asked.split() == ["2", "NO"], "two nodes, shared with nobody"
+    another = replace(lease(world, "sleep 60", 16), exclusive=True)
+    assert not world.engine.start(another, deadline=world.in_(60)), "one of the two has others"
+
+
+def test_a_pool_that_lends_whole_nodes_says_so_and_the_next_lease_has_its_own(
+    four_nodes: Cluster, run_on: Callable[..., Control]
 ) -> None:
-    for exclusive, apart in ((False, 1), (True, 2)):
-        with slurm(
-            four_nodes, folder / json.dumps(exclusive), sandboxed=True, exclusive=exclusive
-        ) as world:
-            ids = [start(world, "sleep 60", gpus=2) for _ in range(2)]
-            for id_ in ids:
-                world.wait_for(id_, Phase.RUNNING)
-            assert len({nodes_of(world, id_)[0] for id_ in ids}) == apart
-            whole = sum(node.gpus for node in world.engine.nodes())
-            # What is left of a node that somebody has alone is nobody's.
-            assert whole == (20 if exclusive else 32)
+    control = run_on(four_nodes)
+    before = control.lease("sleep", "60", gpus=2)
+    asked = control.api("PATCH", "/v1/pools/h200", {"exclusive": True})
+    assert "has 2 GPUs, which are no whole nodes" in asked["error"]["message"]
+    changed = control.api("PATCH", "/v1/pools/h200", {"exclusive": True, "confirm": True})
+    assert changed["exclusive"] is True
+    offers = control.api("GET", "/v1/offers", tenant=True)["items"]
+    assert {(one["exclusive"], one["multiple_of"]) for one in offers} == {(True, 8)}
+    body = {"command": ["sleep", "60"], "gpus": 2, "max_seconds": 60}
+    refused = control.api("POST", "/v1/leases", body, tenant=True)
+    assert "whole nodes are sold: a multiple of 8, not 2" in refused["error"]["message"]
+    alone = control.lease("sleep", "60", gpus=8)
+    for one in (before, alone):
+        control.reach(one, "running")
+    shown = {
+        one: four_nodes.run("squeue", "-h", f"--name=sublet-{one}", "-o", "%h").strip()
+        for one in (before, alone)
+    }
+    assert shown == {before: "OK", alone: "NO"}
+    assert [control.show(one)["exclusive"] for one in (before, alone)] == [False, True]
+    control.verify()
 
 
 def test_which_node_a_lease_is_on_and_under_which_switch_is_told(world: SlurmHarness) -> None:

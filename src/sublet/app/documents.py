@@ -174,6 +174,9 @@ class PoolChange(Body):
     quiet_hours: Annotated[Text, Field(max_length=20, examples=["22:00-06:30"])] | None = Field(
         None, description="UTC; null: none; leave it out to keep them"
     )
+    exclusive: bool | None = Field(
+        None, description="Sell whole nodes, which a tenant's lease shares with nobody"
+    )
 
 
 class DeploymentChange(Body):
@@ -295,6 +298,7 @@ def lease_document(lease: Lease, price: Price, listed: Price, *, charged: Money)
         "tenant_id": lease.tenant_id,
         "pool": lease.pool,
         "gpus": lease.gpus,
+        "exclusive": lease.exclusive,
         "tier": lease.tier,
         "state": lease.state,
         "since": lease.since,
@@ -339,6 +343,7 @@ def policy_document(policy: Policy) -> dict[str, Any]:
         "credit_percent": policy.credit_percent,
         "floor_usd_per_gpu_hour": None if policy.floor is None else usd(policy.floor.charge(3600)),
         "quiet_hours": None if policy.quiet is None else str(policy.quiet),
+        "exclusive": policy.exclusive,
     }
 
 
@@ -349,7 +354,7 @@ def changed_policy(policy: Policy, body: PoolChange) -> Policy:
         Invalid: a value cannot be read.
     """
     given = body.model_fields_set - {"confirm"}
-    kept = {"notice_seconds", "lendable", "reserve", "firm_seconds", "credit_percent"}
+    kept = {"notice_seconds", "lendable", "reserve", "firm_seconds", "credit_percent", "exclusive"}
     changes: dict[str, Any] = {
         name: getattr(body, name)
         for name in kept | {"lending_limit", "firm_confidence"}

@@ -284,7 +284,14 @@ class Control:
             gpus = gpus_by_pool(nodes)
             self._topologies = topologies(nodes)
             with self._db.transaction() as tx:
-                fleet.observe_pools(tx, gpus, notice_seconds=self._first_notice_seconds, now=now)
+                fleet.observe_pools(
+                    tx, gpus, notice_seconds=self._first_notice_seconds, now=now,
+                    node_gpus={
+                        pool: there.node_gpus
+                        for pool, there in self._topologies.items()
+                        if gpus[pool]
+                    },
+                )  # fmt: skip
                 bootstrap.first_prices(tx, list(gpus), now=now)
             self._looked_at = now
         # What ends is recorded before what may start in its place, and starts come last of

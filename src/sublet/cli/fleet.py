@@ -33,6 +33,7 @@ TERMS = (
     Column("credit", "credit_percent", _percent),
     Column("floor per GPU-hour", "floor_usd_per_gpu_hour", usd),
     Column("quiet hours (UTC)", "quiet_hours"),
+    Column("whole nodes", "exclusive", yes_no),
 )
 POOL = (
     *POLICY[:2],
@@ -114,6 +115,13 @@ def set_policy(
         str | None,
         typer.Option(metavar="HH:MM-HH:MM|none", help="Sell nothing new in these hours, UTC."),
     ] = None,
+    exclusive: Annotated[
+        bool | None,
+        typer.Option(
+            "--exclusive/--shared",
+            help="Sell whole nodes, which a tenant's lease shares with nobody?",
+        ),
+    ] = None,
     yes: Annotated[
         bool, typer.Option("--yes", help="Do it also where promises stand that it would not allow.")
     ] = False,
@@ -144,6 +152,8 @@ def set_policy(
         body["floor_usd_per_gpu_hour"] = None if floor == "none" else floor
     if quiet is not None:
         body["quiet_hours"] = None if quiet == "none" else quiet
+    if exclusive is not None:
+        body["exclusive"] = exclusive
     if not body:
         raise Failure("say what to change; `sublet pool set --help` lists it all", ExitCode.USAGE)
     if yes:

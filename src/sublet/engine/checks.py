@@ -8,13 +8,9 @@ from typing import Final
 from sublet.core.errors import Invalid
 from sublet.engine.port import Node, Workload
 from sublet.engine.sandbox import RESERVED
+from sublet.engine.slots import slots_of
 
 _NAME: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
-
-
-def slots_of(nodes: Sequence[Node], gpu_model: str) -> int:
-    """Return how many slots of this model there are, free or not."""
-    return sum(node.gpus for node in nodes if node.gpu_model == gpu_model)
 
 
 def check(workload: Workload, nodes: Sequence[Node]) -> None:

@@ -18,7 +18,7 @@ from uuid import UUID
 from sublet.core.clock import Clock
 from sublet.core.errors import Invalid, Refused, Unavailable
 from sublet.engine import cgroups, processes, records
-from sublet.engine.checks import check, slots_of
+from sublet.engine.checks import check
 from sublet.engine.hardware import Gpu, usable_cores
 from sublet.engine.images import Images
 from sublet.engine.launching import Launcher
@@ -26,6 +26,7 @@ from sublet.engine.port import InternalJob, Node, Notice, Observation, Phase, Wo
 from sublet.engine.records import Due, Kind, Record, Status
 from sublet.engine.sandbox import Sandbox
 from sublet.engine.shim import steady_seconds, try_lock
+from sublet.engine.slots import free_slots, slots_of
 
 LOG_BYTES: Final = 64 << 20
 LISTED: Final = timedelta(days=1)  # how long what has ended is still listed
@@ -463,13 +464,8 @@ class LocalEngine:
         return sorted((job for job in jobs if job.waiting), key=lambda job: job.order)
 
     def _free(self, workload: Workload) -> tuple[int, ...] | None:
-        """Return slots for the workload, the lowest ones, or None if there are too few."""
-        model = workload.gpu_model
-        jobs = [job for job in self._jobs.values() if job.ended is None]
-        held = [job.record.slots for job in jobs if job.record.workload.gpu_model == model]
-        taken = {slot for slots in held for slot in slots}
-        free = [slot for slot in range(slots_of(self._nodes, model)) if slot not in taken]
-        return tuple(free[: workload.gpus]) if len(free) >= workload.gpus else None
+        held = [job.record for job in self._jobs.values() if job.ended is None]
+        return free_slots(workload, self._nodes, held)
 
     def _start_internal(self, gpu_model: str) -> None:
         for job in self._queue(gpu_model):

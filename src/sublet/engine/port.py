@@ -51,6 +51,7 @@ class Workload:
     notice_url: str | None = None  # told to the workload as SUBLET_NOTICE_URL
     tunnel_url: str | None = None  # its node dials there, to join it to who connects
     window: UUID | None = None  # the window that it is leased from
+    exclusive: bool = False  # nobody else has anything on its nodes
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -14,8 +14,9 @@ from uuid import UUID
 
 from sublet.core.clock import Clock
 from sublet.core.errors import Invalid, Unavailable
-from sublet.engine.checks import check, slots_of
+from sublet.engine.checks import check
 from sublet.engine.port import InternalJob, Node, Notice, Observation, Phase, Workload
+from sublet.engine.slots import slots_of
 
 CANCEL_GRACE: Final = timedelta(seconds=5)
 SOON: Final = timedelta(milliseconds=10)  # a process dies of SIGTERM at once, but not sooner
@@ -207,7 +208,7 @@ class SimulatedEngine:
             if known.internal:
                 raise Invalid(f"{workload.id} is an internal job")
             return True
-        if self._queue(workload.gpu_model) or self._free(workload.gpu_model) < workload.gpus:
+        if self._queue(workload.gpu_model) or self._free_for(workload) < workload.gpus:
             return False
         now = self._clock.now()
         self._add(
@@ -257,7 +258,7 @@ class SimulatedEngine:
         self._sweep(now)
         for model in {node.gpu_model: None for node in self._nodes}:
             for job in self._queue(model):
-                if job.workload.gpus > self._free(model):
+                if job.workload.gpus > self._free_for(job.workload):
                     break  # strictly in order
                 job.slots_at = now
                 job.placed = self._place(job.workload)
@@ -317,22 +318,39 @@ class SimulatedEngine:
             if (exited_at := job.look(now).exited_at) is not None and exited_at < now - LISTED:
                 del self._listed[id_]
 
-    def _free(self, gpu_model: str) -> int:
-        return slots_of(self._nodes, gpu_model) - self.held(gpu_model)
+    def _free_for(self, workload: Workload) -> int:
+        """Return how many slots there are for it: of one model they count together."""
+        model = workload.gpu_model
+        now = self._clock.now()
+        alone = workload.exclusive or any(
+            job.workload.exclusive and job.workload.gpu_model == model
+            for job in self._live.values()
+            if job.look(now).exited_at is None
+        )
+        if alone:
+            return sum(max(free, 0) for free in self._free_by_node(workload).values())
+        return slots_of(self._nodes, model) - self.held(model)
 
-    def _place(self, workload: Workload) -> Mapping[str, int]:
-        """Say on which nodes it runs: the fullest that holds it all, or the emptiest one by one."""
+    def _free_by_node(self, workload: Workload) -> dict[str, int]:
+        """Return {node: slots for it}, of nodes that it could share, or have alone if it must."""
         free = {
             node.name: node.gpus for node in self._nodes if node.gpu_model == workload.gpu_model
         }
-        if len(free) == 1:
-            return dict.fromkeys(free, workload.gpus)
         now = self._clock.now()
         for job in self._live.values():
             if job.look(now).exited_at is None:
                 for name, slots in job.placed.items():
-                    if name in free:
-                        free[name] -= slots
+                    if name not in free:
+                        continue
+                    alone = workload.exclusive or job.workload.exclusive
+                    free[name] = 0 if alone else free[name] - slots
+        return free
+
+    def _place(self, workload: Workload) -> Mapping[str, int]:
+        """Say on which nodes it runs: the fullest that holds it all, or the emptiest one by one."""
+        free = self._free_by_node(workload)
+        if len(free) == 1:
+            return dict.fromkeys(free, workload.gpus)
         fitting = [name for name in free if free[name] >= workload.gpus]
         if fitting:
             return {min(fitting, key=lambda name: free[name]): workload.gpus}

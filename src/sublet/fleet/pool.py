@@ -71,6 +71,7 @@ class Policy:
     credit_percent: int = 100  # of the price of what is left of a promise that is broken
     floor: Rate | None = None  # the least that a GPU-hour is sold for
     quiet: QuietHours | None = None
+    exclusive: bool = False  # a tenant's lease has its nodes to itself
 
     def check(self) -> None:
         """Raises Invalid: a value is out of range."""
@@ -99,6 +100,7 @@ class Pool:
     name: str  # the GPU model
     gpus: int  # healthy now
     policy: Policy
+    node_gpus: int = 1  # of its largest node
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

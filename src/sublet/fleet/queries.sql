@@ -11,10 +11,14 @@ SELECT *
    FOR NO KEY UPDATE;
 
 -- name: put_pool
--- Policy is the operator's and stays; only the count of healthy GPUs is observed.
-INSERT INTO pool (name, gpus, notice_seconds)
-VALUES (%(name)s, %(gpus)s, %(notice_seconds)s)
-    ON CONFLICT (name) DO UPDATE SET gpus = EXCLUDED.gpus WHERE pool.gpus <> EXCLUDED.gpus
+-- Policy is the operator's and stays; only healthy GPUs are observed, and how large nodes are, which
+-- stays as it was while there are none.
+INSERT INTO pool (name, gpus, notice_seconds, node_gpus)
+VALUES (%(name)s, %(gpus)s, %(notice_seconds)s, coalesce(%(node_gpus)s::integer, 1))
+    ON CONFLICT (name) DO UPDATE
+       SET gpus = EXCLUDED.gpus, node_gpus = coalesce(%(node_gpus)s::integer, pool.node_gpus)
+     WHERE (pool.gpus, pool.node_gpus)
+           <> (EXCLUDED.gpus, coalesce(%(node_gpus)s::integer, pool.node_gpus))
 RETURNING name, gpus, notice_seconds;
 
 -- name: set_policy
@@ -23,7 +27,7 @@ UPDATE pool
        lending_limit = %(lending_limit)s, reserve = %(reserve)s, firm_seconds = %(firm_seconds)s,
        firm_confidence = %(firm_confidence)s, floor_nanos = %(floor_nanos)s,
        credit_percent = %(credit_percent)s,
-       quiet_from = %(quiet_from)s, quiet_until = %(quiet_until)s
+       quiet_from = %(quiet_from)s, quiet_until = %(quiet_until)s, exclusive = %(exclusive)s
  WHERE name = %(name)s
 RETURNING *;
 

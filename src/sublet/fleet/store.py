@@ -3,6 +3,7 @@
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from types import MappingProxyType
 from typing import Any, Final
 from uuid import UUID
 
@@ -56,14 +57,27 @@ def lock_pools(tx: Tx, names: Collection[str]) -> dict[str, Pool]:
     return {row["name"]: _pool(row) for row in rows}
 
 
-def observe_pools(tx: Tx, gpus: Mapping[str, int], *, notice_seconds: int, now: datetime) -> None:
+def observe_pools(
+    tx: Tx,
+    gpus: Mapping[str, int],
+    *,
+    notice_seconds: int,
+    now: datetime,
+    node_gpus: Mapping[str, int] = MappingProxyType({}),
+) -> None:
     """Note how many healthy GPUs each pool has; a pool that is not named has none now.
 
-    `notice_seconds` is the policy of a pool that is seen for the first time.
+    `notice_seconds` is the policy of a pool that is seen for the first time; `node_gpus` says how
+    many the largest node of a pool has, where that is known.
     """
     known = {pool.name for pool in list_pools(tx)}
     for name in sorted(known | set(gpus)):
-        row = {"name": name, "gpus": gpus.get(name, 0), "notice_seconds": notice_seconds}
+        row = {
+            "name": name,
+            "gpus": gpus.get(name, 0),
+            "notice_seconds": notice_seconds,
+            "node_gpus": node_gpus.get(name),
+        }
         changed = one(tx, QUERIES["put_pool"], row)
         if changed is not None:
             tx.execute(QUERIES["insert_pool_event"], {**changed, "policy": None, "now": now})
@@ -72,7 +86,7 @@ def observe_pools(tx: Tx, gpus: Mapping[str, int], *, notice_seconds: int, now: 
 def expect_pool(tx: Tx, name: str, *, notice_seconds: int, now: datetime) -> None:
     """Make a pool that has no GPUs yet; one that there is stays as it is."""
     if not lock_pools(tx, [name]):
-        row = {"name": name, "gpus": 0, "notice_seconds": notice_seconds}
+        row = {"name": name, "gpus": 0, "notice_seconds": notice_seconds, "node_gpus": None}
         if (changed := one(tx, QUERIES["put_pool"], row)) is not None:
             tx.execute(QUERIES["insert_pool_event"], {**changed, "policy": None, "now": now})
 
@@ -98,6 +112,7 @@ def set_policy(tx: Tx, name: str, policy: Policy, *, now: datetime) -> Pool:
         "floor_nanos": None if policy.floor is None else policy.floor.charge_most(3600).nanos,
         "quiet_from": None if policy.quiet is None else policy.quiet.start,
         "quiet_until": None if policy.quiet is None else policy.quiet.end,
+        "exclusive": policy.exclusive,
     }
     changed = one(tx, QUERIES["set_policy"], row)
     assert changed is not None, name
@@ -187,6 +202,7 @@ def _pool(row: Mapping[str, Any]) -> Pool:
     return Pool(
         name=row["name"],
         gpus=row["gpus"],
+        node_gpus=row["node_gpus"],
         policy=Policy(
             notice_seconds=row["notice_seconds"],
             lendable=row["lendable"],
@@ -201,5 +217,6 @@ def _pool(row: Mapping[str, Any]) -> Pool:
             quiet=None
             if row["quiet_from"] is None
             else QuietHours(start=row["quiet_from"], end=row["quiet_until"]),
+            exclusive=row["exclusive"],
         ),
     )

@@ -222,6 +222,9 @@ class _Round:
             self._outcomes[place] = service.repeated(self._tx, before, one.tenant, request)
             return None
         notice = terms.notice_of(pool, request.notice)
+        house = one.tenant.kind is TenantKind.HOUSE  # the operator's own, whose replicas share
+        if not house and request.resumes is None:
+            terms.check_nodes(pool, request.gpus)
         quoted, price = self._price(one, pool, id_, notice=notice)
         firm = terms.firm_for(pool, request.tier, request.max_duration)
         known = self._known[pool.name]
@@ -229,7 +232,7 @@ class _Round:
         terms.check_room(pool, gpus=request.gpus, firm=firm, room=room, now=now)
         rate = price.contracted.rate
         # What was quoted is held to, also where the floor or the bids have risen since.
-        if one.tenant.kind is not TenantKind.HOUSE and quoted is None:
+        if not house and quoted is None:
             # What comes back was sold before: it is not weighed again.
             length = None if request.resumes is not None else request.max_duration
             service.check_bids(
@@ -256,6 +259,7 @@ class _Round:
             credit_percent=pool.policy.credit_percent,
             resumable=request.resumable,
             resumes=request.resumes,
+            exclusive=not house and terms.is_exclusive(pool, request.gpus),
         ).move(Move(to=State.ADMITTED, at=now))
         hold = blocks.hold_of(lease, 0, rate, accounts=self._accounts, now=now)
         if isinstance(held := self._holds.hold(hold, now=now), SubletError):

@@ -176,6 +176,7 @@ def _start(
         image=spec.image,
         window=lease.reservation_id,
         tunnel_url=tunnel_url if spec.interactive else None,
+        exclusive=lease.exclusive,
     )
     # Should we die before we see it run, it must not run on for longer than it is paid.
     fence = now + timedelta(seconds=blocks.block_seconds(lease, 0)) + lease.notice

@@ -78,6 +78,7 @@ def check_room(
         Invalid: it can never be sold as written.
         Refused: the plan or the policy does not hold it; says what would be possible instead.
     """
+    terms.check_nodes(pool, gpus)
     check_window(pool, start, end, gpus=gpus, now=now)
     room = room_of(tx, pool, start, end, now=now)
     if gpus > room.gpus:
@@ -208,6 +209,8 @@ def draw(
         return service.repeated(tx, before, tenant, asked)
     drawn, listed = reservations.drawn_gpus(tx, found.id), resales.listed_gpus(tx, found.id)
     found.check_draw(request.gpus, drawn=drawn, listed=listed, now=now)
+    if terms.is_exclusive(pool, found.gpus):
+        terms.check_nodes(pool, request.gpus)
     pressure = service.pressure_of(tx, pool, jobs, now=now)
     used = pressure.internal_running + pressure.internal_pending + pressure.leased
     if request.gpus > pool.gpus - used:
@@ -233,6 +236,7 @@ def draw(
         credit_percent=found.credit_percent,
         reservation_id=found.id,
         until=found.ends_at,
+        exclusive=terms.is_exclusive(pool, request.gpus),
     ).move(Move(to=State.ADMITTED, at=now))
     service.insert_new(tx, lease, request.spec, now=now)
     if request.webhook is not None:

@@ -52,6 +52,7 @@ def sign(tx: Tx, contract: Contract, *, now: datetime, exception: str | None = N
     contract.check(capacity=comings.capacity_of(tx, pool.name, pool.gpus, now=now), now=now)
     terms.notice_of(pool, contract.notice)
     for place, step in enumerate(contract.steps):
+        terms.check_nodes(pool, step.gpus)
         _check_free(tx, pool, step.gpus, step.starts_at, contract.end_of(place), now=now)
     row = {
         "id": contract.id, "tenant_id": contract.tenant_id, "pool": pool.name,

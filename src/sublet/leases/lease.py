@@ -93,6 +93,7 @@ class Lease:
     list_price_id: int | None = None  # what the list said; None: it was sold at the list price
     resumable: bool = False  # once reclaimed, it waits to come back
     resumes: LeaseId | None = None  # the lease that it goes on with
+    exclusive: bool = False  # its nodes are its own
 
     @property
     def paused(self) -> bool:

@@ -43,7 +43,9 @@ class Hit:
     why: str
 
 
-def hits(promises: Sequence[Promise], policy: Policy, *, gpus: int, now: datetime) -> list[Hit]:
+def hits(
+    promises: Sequence[Promise], policy: Policy, *, gpus: int, now: datetime, node_gpus: int = 1
+) -> list[Hit]:
     """Return the promises that would not be sold under `policy`, the oldest first.
 
     Args:
@@ -51,6 +53,7 @@ def hits(promises: Sequence[Promise], policy: Policy, *, gpus: int, now: datetim
         policy: as it would be.
         gpus: of the pool, healthy.
         now: the present instant.
+        node_gpus: of its largest node.
     """
     allowed = gpus - policy.reserve
     if policy.lending_limit is not None:
@@ -62,6 +65,8 @@ def hits(promises: Sequence[Promise], policy: Policy, *, gpus: int, now: datetim
         why = []
         if promise.notice_seconds > policy.notice_seconds:
             why.append(f"was promised {promise.notice_seconds} s of notice")
+        if policy.exclusive and promise.gpus % node_gpus:
+            why.append(f"has {promise.gpus} GPUs, which are no whole nodes")
         if promise.firm:
             # Of those that do not overlap, each may have all that is allowed.
             before = [
@@ -139,11 +144,12 @@ def change(tx: Tx, name: str, policy: Policy, *, confirmed: bool, now: datetime)
     """
     policy.check()
     pool = fleet.lock_pool(tx, name)
-    found = hits(promises_of(tx, name, now=now), policy, gpus=pool.gpus, now=now)
-    already = {
-        (hit.promise.id, hit.why)
-        for hit in hits(promises_of(tx, name, now=now), pool.policy, gpus=pool.gpus, now=now)
-    }
+    promises = promises_of(tx, name, now=now)
+    found, before = (
+        hits(promises, one, gpus=pool.gpus, now=now, node_gpus=pool.node_gpus)
+        for one in (policy, pool.policy)
+    )
+    already = {(hit.promise.id, hit.why) for hit in before}
     # What the present policy does not allow either is no news.
     found = [hit for hit in found if (hit.promise.id, hit.why) not in already]
     if found and not confirmed:

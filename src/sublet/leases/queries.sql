@@ -4,7 +4,8 @@
 WITH new AS (
     INSERT INTO lease (id, tenant_id, pool, gpus, tier, notice_seconds, price_id, workload,
                        max_seconds, requested_at, since, resumable, resumes, firm_seconds,
-                       credit_percent, list_price_id, reservation_id, until, state, version)
+                       credit_percent, list_price_id, reservation_id, until, exclusive,
+                       state, version)
     SELECT asked.*, 'admitted', 2
       FROM unnest(%(id)s::uuid[], %(tenant_id)s::uuid[], %(pool)s::text[], %(gpus)s::integer[],
                   %(tier)s::text[], %(notice_seconds)s::integer[], %(price_id)s::bigint[],
@@ -12,7 +13,8 @@ WITH new AS (
                   %(requested_at)s::timestamptz[], %(since)s::timestamptz[],
                   %(resumable)s::boolean[], %(resumes)s::uuid[], %(firm_seconds)s::integer[],
                   %(credit_percent)s::integer[], %(list_price_id)s::bigint[],
-                  %(reservation_id)s::uuid[], %(until)s::timestamptz[]) AS asked
+                  %(reservation_id)s::uuid[], %(until)s::timestamptz[],
+                  %(exclusive)s::boolean[]) AS asked
         ON CONFLICT (id) DO NOTHING
     RETURNING id, requested_at, since
 ), noted AS (
@@ -69,7 +71,7 @@ SELECT * FROM lease WHERE id = ANY(%(ids)s::uuid[]);
 SELECT id, tenant_id, pool, gpus, tier, notice_seconds, price_id, max_seconds, requested_at, state,
        since, version, end_reason, release_asked, running_at, stopped_at, ends_at, stops_at,
        paid_until, exit_code, detail, firm_seconds, credit_percent, list_price_id, reservation_id,
-       until, noticed_at, checkpoint_at, resumable, resumes
+       until, noticed_at, checkpoint_at, resumable, resumes, exclusive
   FROM lease
  WHERE state <> 'ended'
  ORDER BY requested_at, id;
@@ -86,7 +88,7 @@ SELECT now.live, now.horizon, l.*
        SELECT id, tenant_id, pool, gpus, tier, notice_seconds, price_id, max_seconds, requested_at,
               state, since, version, end_reason, release_asked, running_at, stopped_at, ends_at,
               stops_at, paid_until, exit_code, detail, firm_seconds, credit_percent, list_price_id,
-              reservation_id, until, noticed_at, checkpoint_at, resumable, resumes
+              reservation_id, until, noticed_at, checkpoint_at, resumable, resumes, exclusive
          FROM lease
         WHERE state <> 'ended'
           AND (%(since)s::text IS NULL OR age(lease.xmin) <= age(%(since)s::text::xid))
@@ -126,7 +128,7 @@ RETURNING id;
 SELECT id, tenant_id, pool, gpus, tier, notice_seconds, price_id, max_seconds, requested_at, state,
        since, version, end_reason, release_asked, running_at, stopped_at, ends_at, stops_at,
        paid_until, exit_code, detail, firm_seconds, credit_percent, list_price_id, reservation_id,
-       until, noticed_at, checkpoint_at, resumable, resumes
+       until, noticed_at, checkpoint_at, resumable, resumes, exclusive
   FROM lease
  WHERE resumable AND state = 'ended' AND end_reason = 'reclaimed'
  ORDER BY requested_at, id;

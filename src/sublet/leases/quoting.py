@@ -55,6 +55,7 @@ def quote(
         )
     pool = fleet.lock_pool(tx, ask.pool)
     notice = terms.notice_of(pool, ask.notice)
+    terms.check_nodes(pool, ask.gpus)
     price = service.prices_of(tx, pool, ask.tier, notice=notice, tenant=tenant, now=now)
     firm = ask.max_duration
     if ask.starts_at is None:

@@ -52,6 +52,7 @@ def insert(tx: Tx, admitted: Sequence[tuple[Lease, Spec]], *, now: datetime) -> 
             "firm_seconds": None if lease.firm is None else int(lease.firm.total_seconds()),
             "credit_percent": lease.credit_percent, "list_price_id": lease.list_price_id,
             "reservation_id": lease.reservation_id, "until": lease.until,
+            "exclusive": lease.exclusive,
         })  # fmt: skip
     given = {name: [row[name] for row in rows] for name in rows[0]} | {"now": now}
     return {row["id"] for row in tx.execute(QUERIES["insert_admitted"], given)}
@@ -315,6 +316,7 @@ def _lease(row: Mapping[str, Any]) -> Lease:
         checkpoint_at=row["checkpoint_at"],
         resumable=row["resumable"],
         resumes=row["resumes"],
+        exclusive=row["exclusive"],
     )
 
 

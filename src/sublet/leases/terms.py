@@ -69,6 +69,23 @@ def firm_for(pool: Pool, tier: Tier, duration: timedelta) -> timedelta:
     return min(timedelta(seconds=pool.policy.firm_seconds), duration)
 
 
+def check_nodes(pool: Pool, gpus: int) -> None:
+    """Raises Invalid: the pool's leases have their nodes to themselves, and these are parts."""
+    if not is_exclusive(pool, gpus) and pool.policy.exclusive:
+        raise Invalid(
+            f"gpus: a lease of pool {pool.name} has its nodes to itself, so whole nodes are sold:"
+            f" a multiple of {pool.node_gpus}, not {gpus}"
+        )
+
+
+def is_exclusive(pool: Pool, gpus: int) -> bool:
+    """Say whether so many GPUs have their nodes to themselves, as the pool's policy is now.
+
+    Parts of nodes that were sold under another policy share theirs until they end.
+    """
+    return pool.policy.exclusive and gpus % pool.node_gpus == 0
+
+
 def check_room(pool: Pool, *, gpus: int, firm: timedelta, room: RoomNow, now: datetime) -> None:
     """Hold a sale to what there is.
 

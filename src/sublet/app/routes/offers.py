@@ -51,6 +51,8 @@ def list_offers(ours: Ours, found: AnyCaller) -> dict[str, Any]:
                         "by_notice": notices,
                         "gpus_available": available,
                         "notice_seconds": pool.policy.notice_seconds,
+                        "exclusive": pool.policy.exclusive,
+                        "multiple_of": pool.node_gpus if pool.policy.exclusive else 1,
                         "firm_seconds": int(firm.total_seconds()),
                         **_least(tx, pool.name, firm=firm, reserved=tier is Tier.RESERVED, now=now),
                     }

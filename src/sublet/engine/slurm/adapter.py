@@ -401,23 +401,24 @@ class SlurmEngine:
         now = self._clock.now()
         for name in windows.shut(self._keeper.standing(now), window=workload.window, now=now):
             free.pop(name, None)
-        if sum(free.values()) - self._unplaced(look, workload.gpu_model) < workload.gpus:
+        unplaced = self._unplaced(look, workload.gpu_model)
+        if sum(free.values()) - sum(unplaced) < workload.gpus:
             return None
-        return view.lay_out(workload, look.nodes, free, exclusive=self._settings.exclusive)
+        return view.lay_out(workload, look.nodes, free, unplaced=unplaced)
 
-    def _unplaced(self, look: Look, gpu_model: str) -> int:
-        """Return how many GPUs are for jobs of ours that hold no node yet, or were not seen."""
-        waiting = sum(
+    def _unplaced(self, look: Look, gpu_model: str) -> list[int]:
+        """Return the GPUs of each job of ours that holds no node yet, or was not seen."""
+        waiting = [
             view.amount_of(job, gpu_model)
             for jobs in look.leases.values()
             for job in jobs
             if job.waits
-        )
-        unseen = sum(
+        ]
+        unseen = [
             lease.gpus
             for id_, lease in self._leases.items()
             if lease.gpu_model == gpu_model and id_ not in look.leases
-        )
+        ]
         return waiting + unseen
 
     def _insist(self, id_: UUID, lease: Held) -> None:

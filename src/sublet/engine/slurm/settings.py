@@ -36,7 +36,6 @@ class SlurmSettings:
     python: str = "python3"  # on compute nodes: 3.11 or newer
     conf: str | None = None  # SLURM_CONF, where it is not the default
     bin: str | None = None  # folder of Slurm's commands, where they are not on PATH
-    exclusive: bool = False  # a lease gets whole nodes to itself, whatever it asks for
     windows: Windows = Windows.YIELD  # how firm windows stand in Slurm as reservations
     format: Format = Format.AUTO
     rest: str | None = (
@@ -66,6 +65,9 @@ def parse_settings(document: Mapping[str, object], *, where: str) -> SlurmSettin
     Raises:
         Misconfigured: names the key, what is wrong with it, and what it may be.
     """
+    if "exclusive" in document:  # as it was once
+        raise Misconfigured(f"{where}: 'exclusive' is said of each pool now: take it out, and"
+                            " `sublet pool set POOL --exclusive`")  # fmt: skip
     known = {field.name for field in fields(SlurmSettings)}
     if unknown := sorted(set(document) - known):
         raise Misconfigured(f"{where}: {unknown[0]!r} is no setting of Slurm; there are: "
@@ -92,8 +94,6 @@ def _checked(name: str, value: object, *, where: str) -> Any:
         address = urlsplit(value)
         if address.scheme in {"http", "https"} and address.hostname:
             return value.rstrip("/")
-    if name == "exclusive" and isinstance(value, bool):
-        return value
     if name == "format" and value in set(Format):
         return Format(str(value))
     if name == "windows" and value in set(Windows):
@@ -101,7 +101,6 @@ def _checked(name: str, value: object, *, where: str) -> Any:
     if name.endswith("_seconds") and isinstance(value, int | float) and value > 0:
         return float(value)
     kinds = {
-        "exclusive": "true or false",
         "format": "auto, json or text",
         "windows": "yield, hold or off",
         "rest": "an address such as http://127.0.0.1:6820",

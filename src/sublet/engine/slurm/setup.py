@@ -51,6 +51,7 @@ class Partition:
     state: str
     max_time: str
     default_time: str
+    oversubscribe: str
     nodes: frozenset[str]
 
 
@@ -114,6 +115,7 @@ def _partition(line: str) -> Partition:
         state=values.get("State", "UP"),
         max_time=values.get("MaxTime", ""),
         default_time=values.get("DefaultTime", ""),
+        oversubscribe=values.get("OverSubscribe", "NO"),
         nodes=frozenset(expand(values.get("Nodes", ""))),
     )
 
@@ -217,6 +219,17 @@ def _partitions(facts: Facts, settings: SlurmSettings) -> Iterator[Finding]:
         else f"leases end with MaxTime={ours.max_time} DefaultTime={ours.default_time} of the"
         " partition: set both to UNLIMITED",
     )
+    forced = [
+        found.name
+        for found in (ours, *facts.beside(ours.name, ours.nodes))
+        if found.oversubscribe.startswith("FORCE")
+    ]
+    yield Finding(
+        what="whole nodes",
+        level="advice" if forced else "ok",
+        said=f"OverSubscribe=FORCE of {', '.join(forced)} overrules --exclusive: pools whose policy"
+        " is exclusive would share their nodes" if forced else "are a lease's own in exclusive pools",
+    )  # fmt: skip
     for other in facts.beside(ours.name, ours.nodes):
         yield _finding(
             f"partition {other.name}", other.tier > ours.tier and other.preempt_mode == "OFF",

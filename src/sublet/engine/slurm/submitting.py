@@ -38,7 +38,7 @@ def options(
     if workload.gpu_model != "cpu":
         model = "" if workload.gpu_model == "gpu" else f"{workload.gpu_model}:"
         found.append(f"--gres=gpu:{model}{layout.gpus_a_node}")
-    if settings.exclusive:
+    if workload.exclusive:
         found.append("--exclusive")
     if settings.account is not None:
         found.append(f"--account={settings.account}")

@@ -193,9 +193,20 @@ def free_by_node(
 
 
 def lay_out(
-    workload: Workload, nodes: Sequence[SlurmNode], free: Mapping[str, int], *, exclusive: bool
+    workload: Workload,
+    nodes: Sequence[SlurmNode],
+    free: Mapping[str, int],
+    *,
+    unplaced: Sequence[int] = (),
 ) -> Layout | None:
-    """Say where a lease fits now; None if nowhere."""
+    """Say where a lease fits now; None if nowhere.
+
+    Args:
+        workload: the lease.
+        nodes: of the cluster.
+        free: {node: GPUs of its model that nobody holds}.
+        unplaced: GPUs of leases that were submitted before it and are on no node yet.
+    """
     kind = [node for node in nodes if node.gpu_model == workload.gpu_model and node.gpus]
     if not kind:
         return None
@@ -209,8 +220,11 @@ def lay_out(
             if workload.gpus % n == 0
         )  # fmt: skip
         each = workload.gpus // count
-    room = {node.name: node.gpus if exclusive else each for node in kind}
-    if sum(free.get(name, 0) >= room[name] for name in room) < count:
+    room = {node.name: node.gpus if workload.exclusive else each for node in kind}
+    fitting = sum(free.get(name, 0) >= room[name] for name in room)
+    if workload.exclusive:  # each of them may take a node that is empty still
+        fitting -= sum(-(-gpus // largest.gpus) for gpus in unplaced)
+    if fitting < count:
         return None
     cpus = each if workload.gpu_model == "cpu" else max(largest.cpus * each // largest.gpus, 1)
     return Layout(
