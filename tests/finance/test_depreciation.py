@@ -3,6 +3,7 @@
 from datetime import date
 from fractions import Fraction
 from itertools import pairwise
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -11,8 +12,8 @@ from tests.finance.lots import a_lot, usd
 
 from sublet.core.errors import Invalid
 from sublet.core.money import Money
-from sublet.finance.asset import Change, Lot, Method, add_months, check_changes
-from sublet.finance.depreciation import Curve, book_value, loss_between, market_value, schedule
+from sublet.finance.asset import Change, Curve, Lot, Method, add_months, check_changes
+from sublet.finance.depreciation import book_value, loss_between, schedule
 
 
 @st.composite
@@ -22,7 +23,7 @@ def lots(draw: st.DrawFn) -> Lot:
         cost=Money(cost),
         salvage=Money(draw(st.integers(0, cost))),
         life_months=draw(st.integers(1, 200)),
-        method=draw(st.sampled_from(Method)),
+        method=draw(st.sampled_from([Method.STRAIGHT, Method.DECLINING])),
         in_service_on=draw(st.dates(date(2026, 1, 1), date(2030, 1, 1))),
     )
 
@@ -85,22 +86,70 @@ def test_a_longer_life_from_the_third_year_on() -> None:
     assert {row.loss for row in rows[24:]} == {usd(50)}
 
 
-def test_the_market_marks_a_lot_by_a_curve_with_its_source() -> None:
-    curve = Curve(
-        points=((0, 1.0), (12, 0.6), (24, 0.4)), source="a broker's list", dated=date(2026, 11, 1)
-    )
-    lot = a_lot(cost=usd(1_000), salvage=usd(0))
-    assert market_value(lot, curve, date(2026, 1, 1)) == usd(1_000)
-    assert market_value(lot, curve, date(2027, 1, 1)) == usd(600)
-    assert round(market_value(lot, curve, date(2027, 7, 1)).nanos / 1e9, 6) == 500
-    assert market_value(lot, curve, date(2035, 1, 1)) == usd(400)
-    assert market_value(lot, curve, date(2025, 1, 1)) == usd(0)
+BROKERS = Curve(
+    points=((0, 1.0), (12, 0.6), (24, 0.4)), source="a broker's list", dated=date(2026, 11, 1)
+)
+
+
+def test_the_market_marks_an_economic_lot_by_a_curve_with_its_source() -> None:
+    lot = economic(cost=usd(1_000), life_months=36)
+    rows = schedule(lot)
+    assert [row.book for row in (rows[11], rows[17], rows[23], rows[35])] == [
+        usd(600), usd(500), usd(400), usd(400),
+    ]  # fmt: skip
+    assert book_value(lot, [], date(2027, 1, 1)) == usd(600)
+    assert sum(row.loss.nanos for row in rows) == lot.cost.nanos - lot.left.nanos
+    assert lot.left == usd(400)
     for points, source, why in (
         ((), "x", "points"), (((5, 1.0), (3, 0.5)), "x", "rise"), (((0, -1.0),), "x", "0 or more"),
         (((0, 1.0),), " ", "source"),
     ):  # fmt: skip
         with pytest.raises(Invalid, match=why):
             Curve(points=points, source=source, dated=date(2026, 1, 1))
+    with pytest.raises(Invalid, match="needs a curve"):
+        economic(curve=None)
+    with pytest.raises(Invalid, match="no salvage"):
+        economic(salvage=usd(1))
+
+
+def economic(**changes: Any) -> Lot:
+    given: dict[str, Any] = {"method": Method.ECONOMIC, "curve": BROKERS, "salvage": usd(0)}
+    return a_lot(**given | changes)
+
+
+SHARES = st.lists(st.floats(0, 2, allow_subnormal=False), min_size=1, max_size=6)
+
+
+@given(SHARES, SHARES, st.integers(0, 23))
+def test_another_curve_leaves_past_months_as_they_are_and_marks_from_its_month_on(
+    before: list[float], later: list[float], age: int
+) -> None:
+    old, new = (
+        Curve(points=tuple((6.0 * n, share) for n, share in enumerate(shares)), source="an index",
+              dated=date(2026, 1, 1))
+        for shares in (before, later)
+    )  # fmt: skip
+    lot = economic(curve=old, life_months=24)
+    when = add_months(lot.in_service_on, age)
+    change = Change(lot="one", effective_on=when, life_months=24, salvage=usd(0), curve=new)
+    check_changes({"one": lot}, [change])
+    rows, told = schedule(lot), schedule(lot, [change])
+    assert told[:age] == rows[:age], "the past stands"
+    for place in range(age, 24):
+        marked = lot.cost.nanos * Fraction(new.at(place + 1))
+        assert abs(told[place].book.nanos - marked) <= 1
+    assert sum(row.loss.nanos for row in told) == lot.cost.nanos - told[-1].book.nanos
+    parts = [date(2025, 1, 1), date(2026, 3, 9), when, date(2027, 5, 17), date(2040, 1, 1)]
+    cut = sum(loss_between(lot, [change], a, b).nanos for a, b in pairwise(sorted(parts)))
+    assert cut == lot.cost.nanos - told[-1].book.nanos, "gains and losses add up, however cut"
+
+
+def test_only_an_economic_lot_is_given_another_curve() -> None:
+    change = Change(
+        lot="one", effective_on=date(2027, 1, 1), life_months=60, salvage=usd(0), curve=BROKERS
+    )
+    with pytest.raises(Invalid, match="only an economic lot has a curve"):
+        check_changes({"one": a_lot()}, [change])
 
 
 @pytest.mark.parametrize(

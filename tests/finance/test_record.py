@@ -184,6 +184,14 @@ def test_the_api_takes_a_register_and_shows_returns(db: Database, folder: Path) 
             "/v1/returns?from=2026-05-01&to=2026-06-01&by=pool", headers=operator
         ).json()
         assert [line["name"] for line in shown["lines"]] == ["cpu"]
+        # Nothing was earned: what was paid is lost but for what it may be sold for.
+        assert shown["total"]["npv_usd"] < -100_000 and "xirr_so_far" not in shown["total"]
+        past = api.get(
+            "/v1/returns?from=2026-05-01&to=2026-06-01&since_bought=true&discount=0",
+            headers=operator,
+        ).json()["total"]
+        assert past["npv_so_far_usd"] == pytest.approx(past["book_value_usd"] - 200_000, abs=0.01)
+        assert -1 < past["xirr_so_far"] < 0
         assert shown["total"]["gpu_hours"]["down"] == 31 * 24 * 4
         assert shown["total"]["depreciation_usd"] == pytest.approx(200_000 / 60, abs=0.01)
         for path, status in (
@@ -194,6 +202,18 @@ def test_the_api_takes_a_register_and_shows_returns(db: Database, folder: Path) 
         bad = api.post("/v1/assets", json={"lots": LOTS.replace("60,", "-60,")}, headers=operator)
         assert bad.status_code == 422
         assert "line 2: life_months" in bad.json()["error"]["message"]
+        marked = LOTS.replace("lot,", "curve,method,lot,").replace(
+            "\none,", "\nbrokers,economic,two,"
+        )
+        curves = "curve,dated,source,months,share\nbrokers,2026-11-01,a list,0,1\nbrokers,2026-11-01,a list,24,0.5"
+        lost = api.post("/v1/assets", json={"lots": marked}, headers=operator)
+        assert "line 2: there is no curve 'brokers'; there are: none" in lost.text
+        for _ in range(2):
+            sent = api.post("/v1/assets", json={"lots": marked, "curves": curves}, headers=operator)
+            assert sent.status_code == 201, sent.text
+        found = api.get("/v1/assets", headers=operator).json()["items"][1]
+        assert (found["method"], found["curve"]["source"]) == ("economic", "a list")
+        assert float(found["book_value_usd"]) == pytest.approx(200_000 * (1 - 0.5 * 5 / 24))
         tenant = {"Authorization": f"Bearer {secrets.tenant_key}"}
         for path in ("/v1/assets", "/v1/returns"):
             assert api.get(path, headers=tenant).status_code == 403

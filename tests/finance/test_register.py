@@ -7,7 +7,7 @@ from tests.finance.lots import usd
 
 from sublet.core.errors import Invalid
 from sublet.finance.asset import Kind, Method
-from sublet.finance.register import read_changes, read_lots
+from sublet.finance.register import read_changes, read_curves, read_lots
 
 HEADER = "lot,kind,site,pool,generation,gpus,bought_on,cost,life_months,salvage,watts_per_gpu"
 GOOD = f"{HEADER}\na,gpus,north,h100,H100,8,2026-01-15,400000,60,40000,1400\n"
@@ -31,6 +31,35 @@ def test_another_currency_is_translated_once_at_the_day_s_rate() -> None:
     assert lot.salvage == usd(108.5)
     with pytest.raises(Invalid, match="line 2: usd_per_unit is missing"):
         read_lots(text.replace("1.085", ""), "lots.csv")
+
+
+CURVES = """curve,dated,source,months,share
+brokers,2026-11-01,"a list, by mail",0,1
+brokers,2026-11-01,"a list, by mail",24,0.4
+index,2026-10-01,an index,0,0.9
+"""
+
+
+def test_curves_are_read_with_who_says_so_and_when() -> None:
+    curves = read_curves(CURVES, "curves.csv")
+    assert set(curves) == {"brokers", "index"}
+    assert (curves["brokers"].source, curves["brokers"].at(12)) == ("a list, by mail", 0.7)
+    text = GOOD.replace("lot,", "method,curve,lot,").replace("\na,", "\neconomic,brokers,a,")
+    (lot,) = read_lots(text.replace("40000,1400", "0,1400"), "lots.csv", curves)
+    assert (lot.method, lot.curve) == (Method.ECONOMIC, curves["brokers"])
+    (change,) = read_changes(
+        "lot,effective_on,life_months,salvage,curve\na,2027-01-01,60,0,index\n", "c.csv", curves
+    )
+    assert change.curve == curves["index"]
+    for old, new, why in (
+        ('mail",24', 'post",24', "line 3: curve brokers has two sources"),
+        ("24,0.4", "24,-1", "line 3: share must not be negative"),
+        ("24,0.4", "0,0.4", "curve brokers: a value curve needs points whose ages rise"),
+        ("an index", "", "curve index: a value curve needs its source"),
+        ("2026-10-01", "soon", "line 4: dated is no day"),
+    ):
+        with pytest.raises(Invalid, match=why):
+            read_curves(CURVES.replace(old, new), "curves.csv")
 
 
 @pytest.mark.parametrize(

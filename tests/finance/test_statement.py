@@ -234,13 +234,3 @@ def test_coreweave_s_2025_revenue_over_its_mean_assets() -> None:
     line.revenue["contract"] = 5.13e9
     assert line.roic is not None
     assert round(line.roic, 2) == 0.24, "before any cost, as the figure is quoted"
-
-
-def test_the_rate_of_a_whole_life_is_that_of_its_months() -> None:
-    line = Line(name="lot", cost=50_000.0, days=365)
-    line.revenue["on_demand"] = 15_000.0
-    rate = line.whole_life_irr(60, 7_500.0)
-    assert rate is not None
-    flows = [-50_000.0, *[1_250.0] * 59, 8_750.0]
-    monthly = (1 + rate) ** (1 / 12) - 1
-    assert abs(sum(f / (1 + monthly) ** n for n, f in enumerate(flows))) < 1

@@ -34,6 +34,7 @@ def add_to(root: typer.Typer) -> None:
         examples=(
             "sublet asset import lots.csv",
             "sublet asset import lots.csv --changes lives.csv",
+            "sublet asset import lots.csv --curves brokers.csv",
             "sublet asset import --changes lives.csv",
         ),
     )(import_)  # fmt: skip
@@ -50,22 +51,34 @@ def import_(
         Path | None,
         typer.Option(metavar="FILE", help="Changes: CSV of lot,effective_on,life_months,salvage."),
     ] = None,
+    curves: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="What economic lots are marked to: CSV of curve,dated,source,months,share.",
+        ),
+    ] = None,
 ) -> None:
     """Add lots and changes of their lives to the register; all of a file, or nothing.
 
     Records stand: a lot that is there with other contents is refused. The columns are in
     docs/operate/returns.md.
     """
-    from sublet.finance.register import read_changes, read_lots, read_text  # noqa: PLC0415
+    from sublet.finance import register  # noqa: PLC0415 -- slow to load
 
     body = {}
+    known: register.Curves = register.NO_CURVES
+    # All is read here, so that messages name the file.
+    if curves is not None:
+        body["curves"] = register.read_text(curves)
+        known = register.read_curves(body["curves"], curves.name)
     if file is not None:
-        body["lots"] = read_text(file)
-        read_lots(body["lots"], file.name)  # so that messages name the file
+        body["lots"] = register.read_text(file)
+        register.read_lots(body["lots"], file.name, known)
     if changes is not None:
-        body["changes"] = read_text(changes)
-        read_changes(body["changes"], changes.name)
-    if not body:
+        body["changes"] = register.read_text(changes)
+        register.read_changes(body["changes"], changes.name, known)
+    if not body.keys() - {"curves"}:
         raise typer.BadParameter("name a file of lots, or --changes", param_hint="FILE")
     with session.operator() as api:
         document = api.post("/v1/assets", body)

@@ -57,13 +57,22 @@ def returns(
     by: Annotated[
         str, typer.Option(metavar="WHAT", help="lot, pool, site, generation or product.")
     ] = "lot",
+    discount: Annotated[
+        float, typer.Option(metavar="RATE", help="A year, of present values.", min=-0.99, max=10)
+    ] = 0.1,
+    since_bought: Annotated[
+        bool,
+        typer.Option("--since-bought", help="Show also what each returned since it was bought."),
+    ] = False,
     html: Html = None,
 ) -> None:
     """Show what the assets earned and cost, from the records: hours, margin, return, yield.
 
     What sat idle is in the cost of a GPU-hour. Needs a register: see `sublet asset import`.
     """
-    query = {"from": start, "to": end, "by": by}
+    query: dict[str, object] = {"from": start, "to": end, "by": by, "discount": discount}
+    if since_bought:
+        query["since_bought"] = "true"
     with session.operator() as api:
         document = api.get("/v1/returns", **{k: v for k, v in query.items() if v is not None})
     if html is not None:
@@ -78,6 +87,8 @@ def returns(
     print_table([row | row["gpu_hours"] for row in rows], _HOURS)
     print()
     print_table(rows, _MONEY)
+    print()
+    print_table(rows, (*_RETURN, *_SO_FAR) if since_bought else _RETURN)
     print()
     found = document["yield"]
     if found is not None:
@@ -288,8 +299,16 @@ _MONEY = (
     Column("margin", "gross_margin", _percent, right=True),
     Column("ROIC", "roic", _percent, right=True),
     Column("payback, years", "payback_years", _number, right=True),
-    Column("IRR", "irr", _percent, right=True),
     Column("added", "added_usd", _dollars, right=True),
+)
+_RETURN = (
+    Column("", "name"),
+    Column("IRR at this pace", "irr", _percent, right=True),
+    Column("NPV at this pace", "npv_usd", _dollars, right=True),
+)
+_SO_FAR = (
+    Column("XIRR so far", "xirr_so_far", _percent, right=True),
+    Column("NPV so far", "npv_so_far_usd", _dollars, right=True),
 )
 _SCENARIOS = (Column("scenario", "name"), Column("about", "about"))
 _QUARTERS = (

@@ -82,7 +82,7 @@ def returns_page(document: Mapping[str, Any]) -> str:
         ["depreciation", "depreciation_usd", "usd"], ["book value", "book_value_usd", "usd"],
         ["cost/GPU-hour", "usd_per_gpu_hour", "usd2"], ["margin", "gross_margin", "share"],
         ["ROIC", "roic", "share"], ["payback, years", "payback_years", "number"],
-        ["IRR", "irr", "share"], ["added", "added_usd", "usd"],
+        ["IRR", "irr", "share"], ["NPV", "npv_usd", "usd"], ["added", "added_usd", "usd"],
     ]  # fmt: skip
     parts.append({"heading": f"By {document['by']}", "table": _table(columns, [*lines, whole])})
     return render("Returns", f"{document['from']} to {document['to']}, days of UTC", parts)

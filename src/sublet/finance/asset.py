@@ -4,9 +4,11 @@ The cost is what was paid, in whole nanos of USD: a lot in another currency is t
 the rate of the day on which it was bought (IAS 21, historical cost).
 """
 
+from bisect import bisect_right
 from dataclasses import dataclass, replace
 from datetime import date
 from enum import StrEnum
+from fractions import Fraction
 from typing import Final
 
 from sublet.core.errors import Invalid
@@ -25,6 +27,40 @@ class Kind(StrEnum):
 class Method(StrEnum):
     STRAIGHT = "straight_line"  # the same in each month
     DECLINING = "declining"  # double the straight rate of what is left, until straight is more
+    ECONOMIC = "economic"  # marked to a curve of what its like is worth
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Curve:
+    """What is left of a price, as a share of the first, by age or by date; with who says so.
+
+    Sources contradict each other, so a curve has its provenance and its date beside it.
+    """
+
+    points: tuple[tuple[float, float], ...]  # months of age, share of the cost
+    source: str
+    dated: date
+
+    def __post_init__(self) -> None:
+        """Raises Invalid: no points, ages that do not rise, or shares that are negative."""
+        ages = [age for age, _ in self.points]
+        if not ages or ages != sorted(set(ages)) or ages[0] < 0:
+            raise Invalid("a value curve needs points whose ages rise from 0 on")
+        if any(not 0 <= share <= 10 for _, share in self.points):
+            raise Invalid("a value curve's shares are 0 or more")
+        if not self.source.strip():
+            raise Invalid("a value curve needs its source: sources contradict each other")
+
+    def at(self, months: float) -> float:
+        """Return the share left at an age, on straight lines; the last one holds for ever."""
+        ages = [age for age, _ in self.points]
+        place = bisect_right(ages, months)
+        if place == 0:
+            return self.points[0][1]
+        if place == len(ages):
+            return self.points[-1][1]
+        (low, before), (high, after) = self.points[place - 1], self.points[place]
+        return before + (after - before) * (months - low) / (high - low)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,6 +80,7 @@ class Change:
     effective_on: date
     life_months: int  # of the whole life, from the first month in service
     salvage: Money
+    curve: Curve | None = None  # of an economic lot: holds from then on
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -66,6 +103,7 @@ class Lot:
     usd_per_kwh: float
     usd_per_month: float  # staff, support, space: of the whole lot
     debt: Debt | None
+    curve: Curve | None = None  # of an economic lot
 
     def __post_init__(self) -> None:
         """Raises Invalid: a figure is out of its bounds, with its name."""
@@ -79,6 +117,10 @@ class Lot:
              f"a life is 1 to {_LONGEST_LIFE_MONTHS} months, not {self.life_months}"),
             (not 0 <= self.salvage.nanos <= self.cost.nanos,
              "the salvage value lies between nothing and the cost"),
+            ((self.method is Method.ECONOMIC) != (self.curve is not None),
+             "an economic lot needs a curve, and only such a one has one"),
+            (self.curve is not None and self.salvage.nanos > 0,
+             "what is left of an economic lot is for its curve to say: it has no salvage value"),
             (not 0 <= self.idle_watts <= self.watts, "idle watts lie between nothing and watts"),
             (not 1 <= self.pue <= 10, f"a PUE is 1 to 10, not {self.pue:g}"),
             (not 0 <= self.usd_per_kwh <= 1e3, "a tariff is not negative"),
@@ -90,6 +132,13 @@ class Lot:
         ):  # fmt: skip
             if wrong:
                 raise Invalid(f"lot {self.name or '?'}: {why}")
+
+    @property
+    def left(self) -> Money:
+        """Return what it is thought to be worth at the end of its life."""
+        if self.curve is None:
+            return self.salvage
+        return Money(round(self.cost.nanos * Fraction(self.curve.at(self.life_months))))
 
     @property
     def megawatts(self) -> float:
@@ -136,4 +185,6 @@ def check_changes(lots: dict[str, Lot], changes: list[Change]) -> None:
         if (key := (change.lot, month_of(change.effective_on))) in seen:
             raise Invalid(f"{where}: there is another one in that month")
         seen.add(key)
+        if change.curve is not None and lot.curve is None:
+            raise Invalid(f"{where}: only an economic lot has a curve")
         replace(lot, life_months=change.life_months, salvage=change.salvage)  # its bounds

@@ -6,10 +6,9 @@ from pathlib import Path
 
 from sublet.core.errors import Invalid
 from sublet.core.tables import Table
-from sublet.finance.asset import add_months, month_of
+from sublet.finance.asset import Curve, add_months, month_of
 from sublet.finance.capital import Question
 from sublet.finance.curves import PriceCurve, read_curve
-from sublet.finance.depreciation import Curve
 from sublet.finance.register import read_text
 
 

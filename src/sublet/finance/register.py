@@ -10,11 +10,12 @@ from decimal import Decimal, InvalidOperation
 from enum import StrEnum
 from io import StringIO
 from pathlib import Path
+from types import MappingProxyType
 from typing import Final, TypeVar
 
 from sublet.core.errors import Invalid
 from sublet.core.money import NANOS, Money
-from sublet.finance.asset import Change, Debt, Kind, Lot, Method
+from sublet.finance.asset import Change, Curve, Debt, Kind, Lot, Method
 
 T = TypeVar("T", bound=StrEnum)
 
@@ -22,18 +23,50 @@ NEEDED: Final = ("lot", "kind", "site", "bought_on", "cost", "life_months")
 OPTIONAL: Final = (
     "pool", "generation", "gpus", "in_service_on", "currency", "usd_per_unit", "salvage", "method",
     "watts_per_gpu", "idle_watts_per_gpu", "pue", "usd_per_kwh", "usd_per_month", "debt_share",
-    "debt_rate", "debt_months",
+    "debt_rate", "debt_months", "curve",
 )  # fmt: skip
 CHANGE_COLUMNS: Final = ("lot", "effective_on", "life_months", "salvage")
+CURVE_COLUMNS: Final = ("curve", "dated", "source", "months", "share")
+Curves = Mapping[str, Curve]
+NO_CURVES: Final[Curves] = MappingProxyType({})
 _MOST: Final = Decimal(10) ** 15
 
 
-def read_lots(text: str, name: str) -> list[Lot]:
+def read_curves(text: str, name: str) -> dict[str, Curve]:
+    """Read curves of what GPUs are worth by age, from CSV with the columns of `CURVE_COLUMNS`.
+
+    A curve is as many lines as it has points; each says who says so, and when.
+
+    Raises:
+        Invalid: as `read_lots`; or the lines of one curve differ in source or date.
+    """
+    points: dict[str, list[tuple[float, float]]] = {}
+    said: dict[str, tuple[str, date]] = {}
+    for number, row in _rows(text, name, CURVE_COLUMNS, ()):
+        try:
+            who = row["source"], _day(row, "dated")
+            if said.setdefault(row["curve"], who) != who:
+                raise Invalid(f"curve {row['curve']} has two sources or dates: name them apart")
+            point = float(_number(row, "months")), float(_number(row, "share"))
+        except Invalid as error:
+            raise Invalid(f"{name}, line {number}: {error}") from None
+        points.setdefault(row["curve"], []).append(point)
+    curves = {}
+    for curve, (source, dated) in said.items():
+        try:
+            curves[curve] = Curve(points=tuple(points[curve]), source=source, dated=dated)
+        except Invalid as error:
+            raise Invalid(f"{name}, curve {curve}: {error}") from None
+    return curves
+
+
+def read_lots(text: str, name: str, curves: Curves = NO_CURVES) -> list[Lot]:
     """Read lots from CSV with a header.
 
     Args:
         text: the file.
         name: what to call it in messages.
+        curves: by name, that its economic lots are marked to.
 
     Raises:
         Invalid: a column or a value is missing, unknown or out of its bounds, or a lot is there
@@ -43,7 +76,7 @@ def read_lots(text: str, name: str) -> list[Lot]:
     for number, row in _rows(text, name, NEEDED, OPTIONAL):
         where = f"{name}, line {number}"
         try:
-            lot = _lot(row)
+            lot = _lot(row, curves)
         except Invalid as error:
             raise Invalid(f"{where}: {error}") from None
         if lot.name in lots:
@@ -54,14 +87,14 @@ def read_lots(text: str, name: str) -> list[Lot]:
     return list(lots.values())
 
 
-def read_changes(text: str, name: str) -> list[Change]:
-    """Read changes of lives from CSV with the columns of `CHANGE_COLUMNS`, in USD.
+def read_changes(text: str, name: str, curves: Curves = NO_CURVES) -> list[Change]:
+    """Read changes of lives from CSV with the columns of `CHANGE_COLUMNS`, in USD, and `curve`.
 
     Raises:
         Invalid: as `read_lots`.
     """
     changes = []
-    for number, row in _rows(text, name, CHANGE_COLUMNS, ()):
+    for number, row in _rows(text, name, CHANGE_COLUMNS, ("curve",)):
         try:
             changes.append(
                 Change(
@@ -69,6 +102,7 @@ def read_changes(text: str, name: str) -> list[Change]:
                     effective_on=_day(row, "effective_on"),
                     life_months=_whole(row, "life_months"),
                     salvage=_money(row, "salvage", Decimal(1)),
+                    curve=_curve(row, curves),
                 )
             )
         except Invalid as error:
@@ -115,7 +149,7 @@ def _rows(
     return out
 
 
-def _lot(row: Mapping[str, str]) -> Lot:
+def _lot(row: Mapping[str, str], curves: Curves) -> Lot:
     bought_on = _day(row, "bought_on")
     kind = _choice(row, "kind", Kind)
     currency = row.get("currency") or "USD"
@@ -154,7 +188,18 @@ def _lot(row: Mapping[str, str]) -> Lot:
         usd_per_kwh=float(_number(row, "usd_per_kwh", "0")),
         usd_per_month=float(_number(row, "usd_per_month", "0")),
         debt=debt,
+        curve=_curve(row, curves),
     )
+
+
+def _curve(row: Mapping[str, str], curves: Curves) -> Curve | None:
+    wanted = row.get("curve", "")
+    if not wanted:
+        return None
+    if wanted not in curves:
+        known = ", ".join(sorted(curves)) or "none"
+        raise Invalid(f"there is no curve {wanted[:40]!r}; there are: {known}")
+    return curves[wanted]
 
 
 def _number(row: Mapping[str, str], column: str, default: str | None = None) -> Decimal:

@@ -6,20 +6,34 @@ They are estimates and shares of records, rounded for reading; the records thems
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from sublet.finance.asset import Kind, Lot
 from sublet.finance.capital import Answer
 from sublet.finance.events import Found, Together
+from sublet.finance.flows import TOTAL, Return
 from sublet.finance.record import MODEL, USES, Record
 from sublet.finance.statement import Line, cost_per_million_tokens, total, yield_of
 from sublet.finance.stress import Outlook, Quarter, Scenario, Spread
 
 
 def statement_document(
-    lines: Sequence[Line], lots: Sequence[Lot], record: Record, *, by: str
+    lines: Sequence[Line],
+    record: Record,
+    *,
+    by: str,
+    discount: float,
+    pace: Mapping[str, Return],
+    so_far: Mapping[str, Return] | None = None,
 ) -> dict[str, Any]:
-    """Return a statement, its total, and what the total's power brings in a year."""
+    """Return a statement, its total, and what the total's power brings in a year.
+
+    Args:
+        lines: of the statement.
+        record: of the period.
+        by: what a line is.
+        discount: a year, at which present values are.
+        pace: {line: its return} were every month like this period.
+        so_far: {line: its return} since it was bought; None: it was not asked for.
+    """
     whole = total(lines)
-    of = {lot.name: lot for lot in lots} if by == "lot" else {}
     per_hour = whole.cost_per_hour
     model_cost = (per_hour or 0.0) * whole.hours[MODEL]
     tokens = sum(record.tokens.values())
@@ -27,17 +41,31 @@ def statement_document(
         "from": record.start.isoformat(),
         "to": record.end.isoformat(),
         "by": by,
-        "lines": [_line(line, of.get(line.name)) for line in lines],
-        "total": _line(whole, None),
+        "discount": discount,
+        "lines": [_line(line) | _returns(line.name, pace, so_far) for line in lines],
+        "total": _line(whole) | _returns(TOTAL, pace, so_far),
         "yield": _yield(whole),
         "tokens": dict(record.tokens),
         "usd_per_million_tokens": _money(cost_per_million_tokens(model_cost, tokens), 6),
     }
 
 
-def _line(line: Line, lot: Lot | None) -> dict[str, Any]:
-    months, salvage = (0, 0.0) if lot is None else (lot.life_months, lot.salvage.nanos / 1e9)
-    whole_life = lot is not None and lot.kind is Kind.GPUS
+def _returns(
+    name: str, pace: Mapping[str, Return], so_far: Mapping[str, Return] | None
+) -> dict[str, Any]:
+    life = pace.get(name)
+    out = {
+        "irr": None if life is None else _share(life.rate),
+        "npv_usd": None if life is None else _money(life.npv),
+    }
+    if so_far is not None:
+        past = so_far.get(name)
+        out["xirr_so_far"] = None if past is None else _share(past.rate)
+        out["npv_so_far_usd"] = None if past is None else _money(past.npv)
+    return out
+
+
+def _line(line: Line) -> dict[str, Any]:
     return {
         "name": line.name,
         "gpus": round(line.gpus, 2),
@@ -54,7 +82,6 @@ def _line(line: Line, lot: Lot | None) -> dict[str, Any]:
         "gross_margin": _share(line.margin),
         "roic": _share(line.roic),
         "payback_years": _money(line.payback_years),
-        "irr": _share(line.whole_life_irr(months, salvage)) if whole_life else None,
         "added_usd": _money(line.added),
         "megawatts": round(line.megawatts, 6),
     }

@@ -11,7 +11,7 @@ are shared by the GPU lots of their site, by the power that these draw.
 """
 
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import date, timedelta
 from enum import StrEnum
@@ -22,7 +22,6 @@ from sublet.core.money import NANOS
 from sublet.finance.asset import HOURS_A_YEAR, Change, Kind, Lot
 from sublet.finance.depreciation import book_value, loss_between
 from sublet.finance.record import DOWN, EARNING, IDLE, INTERNAL, MODEL, SOLD, USES, Record
-from sublet.finance.worth import irr
 
 _DAYS_A_MONTH: Final = 365 / 12
 NO_POOL: Final = "(no lot)"
@@ -112,14 +111,6 @@ class Line:
             self.cost / (cash * 365 / self.days) if self.days and cash > 0 and self.cost else None
         )
 
-    def whole_life_irr(self, months: int, salvage: float) -> float | None:
-        """Return the yearly rate of return, were every year of the life like this period."""
-        if not self.days or not months or not self.cost:
-            return None
-        cash = (self.total_revenue - self.cash_cost) * _DAYS_A_MONTH / self.days
-        monthly = irr([-self.cost, *[cash] * (months - 1), cash + salvage])
-        return None if monthly is None else (1 + monthly) ** 12 - 1
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Yield:
@@ -169,18 +160,25 @@ def statement(
     lines = _lines(lots, changes, record)
     if by is By.PRODUCT:
         return _products(lines.values())
-    names: Mapping[By, Callable[[Lot], str]] = {
-        By.LOT: lambda lot: lot.name,
-        By.POOL: lambda lot: lot.pool,
-        By.SITE: lambda lot: lot.site,
-        By.GENERATION: lambda lot: lot.generation,
-    }
-    of = {lot.name: names[by](lot) for lot in lots}
+    of = {lot.name: group_of(lot, by) for lot in lots}
     grouped: dict[str, Line] = {}
     for name, line in lines.items():
         group = of.get(name, NO_POOL)
         grouped.setdefault(group, Line(name=group)).add(line)
     return [grouped[name] for name in sorted(grouped)]
+
+
+def group_of(lot: Lot, by: By) -> str:
+    """Return the name of the line that a lot is in."""
+    match by:
+        case By.POOL:
+            return lot.pool
+        case By.SITE:
+            return lot.site
+        case By.GENERATION:
+            return lot.generation
+        case By.LOT | By.PRODUCT:  # products are cut from the lots' lines
+            return lot.name
 
 
 def total(lines: Iterable[Line]) -> Line:

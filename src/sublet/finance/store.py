@@ -10,7 +10,16 @@ from pydantic_core import to_jsonable_python
 from sublet.core.db import Tx, load_queries, one
 from sublet.core.errors import Invalid
 from sublet.core.money import Money
-from sublet.finance.asset import Change, Debt, Kind, Lot, Method, check_changes, month_of
+from sublet.finance.asset import (
+    Change,
+    Curve,
+    Debt,
+    Kind,
+    Lot,
+    Method,
+    check_changes,
+    month_of,
+)
 from sublet.finance.record import MODEL, Earned, Hours, Record
 
 QUERIES = load_queries("sublet.finance")
@@ -129,6 +138,7 @@ def _midnight(day: date) -> datetime:
 
 def _lot_document(lot: Lot) -> dict[str, Any]:
     document: dict[str, Any] = to_jsonable_python(asdict(lot))
+    _drop_no_curve(document)
     return document | {"cost": str(lot.cost.nanos), "salvage": str(lot.salvage.nanos)}
 
 
@@ -143,12 +153,14 @@ def _lot(document: dict[str, Any]) -> Lot:
             "cost": Money(int(document["cost"])),
             "salvage": Money(int(document["salvage"])),
             "debt": None if document["debt"] is None else Debt(**document["debt"]),
+            "curve": _curve(document),
         }
     )
 
 
 def _change_document(change: Change) -> dict[str, Any]:
     document: dict[str, Any] = to_jsonable_python(asdict(change))
+    _drop_no_curve(document)
     return document | {"salvage": str(change.salvage.nanos)}
 
 
@@ -158,4 +170,22 @@ def _change(document: dict[str, Any]) -> Change:
         effective_on=date.fromisoformat(document["effective_on"]),
         life_months=document["life_months"],
         salvage=Money(int(document["salvage"])),
+        curve=_curve(document),
+    )
+
+
+def _drop_no_curve(document: dict[str, Any]) -> None:
+    """Write what has no curve as it was written before there were any: it is compared."""
+    if document["curve"] is None:
+        del document["curve"]
+
+
+def _curve(document: dict[str, Any]) -> Curve | None:
+    found = document.get("curve")
+    if found is None:
+        return None
+    return Curve(
+        points=tuple((age, share) for age, share in found["points"]),
+        source=found["source"],
+        dated=date.fromisoformat(found["dated"]),
     )

@@ -240,7 +240,7 @@ def _owning(scenario: Scenario, month: int) -> tuple[float, float, float, float,
             power += lot.power_usd(lot.gpus * HOURS_A_MONTH, 0)
             upkeep += lot.usd_per_month
         if age == lot.life_months:
-            bought -= lot.salvage.nanos / NANOS
+            bought -= lot.left.nanos / NANOS
         if lot.debt is not None:
             due = debt_service(lot.debt, cost, age)
             interest, principal = interest + due[0], principal + due[1]

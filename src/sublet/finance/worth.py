@@ -30,6 +30,18 @@ def npv(rate: float, flows: Sequence[float]) -> float:
     return value
 
 
+def xnpv(rate: float, flows: Sequence[tuple[date, float]]) -> float:
+    """Return what dated flows are worth on the day of the first, at `rate` a year of 365 days.
+
+    Raises:
+        Invalid: a rate of -100 per cent or less.
+    """
+    if rate <= -1:
+        raise Invalid(f"a rate lies above -1, not at {rate:g}")
+    first = min((day for day, _ in flows), default=None)
+    return _value([((day - first).days / _DAYS, flow) for day, flow in flows if first], rate)
+
+
 def irr(flows: Sequence[float]) -> float | None:
     """Return the rate at which flows a period apart are worth nothing; None where there is none.
 
