@@ -32,7 +32,7 @@ hypothesis.settings.load_profile("ci" if os.environ.get("CI") else "new")
 # What takes longer than a look away from the screen: not part of `make check`.
 _REAL = {
     "engine", "contract", "failpoints", "faults", "gateway", "models", "races", "simulation",
-    "slurm",
+    "slurm", "console",
 }  # fmt: skip
 
 

@@ -43,12 +43,21 @@ class Config:
     seller: str = "Sublet"  # SUBLET_SELLER: who issues invoices: name and address, on one line
     smtp: str | None = None  # SUBLET_SMTP: the mail server, such as smtps://user:password@host:465
     mail_from: str | None = None  # SUBLET_MAIL_FROM: whose address e-mails are from
+    console_url: str | None = None  # SUBLET_CONSOLE_URL: where browsers find the API's address
+    oidc_issuer: str | None = None  # SUBLET_OIDC_ISSUER: who signs people in, by OpenID Connect
+    oidc_client_id: str | None = None  # SUBLET_OIDC_CLIENT_ID: as whom that provider knows us
+    oidc_client_secret: str | None = None  # SUBLET_OIDC_CLIENT_SECRET: the password for that
     unsafe_no_sandbox: bool = False  # SUBLET_UNSAFE_NO_SANDBOX: run tenants' code unguarded
     database_url: str | None = None  # DATABASE_URL: a PostgreSQL of yours, 15 or newer
 
     @property
     def api_url(self) -> str:
         return f"http://{self._host}:{self.api_port}"
+
+    @property
+    def public_url(self) -> str:
+        """Return the address that people's browsers go to, without a / at its end."""
+        return self.api_url if self.console_url is None else self.console_url.rstrip("/")
 
     @property
     def gateway_url(self) -> str:
@@ -138,6 +147,14 @@ def load(environment: Mapping[str, str] | None = None, **overrides: Any) -> Conf
         )
     if (config.smtp is None) != (config.mail_from is None):
         raise Misconfigured("SUBLET_SMTP and SUBLET_MAIL_FROM go together")
+    for name in ("console_url", "oidc_issuer"):
+        if not re.fullmatch(r"https?://[^?#\s]+", getattr(config, name) or "http://none"):
+            raise Misconfigured(f"{variable_of(name)} must be an address: http:// or https://")
+    oidc = (config.oidc_issuer, config.oidc_client_id, config.oidc_client_secret)
+    if len({part is None for part in oidc}) > 1:
+        raise Misconfigured(
+            "SUBLET_OIDC_ISSUER, SUBLET_OIDC_CLIENT_ID and SUBLET_OIDC_CLIENT_SECRET go together"
+        )
     if config.model_bytes < 0:
         raise Misconfigured("SUBLET_MODEL_BYTES must not be below 0")
     if config.file_bytes < 1:

@@ -52,6 +52,7 @@ from sublet.suppliers import store as suppliers
 from sublet.suppliers.purchase import Bought, Purchase, record
 from sublet.suppliers.supplier import Dialect, Rates, Supplier
 from sublet.suppliers.usage import KINDS, Used
+from sublet.tenants import people
 from sublet.tenants import store as tenants
 from sublet.tenants.tenant import Tenant
 
@@ -185,6 +186,10 @@ def keep_books(db: Database, *, now: datetime) -> None:
             {"invoice_id": derived_id("invoice", 1), "days": 0, "action": "remind", "now": now},
         )
         tags.put(tx, FIRM, {"team": "research"}, tenant_id=None, now=now)
+        people.note_change(
+            tx, uuid4(), "asked", person_id=None, tenant_id=other.id, action="pool.policy",
+            subject="h200", before=None, after={"lendable": False}, now=now,
+        )  # fmt: skip
 
 
 def buy_an_answer(db: Database, tenant: Tenant, *, now: datetime) -> None:

@@ -38,6 +38,7 @@ from sublet.app.routes import (
     models,
     offers,
     operations,
+    people,
     prices,
     reservations,
     suppliers,
@@ -53,6 +54,7 @@ from sublet.app.tunnels import Tunnels
 from sublet.app.webhooks import Webhooks
 from sublet.config import Config, load
 from sublet.console import pages
+from sublet.console.site import build_console
 from sublet.core import failpoint
 from sublet.core.clock import Clock, SystemClock
 from sublet.core.db import Database
@@ -129,6 +131,7 @@ def build_api(services: Services) -> FastAPI:
         internal,
         invoices,
         operations,
+        people,
         prices,
         suppliers,
         surplus,
@@ -139,6 +142,7 @@ def build_api(services: Services) -> FastAPI:
     ):
         app.include_router(routes.router)
     app.include_router(operations.metrics_router)
+    app.mount("/console", build_console(services, app))
     install_errors(app)
     app.add_middleware(BodyGuard)
     app.add_middleware(Tunnels, api=app)  # outermost: what goes through them has no end to wait for

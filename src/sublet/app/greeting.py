@@ -14,12 +14,15 @@ from sublet.config import Config, default_data
 _QUESTION: Final = [{"role": "user", "content": "What is the capital of France?"}]
 
 
-def greeting(config: Config, ready: Mapping[str, Any], *, note: str | None) -> str:
+def greeting(
+    config: Config, ready: Mapping[str, Any], *, invitation: str | None, note: str | None
+) -> str:
     """Return the lines to print: addresses, keys, and three commands to copy.
 
     Args:
         config: the settings in force.
         ready: what `ready.json` says.
+        invitation: the link to the console's first account; None: there is one already.
         note: what is missing, if anything is.
     """
     key, http_url = ready["tenant_key"], ready["gateway_http_url"]
@@ -36,7 +39,8 @@ def greeting(config: Config, ready: Mapping[str, Any], *, note: str | None) -> s
         "Sublet is ready.",
         *(f"  {warning}" for warning in warnings),
         "",
-        f"  API and console   {ready['api_url']}",
+        *_console(ready["console_url"], invitation),
+        f"  API               {ready['api_url']}",
         f"  Gateway           {ready['gateway_url']}  (https; its CA: {ready['ca_file']})",
         f"                    {ready['gateway_http_url']}  (http, this machine only)",
         f"  Operator's key    {ready['operator_key']}",
@@ -51,6 +55,12 @@ def greeting(config: Config, ready: Mapping[str, Any], *, note: str | None) -> s
         "Ctrl-C stops everything; the next start goes on with the same data.",
     ]
     return "\n".join(lines)
+
+
+def _console(url: str, invitation: str | None) -> list[str]:
+    if invitation is None:
+        return [f"  Console           {url}"]
+    return [f"  Console           open this once, to make the first account: {invitation}"]
 
 
 def _model_commands(http_url: str, key: str) -> list[str]:

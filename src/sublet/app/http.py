@@ -16,6 +16,7 @@ from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from sublet.app.services import Services
+from sublet.console.api import CALLER
 from sublet.core.errors import (
     Conflict,
     Invalid,
@@ -66,6 +67,10 @@ def services(request: Request) -> Services:
 
 def caller(request: Request, credentials: Credentials) -> Caller:
     """Raises Unauthorized: no key, or none that is valid."""
+    known = request.scope.get(CALLER)
+    if known is not None:  # the console asks for somebody who signed in; no header sets this
+        assert isinstance(known, Caller)
+        return known
     if credentials is None:
         raise Unauthorized("send your API key in the header `Authorization: Bearer sk-sublet-…`")
     ours = services(request)

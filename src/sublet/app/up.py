@@ -180,6 +180,7 @@ class Supervisor:
         config = self._config
         document: dict[str, Any] = {
             "api_url": config.api_url,
+            "console_url": f"{config.public_url}/console",
             "gateway_url": config.gateway_url,
             "gateway_http_url": config.gateway_http_url,
             "ca_file": str(self._data / "ca" / "ca.pem"),
@@ -189,8 +190,17 @@ class Supervisor:
             "pid": os.getpid(),
             "unsafe_no_sandbox": config.unsafe_no_sandbox,
         }
-        _say(greeting(config, document, note=note))
+        _say(greeting(config, document, invitation=self._invitation(secrets), note=note))
         write_whole(self._ready, f"{json.dumps(document, indent=2)}\n".encode())
+
+    def _invitation(self, secrets: Secrets) -> str | None:
+        """Return a link that makes the console's first account; None once there is one."""
+        url, key = self._config.api_url, secrets.operator_key
+        people = _get(f"{url}/v1/people", key=key)
+        if people is None or people["items"]:
+            return None
+        made = _get(f"{url}/v1/invitations", key=key, send={"role": "owner"})
+        return None if made is None else str(made["url"])
 
     def _revive(self) -> None:
         self._revive_postgres()
@@ -296,17 +306,23 @@ def _with_ports(config: Config) -> Config:
     return replace(config, **chosen)
 
 
-def _get(url: str, *, key: str | None = None) -> dict[str, Any] | None:
-    """Return the JSON at `url`; None when nobody answers with it."""
+def _get(
+    url: str, *, key: str | None = None, send: dict[str, Any] | None = None
+) -> dict[str, Any] | None:
+    """Return the JSON at `url`, or what it answers to `send`; None when nobody answers with it."""
     address = urlsplit(url)
     connection = http.client.HTTPConnection(str(address.hostname), address.port, timeout=2)
     try:
         headers = {} if key is None else {"Authorization": f"Bearer {key}"}
-        connection.request("GET", address.path, headers=headers)
+        if send is None:
+            connection.request("GET", address.path, headers=headers)
+        else:
+            headers["Content-Type"] = "application/json"
+            connection.request("POST", address.path, json.dumps(send), headers)
         answer = connection.getresponse()
         body = answer.read()
         document: dict[str, Any] = json.loads(body)
-        return document if answer.status == http.client.OK else None
+        return document if answer.status in {http.client.OK, http.client.CREATED} else None
     except (OSError, http.client.HTTPException, ValueError):
         return None
     finally:

@@ -27,6 +27,7 @@ from sublet.cli import (
     limits,
     models,
     money,
+    people,
     prices,
     processes,
     quotes,
@@ -64,7 +65,7 @@ def build() -> typer.Typer:
         processes, status, leases, keys, limits, money, models, tenants, internal, fleet, prices, ledger,
         engine, verify, backtest, audit, surplus, quotes,
         reservations, contracts, coming, simulate, index, signals, assets, returns, invoices,
-        export, usage, suppliers,
+        export, usage, suppliers, people,
     ):  # fmt: skip
         module.add_to(root)
     return root

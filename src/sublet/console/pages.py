@@ -21,7 +21,8 @@ _PAGE: Final = """<!doctype html>
 </style></head><body>
 <h1>Sublet</h1>
 {warning}
-<p>This address is an API. <a href="/docs">Its reference</a> is served here, and
+<p><a href="/console/">The console</a> shows the fleet, leases, models and money.</p>
+<p>For programs, this address is an API. <a href="/docs">Its reference</a> is served here, and
 <a href="/openapi.json">its OpenAPI document</a>.</p>
 <p>Models answer at <code>{gateway}/v1</code> (OpenAI-compatible).
 On this machine, <code>sublet --help</code> lists what you can do.</p>

@@ -40,6 +40,7 @@ TABLES: Final = {
     "invoice_event": "record",
     "lease_event": "record",
     "notice_scale": "id",
+    "person_change": "record",
     "pool_cost": "id",
     "pool_event": "sequence",
     "price": "id",

@@ -13,7 +13,7 @@ RECORDS: Final = (
     "idempotency_key", "seal", "pool_cost", "floor_exception", "asset_lot", "asset_change",
     "notice_scale", "contract_delivery", "contract_break", "coming_capacity",
     "tax_rate", "exchange_rate", "invoice", "invoice_event", "tagging",
-    "budget_alert", "dunning_event",
+    "budget_alert", "dunning_event", "person_change",
     "supplier_price", "purchase",
 )  # fmt: skip
 WEIGHT: Final = 20.0  # of all steps, as `Progress` counts

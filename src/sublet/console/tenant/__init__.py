@@ -1,0 +1,1 @@
+"""Pages of a tenant: what is its own, and nothing else."""
