@@ -41,6 +41,11 @@ class Config:
     gateway_traces: str | None = None  # SUBLET_GATEWAY_TRACES: where an OTLP collector takes traces
     gateway_traces_share: float = 1.0  # SUBLET_GATEWAY_TRACES_SHARE: of calls that are traced
     seller: str = "Sublet"  # SUBLET_SELLER: who issues invoices: name and address, on one line
+    seller_country: str | None = None  # SUBLET_SELLER_COUNTRY: of two letters; e-invoices need it
+    seller_tax_id: str | None = None  # SUBLET_SELLER_TAX_ID: of value added tax, on e-invoices
+    seller_endpoint: str | None = (
+        None  # SUBLET_SELLER_ENDPOINT: the seller's address for e-invoices
+    )
     smtp: str | None = None  # SUBLET_SMTP: the mail server, such as smtps://user:password@host:465
     mail_from: str | None = None  # SUBLET_MAIL_FROM: whose address e-mails are from
     console_url: str | None = None  # SUBLET_CONSOLE_URL: where browsers find the API's address
@@ -140,6 +145,13 @@ def load(environment: Mapping[str, str] | None = None, **overrides: Any) -> Conf
         raise Misconfigured(
             "SUBLET_ENGINE=slurm and SUBLET_SLURM go together: the second names the file with the"
             " settings of the cluster"
+        )
+    if config.seller_country and not re.fullmatch("[A-Z]{2}", config.seller_country):
+        raise Misconfigured("SUBLET_SELLER_COUNTRY must be two letters such as GB")
+    if config.seller_endpoint and not re.fullmatch(r"[0-9]{4}:\S{1,50}", config.seller_endpoint):
+        raise Misconfigured(
+            "SUBLET_SELLER_ENDPOINT must be the four digits of a scheme and an id, such as"
+            " 0088:7300010000001"
         )
     if config.smtp is not None and not re.fullmatch(r"smtps?://[^/?#\s]+", config.smtp):
         raise Misconfigured(

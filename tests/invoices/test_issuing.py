@@ -10,6 +10,7 @@ from pathlib import Path
 from random import Random
 from uuid import uuid4
 
+import mockeinvoice
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -304,7 +305,11 @@ def test_over_the_api_with_a_pdf_and_a_journal_that_hledger_accepts(
     shop.use(demo, 1_000_000, at(10, 5))
     seal_all(db, now=NOW)
     services = Services(
-        config=Config(data=folder, seller="Example Compute"), db=db,
+        config=Config(
+            data=folder, seller="Example Compute", seller_country="GB", seller_tax_id="GB123456789",
+            seller_endpoint="9932:GB123456789",
+        ),
+        db=db,
         engine=SimulatedEngine([], ManualClock(NOW)), internal_queue=None, clock=ManualClock(NOW),
         admissions=Admissions(db, jobs=list, clock=ManualClock(NOW)), replicas=None, signing_key="key", refuses_commands=None, artefacts=folder, wake=lambda: None,
     )  # fmt: skip
@@ -335,6 +340,8 @@ def test_over_the_api_with_a_pdf_and_a_journal_that_hledger_accepts(
         pdf = api.get("/v1/invoices/1/pdf", headers=tenant)
         assert pdf.headers["content-type"] == "application/pdf"
         assert pdf.content.startswith(b"%PDF-")
+        lacking = api.get("/v1/invoices/1/ubl", headers=tenant)
+        assert (lacking.status_code, "--country" in lacking.text) == (422, True)
         for path, sent, why in (
             ("/v1/invoices/1/void", {"why": "x"}, "is paid"),
             ("/v1/invoices/9/void", {"why": "x"}, "no invoice 9"),
@@ -349,6 +356,30 @@ def test_over_the_api_with_a_pdf_and_a_journal_that_hledger_accepts(
             headers=operator,
         ).json()
         assert (note["number"], note["total_usd"]) == ("CN-000002", "-0.60")
+        profile |= {"country": "DE", "endpoint": "9930:DE136695976", "reference": "PO 4711"}
+        put = api.put(f"/v1/tenants/{demo.id}/billing", json=profile, headers=operator)
+        assert put.json()["endpoint"] == "9930:DE136695976"
+        wrong = api.put(
+            f"/v1/tenants/{demo.id}/billing", json=profile | {"endpoint": "x"}, headers=operator
+        )
+        assert (wrong.status_code, "endpoint" in wrong.text) == (422, True)
+        shop.use(demo, 2_000_000, at(11, 1))
+        seal_all(db, now=NOW + timedelta(days=30))
+        with db.transaction() as tx:
+            later = service.issue(
+                tx, demo.id, date(2026, 11, 1), date(2026, 12, 1), now=NOW + timedelta(days=30)
+            )
+        sent = api.get(f"/v1/invoices/{later.number}/ubl", headers=tenant)
+        assert sent.headers["content-type"] == "application/xml"
+        assert mockeinvoice.validate(sent.content)[1].verdict == "valid"
+        corrected = api.post(
+            f"/v1/invoices/{later.number}/credit-notes", json={"amount_usd": "0.50", "why": "slow"},
+            headers=operator,
+        ).json()["number"]  # fmt: skip
+        noted = api.get(f"/v1/invoices/{corrected.rpartition('-')[2]}/ubl", headers=tenant)
+        assert mockeinvoice.validate(noted.content)[1].verdict == "valid"
+        assert later.label.encode() in noted.content
+        assert api.get(f"/v1/invoices/{later.number}/ubl", headers=stranger).status_code == 404
         assert api.post("/v1/invoices/run", json={}, headers=operator).json()["issued"] == []
         october = {"from": "2026-10-01", "to": "2026-11-01"}
         used = api.get(

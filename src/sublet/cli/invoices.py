@@ -64,7 +64,9 @@ def add_to(root: typer.Typer) -> None:
     command(group, "list", examples=("sublet invoice list",))(list_all)
     command(
         group, "show",
-        examples=("sublet invoice show INV-000012", "sublet invoice show 12 --pdf invoice.pdf"),
+        examples=("sublet invoice show INV-000012", "sublet invoice show 12 --pdf invoice.pdf",
+            "sublet invoice show 12 --ubl invoice.xml",
+        ),
     )(show)  # fmt: skip
     command(
         group, "draft",
@@ -120,17 +122,23 @@ def show(
     pdf: Annotated[
         Path | None, typer.Option("--pdf", metavar="FILE", help="Write it as PDF as well.")
     ] = None,
+    ubl: Annotated[
+        Path | None,
+        typer.Option("--ubl", metavar="FILE", help="Write it as an e-invoice (Peppol) as well."),
+    ] = None,
     as_operator: AsOperator = False,
 ) -> None:
     """Show an invoice with its lines."""
     with session.tenant(as_operator=as_operator) as api:
         document = api.get(f"/v1/invoices/{_number(number)}")
-        if pdf is not None:
-            path = f"/v1/invoices/{_number(number)}/pdf"
-            with whole(pdf) as file, api.stream("GET", path) as response:
+        for form, name, wanted in (("pdf", "PDF", pdf), ("ubl", "e-invoice", ubl)):
+            if wanted is None:
+                continue
+            path = f"/v1/invoices/{_number(number)}/{form}"
+            with whole(wanted) as file, api.stream("GET", path) as response:
                 for piece in response.iter_bytes():
                     file.write(piece)
-            session.say(f"the PDF is in {pdf}")
+            session.say(f"the {name} is in {wanted}")
     _show(session, document)
 
 
@@ -220,12 +228,21 @@ def address(
     threshold: Annotated[
         str | None, typer.Option(metavar="USD", help="Bill as soon as so much was used.")
     ] = None,
+    country: Annotated[str, typer.Option(metavar="CODE", help="For e-invoices, such as GB.")] = "",
+    endpoint: Annotated[
+        str,
+        typer.Option(metavar="SCHEME:ID", help="Its address for e-invoices: 0088:7300010000001."),
+    ] = "",
+    reference: Annotated[
+        str, typer.Option(metavar="TEXT", help="That it wants named on e-invoices.")
+    ] = "",
 ) -> None:
     """Say whom a tenant's invoices are addressed to, and how."""
     body: dict[str, Any] = {
         "legal_name": legal_name, "address": "\n".join(p.strip() for p in address.split(",")),
         "tax_id": tax_id, "jurisdiction": jurisdiction, "currency": currency, "email": email,
         "terms_days": terms, "time_zone": time_zone, "threshold_usd": threshold,
+        "country": country, "endpoint": endpoint, "reference": reference,
     }  # fmt: skip
     with session.operator() as api:
         document = api.put(f"/v1/tenants/{tenant_id(api, tenant)}/billing", body)

@@ -13,6 +13,9 @@ from sublet.invoices.store import read_invoice, read_lines
 
 _HOUR: Final = 3_600
 _MILLION: Final = 1_000_000
+_OF_BUYER: Final = (
+    "legal_name", "address", "tax_id", "email", "country", "endpoint", "reference",
+)  # fmt: skip
 
 
 def as_document(row: Mapping[str, Any], *, seller: str) -> dict[str, Any]:
@@ -32,7 +35,8 @@ def as_document(row: Mapping[str, Any], *, seller: str) -> dict[str, Any]:
         "corrects": None if invoice.corrects is None else str(invoice.corrects),
         "state": invoice.state.value,
         "seller": seller,
-        "buyer": {name: profile[name] for name in ("legal_name", "address", "tax_id", "email")},
+        # Some of it was not asked for once: older invoices know nothing of it.
+        "buyer": {name: profile.get(name, "") for name in _OF_BUYER},
         "tenant_id": str(invoice.tenant_id),
         "from": invoice.starts_at.astimezone(here).date().isoformat(),
         "to": (invoice.ends_at - timedelta(microseconds=1)).astimezone(here).date().isoformat(),

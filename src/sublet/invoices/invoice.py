@@ -13,6 +13,7 @@ whole nanos; cents appear once, on the total, and what rounding adds is posted t
 """
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date, datetime, time, timedelta
@@ -103,6 +104,9 @@ class Profile:
     terms_days: int
     time_zone: str
     threshold: Money | None  # billed as soon as so much is not billed yet
+    country: str = ""  # of two letters; e-invoices need it, and what follows
+    endpoint: str = ""  # its address in a network of e-invoices, such as 0088:7300010000001
+    reference: str = ""  # what it wants named on invoices, such as an order
 
     def __post_init__(self) -> None:
         """Raises Invalid: something cannot be billed to."""
@@ -112,6 +116,13 @@ class Profile:
             raise Invalid(f"currency: three letters such as EUR, not {self.currency[:10]!r}")
         if not 0 <= self.terms_days <= 365:
             raise Invalid("terms_days: 0 to 365 days")
+        if not re.fullmatch("(?:[A-Z]{2})?", self.country):
+            raise Invalid(f"country: two letters such as GB, not {self.country[:10]!r}")
+        if not re.fullmatch(r"(?:[0-9]{4}:\S{1,50})?", self.endpoint):
+            raise Invalid(
+                "endpoint: the four digits of a scheme and an id, such as 0088:7300010000001, not"
+                f" {self.endpoint[:60]!r}"
+            )
         zone(self.time_zone)
 
 

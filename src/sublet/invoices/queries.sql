@@ -1,13 +1,15 @@
 -- name: put_profile
 INSERT INTO billing_profile (tenant_id, legal_name, address, tax_id, jurisdiction, currency, email,
-                             terms_days, time_zone, threshold_nanos)
+                             terms_days, time_zone, threshold_nanos, country, endpoint, reference)
 VALUES (%(tenant_id)s, %(legal_name)s, %(address)s, %(tax_id)s, %(jurisdiction)s, %(currency)s,
-        %(email)s, %(terms_days)s, %(time_zone)s, %(threshold_nanos)s)
+        %(email)s, %(terms_days)s, %(time_zone)s, %(threshold_nanos)s, %(country)s, %(endpoint)s,
+        %(reference)s)
     ON CONFLICT (tenant_id) DO UPDATE
    SET legal_name = EXCLUDED.legal_name, address = EXCLUDED.address, tax_id = EXCLUDED.tax_id,
        jurisdiction = EXCLUDED.jurisdiction, currency = EXCLUDED.currency, email = EXCLUDED.email,
        terms_days = EXCLUDED.terms_days, time_zone = EXCLUDED.time_zone,
-       threshold_nanos = EXCLUDED.threshold_nanos;
+       threshold_nanos = EXCLUDED.threshold_nanos, country = EXCLUDED.country,
+       endpoint = EXCLUDED.endpoint, reference = EXCLUDED.reference;
 
 -- name: get_profile
 SELECT * FROM billing_profile WHERE tenant_id = %(tenant_id)s;

@@ -20,6 +20,7 @@ from sublet.invoices import dunning, outgoing, service, store
 from sublet.invoices.document import as_document, as_pdf
 from sublet.invoices.dunning import Action, Step
 from sublet.invoices.invoice import Profile, Tax
+from sublet.invoices.ubl import Seller, as_ubl
 from sublet.tenants import store as tenants
 from sublet.tenants.tenant import TenantId
 
@@ -37,6 +38,9 @@ class ProfileBody(Body):
     terms_days: Annotated[int, Field(ge=0, le=365, strict=True)] = 0
     time_zone: Annotated[Text, Field(max_length=100)] = "UTC"
     threshold_usd: Usd | None = None
+    country: Annotated[Text, Field(pattern="^([A-Z]{2})?$", description="For e-invoices")] = ""
+    endpoint: Annotated[Text, Field(max_length=60, examples=["0088:7300010000001"])] = ""
+    reference: Annotated[Text, Field(max_length=100, description="To be named on e-invoices")] = ""
 
 
 class NewTax(Body):
@@ -259,6 +263,27 @@ def show_pdf(ours: Ours, found: AnyCaller, number: int) -> Response:
         as_pdf(document),
         media_type="application/pdf",
         headers={"Content-Disposition": f'inline; filename="{document["number"]}.pdf"'},
+    )
+
+
+@router.get("/invoices/{number}/ubl", response_class=Response)
+def show_ubl(ours: Ours, found: AnyCaller, number: int) -> Response:
+    """Show an invoice for other programs: UBL 2.1 as Peppol BIS Billing 3.0 has it."""
+    document = show_invoice(ours, found, number)
+    corrects = None
+    if document["corrects"] is not None:
+        with ours.db.transaction() as tx:
+            row = store.get_row(tx, id_=UUID(document["corrects"]))
+        corrects = as_document(row, seller=ours.config.seller)
+    config = ours.config
+    seller = Seller(
+        name=config.seller, country=config.seller_country or "", tax_id=config.seller_tax_id or "",
+        endpoint=config.seller_endpoint or "",
+    )  # fmt: skip
+    return Response(
+        as_ubl(document, seller, corrects=corrects),
+        media_type="application/xml",
+        headers={"Content-Disposition": f'attachment; filename="{document["number"]}.xml"'},
     )
 
 
