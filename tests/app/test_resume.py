@@ -159,3 +159,26 @@ def test_many_come_back_in_one_transaction_and_who_cannot_pay_keeps_nobody_out(
             hook = webhooks.find(tx, one.id)
             assert hook is not None and hook["url"] == "https://example.com/notice"
             assert store.get_spec(tx, one.id).environment["SUBLET_RESUMES"] == str(one.resumes)
+
+
+def test_who_was_reclaimed_twice_keeps_the_place_of_its_first_request(db: Database) -> None:
+    world = Shop(db)
+    first = wait(world, 1, world.acme)
+    world.until(world.clock.now() + 5 * SECOND)
+    later = wait(world, 7, world.acme)
+    world.until(world.clock.now() + 5 * SECOND)
+    job = world.internal(1)  # takes the one with the least work
+    world.until(world.clock.now() + 20 * SECOND)
+    assert world.show(first.id).paused and world.show(later.id).state is State.RUNNING
+    world.engine.cancel_internal(job)
+    world.until(world.clock.now() + 10 * SECOND)
+    assert set(backs(world)) == {first.id, None}
+    job = world.internal(8)
+    world.until(world.clock.now() + 20 * SECOND)
+    assert backs(world) == {}
+    # There is room for seven: for one of them, and for the other only without it.
+    world.engine.cancel_internal(job)
+    world.internal(1)
+    world.until(world.clock.now() + 20 * SECOND)
+    (back,) = backs(world)
+    assert back is not None and world.show(LeaseId(back)).resumes == first.id

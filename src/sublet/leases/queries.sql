@@ -5,8 +5,11 @@ WITH new AS (
     INSERT INTO lease (id, tenant_id, pool, gpus, tier, notice_seconds, price_id, workload,
                        max_seconds, requested_at, since, resumable, resumes, firm_seconds,
                        credit_percent, list_price_id, reservation_id, until, exclusive,
-                       state, version)
-    SELECT asked.*, 'admitted', 2
+                       state, version, first_requested_at)
+    SELECT asked.*, 'admitted', 2,
+           (SELECT coalesce(first_requested_at, requested_at)
+              FROM lease
+             WHERE id = asked.resumes)
       FROM unnest(%(id)s::uuid[], %(tenant_id)s::uuid[], %(pool)s::text[], %(gpus)s::integer[],
                   %(tier)s::text[], %(notice_seconds)s::integer[], %(price_id)s::bigint[],
                   %(workload)s::jsonb[], %(max_seconds)s::integer[],
@@ -14,7 +17,10 @@ WITH new AS (
                   %(resumable)s::boolean[], %(resumes)s::uuid[], %(firm_seconds)s::integer[],
                   %(credit_percent)s::integer[], %(list_price_id)s::bigint[],
                   %(reservation_id)s::uuid[], %(until)s::timestamptz[],
-                  %(exclusive)s::boolean[]) AS asked
+                  %(exclusive)s::boolean[])
+               AS asked(id, tenant_id, pool, gpus, tier, notice_seconds, price_id, workload,
+                        max_seconds, requested_at, since, resumable, resumes, firm_seconds,
+                        credit_percent, list_price_id, reservation_id, until, exclusive)
         ON CONFLICT (id) DO NOTHING
     RETURNING id, requested_at, since
 ), noted AS (
@@ -124,14 +130,15 @@ UPDATE lease
 RETURNING id;
 
 -- name: list_paused
--- All of a lease but its workload.
+-- All of a lease but its workload. One that was reclaimed more than once has the place of its first
+-- request.
 SELECT id, tenant_id, pool, gpus, tier, notice_seconds, price_id, max_seconds, requested_at, state,
        since, version, end_reason, release_asked, running_at, stopped_at, ends_at, stops_at,
        paid_until, exit_code, detail, firm_seconds, credit_percent, list_price_id, reservation_id,
        until, noticed_at, checkpoint_at, resumable, resumes, exclusive
   FROM lease
  WHERE resumable AND state = 'ended' AND end_reason = 'reclaimed'
- ORDER BY requested_at, id;
+ ORDER BY coalesce(first_requested_at, requested_at), id;
 
 -- name: end_pause
 UPDATE lease
