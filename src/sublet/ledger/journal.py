@@ -34,7 +34,12 @@ _ROOTS: Final[Mapping[str, str]] = {
     "bank": "assets",
     "cost": "expenses",  # of what was bought to be sold
     "payable": "liabilities",
+    "receivable": "assets",  # what tenants owe of tax and rounding
+    "credit_line": "assets",  # what they may use before they pay: their wallets begin with it
+    "suspended": "liabilities",  # theirs still, though they cannot spend it
+    "rounding": "income",  # of totals to whole cents
 }
+_TAX: Final = "house:tax:"  # and whose: it is owed to them
 _OTHERS: Final = "equity"
 _TYPES: Final[Mapping[str, str]] = {
     "liabilities": "L",
@@ -204,6 +209,8 @@ def _totals(accounts: Iterable[Account], called: Mapping[int, str]) -> Counter[t
 
 
 def _root(code: str) -> str:
+    if code.startswith(_TAX):
+        return "liabilities"
     return _ROOTS.get(code.rpartition(":")[2], _OTHERS)
 
 
