@@ -6,6 +6,7 @@ from sublet.console import account, live, oidc, people_pages, signing_in
 from sublet.console.operator import leases, overview
 from sublet.console.operator.acting import act_for, end_acting
 from sublet.console.page import Action, For, Page
+from sublet.console.tenant import contents as tenant
 from sublet.console.tenant import home
 from sublet.console.visit import Visit
 from sublet.tenants.person import Right
@@ -21,6 +22,7 @@ PAGES: tuple[Page, ...] = (
     # ── of the operator ──
     Page(path="/leases", title="Leases", audience=For.OPERATOR, show=leases.show, group="Now"),
     # ── of a tenant ──
+    *tenant.PAGES,
     # ── of people ──
     Page(path="/people", title="People", audience=For.BOTH, show=people_pages.show,
          needs=Right.PEOPLE, group="Account"),
@@ -44,6 +46,7 @@ ACTIONS: tuple[Action, ...] = (
     Action(path="/act-for", name="session.act_for", audience=For.OPERATOR, act=act_for),
     Action(path="/act-for/end", name="session.act_for.end", audience=For.TENANT, act=end_acting),
     # ── of a tenant ──
+    *tenant.ACTIONS,
     # ── of people ──
     Action(path="/people/invite", name="person.invite", audience=For.BOTH, needs=Right.PEOPLE,
            act=people_pages.invite),

@@ -275,7 +275,7 @@ def _file(listing: Listing, rows: Sequence[Row]) -> Response:
     writer = csv.writer(text)
     writer.writerow([column.key for column in listing.columns])
     for row in rows:
-        writer.writerow([_plain(row[column.key]) for column in listing.columns])
+        writer.writerow([plain(row[column.key]) for column in listing.columns])
     return csv_file(listing.name, text.getvalue())
 
 
@@ -284,7 +284,7 @@ def csv_file(name: str, text: str) -> Response:
     return Response(text, headers=headers, media_type="text/csv; charset=utf-8")
 
 
-def _plain(value: Any) -> Any:
+def plain(value: Any) -> Any:
     """Return a value for a spreadsheet, which must not take a name for a formula."""
     if isinstance(value, datetime):
         return value.isoformat()

@@ -50,6 +50,13 @@ def usd(value: Any, places: int = 2) -> str:
     return f"{sign}${abs(number):,.{places}f}"
 
 
+def rate(value: Any) -> str:
+    """Write a price of a unit: cents, and what is smaller only where there is some of it."""
+    if value is None:
+        return NONE
+    return usd(value, 2 if round(float(value) * 100, 6) % 1 == 0 else 4)
+
+
 def number(value: Any, places: int = 0) -> str:
     return NONE if value is None else f"{float(value):,.{places}f}"
 
@@ -113,7 +120,7 @@ def environment() -> Environment:
         lstrip_blocks=True,
     )
     made.filters |= {
-        "usd": usd, "number": number, "share": share, "seconds": seconds, "instant": instant,
+        "usd": usd, "rate": rate, "number": number, "share": share, "seconds": seconds, "instant": instant,
         "words": words, "data": data,
     }  # fmt: skip
     made.globals |= {"asset": asset_address, "link": link, "base": BASE}

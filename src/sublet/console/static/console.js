@@ -70,6 +70,8 @@ function shown(within) {
   drawAll(within);
   times(within);
   for (const run of hooks) run(within);
+  // What only some pages need comes with them, at an address that changes with the file.
+  for (const node of within.querySelectorAll("[data-module]")) import(node.dataset.module).then((one) => one.start(node));
   live();
 }
 
