@@ -3,6 +3,8 @@
 import socket
 import time
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from datetime import UTC, datetime
 from pathlib import Path
 
 import httpx
@@ -10,6 +12,14 @@ import pytest
 from openai import APIStatusError, APITimeoutError, OpenAI
 from tests.gateway.stage import INPUT, MODEL, OUTPUT, Stage, eventually, says
 
+from sublet.core.money import Money
+from sublet.core.seal import seal_all
+from sublet.invoices import dunning
+from sublet.invoices import service as bills
+from sublet.invoices import store as invoices
+from sublet.invoices.dunning import Action, Step
+from sublet.invoices.invoice import Invoice
+from sublet.ledger import store as ledger
 from sublet.tenants.tenant import Tenant
 
 
@@ -105,6 +115,49 @@ def test_an_empty_wallet_is_a_402_that_the_sdk_does_not_retry(stage: Stage, nano
     assert len(stage.fake.bodies) == asked
     stage.paid(tenant, 0)
     stage.check_books()
+
+
+def test_a_suspended_tenant_is_a_402_once_what_was_held_ahead_is_used_and_served_once_it_paid(
+    stage: Stage,
+) -> None:
+    tenant, key = stage.tenant(0)
+    with stage.db.transaction() as tx:
+        ledger.open_account(tx, "house:bank", prepaid=False)
+        bills.set_credit_line(tx, tenant.id, Money(20_000_000), now=datetime.now(UTC))
+        profile = replace(bills.profile_of(tx, tenant), threshold=Money(1))
+        invoices.put_profile(tx, profile)
+    # 2,000 tokens cost a cent, which is due at once.
+    assert stage.post(key, messages=says(tokens=2_000), max_tokens=2_000).status_code == 200
+    until = time.monotonic() + 60
+    while (invoice := bill(stage, tenant)) is None:
+        assert time.monotonic() < until, "its charge never came"
+        time.sleep(0.05)
+    with stage.db.transaction() as tx:
+        dunning.set_steps(tx, [Step(days=0, action=Action.SUSPEND)])
+        (step,) = bills.dun_due(tx, tenant.id, now=datetime.now(UTC))
+        dunning.set_steps(tx, [])
+        assert step.action is Action.SUSPEND
+        assert dunning.is_suspended(tx, tenant)
+
+    def ask() -> httpx.Response:
+        return stage.post(key, messages=says(tokens=400), max_tokens=400)
+
+    eventually(lambda: ask().status_code == 402)
+    refused = ask()
+    assert (refused.status_code, refused.json()["error"]["code"]) == (402, "payment_required")
+    with stage.db.transaction() as tx:
+        due = Money(invoice.payable_nanos)
+        bills.pay(tx, invoice.number, due, reference="transfer 1", now=datetime.now(UTC))
+        assert not dunning.is_suspended(tx, tenant)
+    assert ask().status_code == 200
+    stage.check_books()
+
+
+def bill(stage: Stage, tenant: Tenant) -> Invoice | None:
+    """Issue what is over the tenant's threshold, if its charges are there already."""
+    seal_all(stage.db, now=datetime.now(UTC))
+    with stage.db.transaction() as tx:
+        return bills.issue_due(tx, tenant.id, now=datetime.now(UTC))
 
 
 def test_more_than_the_wallet_has_is_refused_with_what_would_fit(stage: Stage) -> None:

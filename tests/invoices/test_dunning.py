@@ -4,15 +4,16 @@ import email
 import email.policy
 import hmac
 import json
+import ssl
 from collections.abc import Iterator
-from datetime import date, timedelta
+from datetime import UTC, date, datetime, timedelta
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
 import pytest
 from aiosmtpd.controller import Controller
-from aiosmtpd.smtp import SMTP, Envelope, Session
+from aiosmtpd.smtp import SMTP, AuthResult, Envelope, Session
 from tests.app.test_webhooks import Server
 from tests.core.databases import fresh
 from tests.invoices.shop import BEGIN, NOW, VAT, Shop, at
@@ -20,6 +21,7 @@ from tests.invoices.shop import BEGIN, NOW, VAT, Shop, at
 from sublet.app.bootstrap import top_up
 from sublet.app.mail import Post, secret_of
 from sublet.app.posting import Poster
+from sublet.core import certificates
 from sublet.core.clock import ManualClock
 from sublet.core.errors import Invalid, NotFound, Unpaid
 from sublet.core.money import NANOS, Money, Rate
@@ -42,10 +44,13 @@ STEPS = [Step(days=3, action=Action.REMIND), Step(days=10, action=Action.SUSPEND
 class Inbox:
     """A mail server on loopback, which answers as it is told."""
 
-    def __init__(self) -> None:
+    def __init__(self, **settings: Any) -> None:
         self.letters: list[Any] = []
         self.answers: list[str] = []
-        self._controller = Controller(self, hostname="127.0.0.1", port=free_port())
+        self.logins: list[tuple[bytes, bytes, bool]] = []  # name, password, whether encrypted
+        if settings:
+            settings["authenticator"] = self.let_in
+        self._controller = Controller(self, hostname="127.0.0.1", port=free_port(), **settings)
         self._controller.start()
         self.port = self._controller.port
 
@@ -59,6 +64,15 @@ class Inbox:
                 email.message_from_bytes(envelope.content, policy=email.policy.default)
             )
         return answer
+
+    def let_in(
+        self, server: SMTP, _session: Session, _envelope: Envelope, _how: str, given: Any
+    ) -> AuthResult:
+        """Take one name and one password."""
+        encrypted = server.transport.get_extra_info("sslcontext") is not None
+        self.logins.append((given.login, given.password, encrypted))
+        known = (given.login, given.password) == (b"bills@x", b"p@ss word")
+        return AuthResult(success=known, handled=False)
 
     def stop(self) -> None:
         self._controller.stop()
@@ -198,6 +212,56 @@ def test_letters_go_out_once_with_the_invoice_and_again_when_the_server_is_busy(
     assert post.step() == 0
     assert len(inbox.letters) == told
     assert (row["outcome"], row["detail"]) == ("delivered", "delivered")
+
+
+LOGIN = "bills%40x:p%40ss%20word@"
+
+
+@pytest.mark.parametrize(
+    ("scheme", "login", "trusted", "outcome"),
+    [
+        ("smtp", LOGIN, True, "delivered"),  # STARTTLS, then the password
+        ("smtps", LOGIN, True, "delivered"),  # encrypted from the first byte
+        ("smtp", "bills%40x:wrong@", True, "535"),
+        ("smtp", LOGIN, False, "CERTIFICATE_VERIFY_FAILED"),
+        ("smtps", LOGIN, False, "CERTIFICATE_VERIFY_FAILED"),
+        ("plain", LOGIN, True, "no password is sent to it"),  # it offers no STARTTLS
+        ("smtp", "", True, "530"),  # it wants a login
+    ],
+)
+def test_a_password_goes_encrypted_to_a_server_that_is_known_or_not_at_all(
+    shop: Shop, folder: Path, scheme: str, login: str, trusted: bool, outcome: str
+) -> None:
+    made = certificates.ensure(folder / "tls", hosts=(), now=datetime.now(UTC))
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    context.load_cert_chain(made.server, made.server_key)
+    kinds: dict[str, dict[str, Any]] = {
+        "smtp": {"tls_context": context, "auth_required": True},
+        # By its lights these two take passwords in the clear, as some servers do.
+        "smtps": {"ssl_context": context, "auth_require_tls": False},
+        "plain": {"auth_require_tls": False},
+    }
+    box = Inbox(**kinds[scheme])
+    try:
+        tenant = owing(shop)
+        clock = ManualClock(NOW)
+        post = Post(
+            shop.db, clock=clock, signing_key="key", sender="bills@example.com", seller="Example",
+            smtp=f"{scheme.replace('plain', 'smtp')}://{login}localhost:{box.port}",
+            tls=ssl.create_default_context(cafile=made.ca if trusted else None),
+        )  # fmt: skip
+        while post.step():
+            pass
+        (row,) = rows(shop, tenant)
+        assert outcome in row["detail"], row["detail"]
+        delivered = outcome == "delivered"
+        mine = [one for one in box.letters if one["Message-ID"].startswith(f"<{row['id']}@")]
+        assert len(mine) == delivered
+        assert all(encrypted for *_, encrypted in box.logins), "never in the clear"
+        if delivered:
+            assert box.logins[-1][:2] == (b"bills@x", b"p@ss word")
+    finally:
+        box.stop()
 
 
 def test_what_is_old_is_not_sent_to_a_server_that_comes_later(shop: Shop, inbox: Inbox) -> None:

@@ -398,6 +398,23 @@ def test_over_the_api_with_a_pdf_and_a_journal_that_hledger_accepts(
         assert api.put(f"/v1/tags/{key['id']}", json=tags, headers=stranger).status_code == 404
         assert api.put(f"/v1/tags/{key['id']}", json=tags, headers=tenant).status_code == 200
         assert api.get(f"/v1/tags/{key['id']}", headers=operator).json()["tags"] == tags["tags"]
+        budget = {"amount_usd": "3", "percents": [50, 100], "email": "cfo@acme.example"}
+        put = api.put("/v1/budgets/all", json=budget, headers=tenant)
+        assert (put.status_code, put.json()["spent_usd"]) == (200, "2.469134")
+        (found,) = api.get("/v1/budgets", headers=tenant).json()["items"]
+        assert (found["name"], found["amount_usd"], found["percents"]) == ("all", "3.00", [50, 100])
+        assert api.get("/v1/budgets", headers=stranger).json()["items"] == []
+        for wrong, why in (
+            (budget | {"amount_usd": "0"}, "more than zero"),
+            (budget | {"percents": [0]}, "percents"),
+            (budget | {"email": ""}, "whom to tell"),
+            (budget | {"webhook": "http://127.0.0.1/x"}, "webhook"),
+        ):
+            refused = api.put("/v1/budgets/all", json=wrong, headers=tenant)
+            assert (refused.status_code, why in refused.text) == (422, True), refused.text
+        assert api.delete("/v1/budgets/all", headers=stranger).status_code == 404
+        assert api.delete("/v1/budgets/all", headers=tenant).status_code == 204
+        assert api.delete("/v1/budgets/all", headers=tenant).status_code == 404
         asked = {"period": "2026-10", "format": "csv"}
         bill = api.get("/v1/exports/focus", params=asked, headers=tenant)
         rows = list(csv.DictReader(io.StringIO(bill.text, newline="")))
