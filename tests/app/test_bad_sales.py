@@ -1,8 +1,6 @@
 """What can never be sold, over the API and by the command: a clear error, and nothing changed."""
 
-import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -10,8 +8,7 @@ from typing import Any, Final, LiteralString
 
 import httpx
 import pytest
-import uvicorn
-from fastapi import FastAPI
+from tests.app.serving import served
 from tests.cli.fake_api import Sublet, runner, write_ready
 from tests.core.databases import fresh
 
@@ -38,29 +35,6 @@ _TABLES: Final[tuple[LiteralString, ...]] = (
 )  # fmt: skip
 
 
-class _Server(uvicorn.Server):
-    @contextmanager
-    def capture_signals(self) -> Iterator[None]:
-        yield
-
-
-@contextmanager
-def served(app: FastAPI) -> Iterator[str]:
-    server = _Server(
-        uvicorn.Config(app, port=0, lifespan="off", log_config=None, timeout_graceful_shutdown=1)
-    )
-    thread = threading.Thread(target=server.run, daemon=True)
-    thread.start()
-    for _ in range(1_000):
-        if server.started:
-            break
-        thread.join(0.01)
-    host, port = server.servers[0].sockets[0].getsockname()[:2]
-    yield f"http://{host}:{port}"
-    server.should_exit = True
-    thread.join(10)
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Market:
     """Eight GPUs, an operator, a tenant, a window that is sold and a quote that is used."""
@@ -75,7 +49,7 @@ class Market:
     def call(self, who: str, method: str, path: str, body: object) -> httpx.Response:
         return httpx.request(
             method, self.url + path, json=body,
-            headers={"Authorization": f"Bearer {self.keys[who]}"}, timeout=180,
+            headers={"Authorization": f"Bearer {self.keys[who]}"}, timeout=60,
         )  # fmt: skip
 
     def records(self) -> list[str]:

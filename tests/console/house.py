@@ -11,6 +11,7 @@ from uuid import uuid4
 
 from starlette.testclient import TestClient
 from tests.core.databases import fresh
+from tests.ledger.test_tampering import tell_a_story
 
 from sublet.app.admissions import Admissions
 from sublet.app.bootstrap import bootstrap, open_accounts
@@ -96,19 +97,22 @@ class Browser:
 
 
 @contextmanager
-def furnished(postgres_url: str, template: str, folder: Path, **settings: Any) -> Iterator[House]:
+def furnished(
+    postgres_url: str, template: str, folder: Path, *, story: bool = False, **settings: Any
+) -> Iterator[House]:
+    """Make a console; with a `story`, of an instance in which everything happened once."""
     with fresh(postgres_url, template) as db:
-        clock = ManualClock(NOON)
+        clock = ManualClock(tell_a_story(db) if story else NOON)
         secrets = load_or_make(folder / "secrets.json")
         Vault(folder / VAULT).prepare()
         engine = SimulatedEngine(
             [Node(name="a", gpu_model="h200", gpus=8, memory_bytes=1 << 40)], clock
         )
         with db.transaction() as tx:
-            acme = bootstrap(tx, secrets, model=False, now=NOON)
-            other = tenants.create_tenant(tx, "other", now=NOON)
+            acme = bootstrap(tx, secrets, model=False, now=clock.now())
+            other = tenants.create_tenant(tx, "other", now=clock.now())
             open_accounts(tx, other)
-            fleet.observe_pools(tx, {"h200": 8}, notice_seconds=10, now=NOON)
+            fleet.observe_pools(tx, {"h200": 8}, notice_seconds=10, now=clock.now())
         services = Services(
             config=Config(data=folder, **settings), db=db, engine=engine, internal_queue=None,
             clock=clock, admissions=Admissions(db, jobs=engine.internal_jobs, clock=clock),

@@ -216,7 +216,7 @@ def test_a_hundred_at_once_on_a_wallet_worth_seven_serve_exactly_seven(stage: St
     messages = says(tokens=2, first_ms=4000)
     with (
         httpx.Client(
-            base_url=stage.url, timeout=180, headers={"authorization": f"Bearer {key}"}
+            base_url=stage.url, timeout=60, headers={"authorization": f"Bearer {key}"}
         ) as client,
         ThreadPoolExecutor(100) as pool,
     ):

@@ -3,7 +3,7 @@
 from starlette.responses import Response
 
 from sublet.console import account, live, oidc, people_pages, signing_in
-from sublet.console.operator import leases, overview
+from sublet.console.operator import fleet, leases, market, money, overview
 from sublet.console.operator.acting import act_for, end_acting
 from sublet.console.page import Action, For, Page
 from sublet.console.tenant import contents as tenant
@@ -20,7 +20,47 @@ async def show_home(visit: Visit) -> Response:
 PAGES: tuple[Page, ...] = (
     Page(path="/", title="Overview", audience=For.BOTH, show=show_home, group="Now"),
     # ── of the operator ──
+    Page(path="/fleet", title="Fleet", audience=For.OPERATOR, show=fleet.show, group="Now"),
+    Page(path="/fleet/{pool}", title="Pool", audience=For.OPERATOR, show=fleet.show_pool,
+         example={"pool": "pool"}),
     Page(path="/leases", title="Leases", audience=For.OPERATOR, show=leases.show, group="Now"),
+    Page(path="/leases/{lease_id}", title="Lease", audience=For.OPERATOR, show=leases.show_one,
+         example={"lease_id": "lease"}),
+    Page(path="/reclaims", title="Reclaims", audience=For.OPERATOR, show=leases.show_reclaims,
+         group="Now"),
+    Page(path="/reclaims/{pool}", title="A reclaim", audience=For.OPERATOR,
+         show=leases.show_reclaim, example={"pool": "reclaim"}),
+    Page(path="/models", title="Models", audience=For.OPERATOR, show=market.show_models,
+         group="Now"),
+    Page(path="/surplus", title="Surplus", audience=For.OPERATOR, show=market.show_surplus,
+         group="Sell"),
+    Page(path="/market", title="Market", audience=For.OPERATOR, show=market.show_market,
+         group="Sell"),
+    Page(path="/contracts", title="Contracts", audience=For.OPERATOR, show=leases.show_contracts,
+         group="Sell"),
+    Page(path="/tenants", title="Tenants", audience=For.OPERATOR, show=money.show_tenants,
+         group="Sell"),
+    Page(path="/tenants/{tenant_id}", title="Tenant", audience=For.OPERATOR,
+         show=money.show_tenant, example={"tenant_id": "tenant"}),
+    Page(path="/money", title="Money", audience=For.OPERATOR, show=money.show, group="Money"),
+    Page(path="/invoices", title="Invoices", audience=For.OPERATOR, show=money.show_invoices,
+         group="Money"),
+    Page(path="/invoices/{number}", title="Invoice", audience=For.OPERATOR,
+         show=money.show_invoice, example={"number": "invoice"}),
+    Page(path="/invoices/{number}/pdf", title="Invoice as PDF", audience=For.OPERATOR,
+         show=money.show_pdf, walks=False, example={"number": "invoice"}),
+    Page(path="/charges", title="Charges", audience=For.OPERATOR, show=money.show_charges,
+         group="Money"),
+    Page(path="/charges/{usage_id}", title="A charge", audience=For.OPERATOR,
+         show=money.show_charge, example={"usage_id": "charge"}),
+    Page(path="/ledger", title="Ledger", audience=For.OPERATOR, show=money.show_ledger,
+         group="Money"),
+    Page(path="/ledger/{account}", title="Account", audience=For.OPERATOR,
+         show=money.show_account, example={"account": "account"}),
+    Page(path="/returns", title="Returns", audience=For.OPERATOR, show=market.show_returns,
+         group="Money"),
+    Page(path="/stress", title="Stress", audience=For.OPERATOR, show=market.show_stress,
+         group="Money"),
     # ── of a tenant ──
     *tenant.PAGES,
     # ── of people ──
@@ -45,6 +85,21 @@ ACTIONS: tuple[Action, ...] = (
     # ── of the operator ──
     Action(path="/act-for", name="session.act_for", audience=For.OPERATOR, act=act_for),
     Action(path="/act-for/end", name="session.act_for.end", audience=For.TENANT, act=end_acting),
+    Action(path="/fleet/{pool}", name="pool.policy", audience=For.OPERATOR, needs=Right.RUN,
+           act=fleet.set_policy, example={"pool": "pool"}),
+    Action(path="/leases/{lease_id}/end", name="lease.end", audience=For.OPERATOR,
+           needs=Right.RUN, act=leases.end, example={"lease_id": "lease"}),
+    Action(path="/models/serve", name="model.serve", audience=For.OPERATOR, needs=Right.RUN,
+           act=market.serve_model),
+    Action(path="/prices", name="price.set", audience=For.OPERATOR, needs=Right.RUN,
+           act=market.set_price),
+    Action(path="/tenants", name="tenant.create", audience=For.OPERATOR, needs=Right.RUN,
+           act=money.create_tenant),
+    Action(path="/tenants/{tenant_id}/credit", name="wallet.credit", audience=For.OPERATOR,
+           needs=Right.MONEY, act=money.credit, example={"tenant_id": "tenant"}),
+    Action(path="/invoices/{number}/paid", name="invoice.paid", audience=For.OPERATOR,
+           needs=Right.MONEY, act=money.pay_invoice, example={"number": "invoice"}),
+    Action(path="/audit", name="audit.run", audience=For.OPERATOR, act=money.run_audit),
     # ── of a tenant ──
     *tenant.ACTIONS,
     # ── of people ──

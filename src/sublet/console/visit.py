@@ -1,8 +1,9 @@
 """One request of one person: what a page or an action works with."""
 
+import asyncio
 import hashlib
 import hmac
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final, Protocol, TypeVar
 from urllib.parse import quote, unquote
@@ -15,7 +16,7 @@ from starlette.responses import HTMLResponse, RedirectResponse, Response
 from sublet.config import Config
 from sublet.console.api import Api
 from sublet.console.page import BASE, Action, For, Page
-from sublet.core.clock import Clock
+from sublet.core.clock import Clock, steady_seconds
 from sublet.core.db import Database, Tx
 from sublet.core.errors import Invalid
 from sublet.core.vault import Vault
@@ -56,6 +57,7 @@ class Site:
     templates: "Environment"
     pages: tuple[Page, ...]
     actions: tuple[Action, ...]
+    memory: dict[Hashable, tuple[asyncio.Lock, list[Any]]] = field(default_factory=dict)
     watch: object  # tells pages what changed: `live.Watch`
 
     @property
@@ -137,6 +139,19 @@ class Visit:
                 return work(tx)
 
         return await run_in_threadpool(run)
+
+    async def remembered(self, key: Hashable, seconds: float, work: Callable[[Tx], T]) -> T:
+        """Do `work` in a transaction, or return what it returned so lately, to whomever.
+
+        For looks at many records that many people have open; never for what is one's own.
+        """
+        turns, known = self.site.memory.setdefault(key, (asyncio.Lock(), []))
+        async with turns:
+            now = steady_seconds()
+            if not known or known[0][0] <= now:
+                known[:] = [(now + seconds, await self.db(work))]
+            found: T = known[0][1]
+            return found
 
     def part(self, name: str) -> str:
         """Return a part of the path, such as the lease's id."""

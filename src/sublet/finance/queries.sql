@@ -1,7 +1,7 @@
 -- Finance reads the records of every room and writes none of them. Days are those of UTC.
 
 -- name: list_uses
--- GPU-seconds by pool, day and use, of leases, replicas and internal jobs, within [start, end).
+-- GPU-seconds by pool, step and use, of leases, replicas and internal jobs, within [start, end).
 WITH spans AS (
     SELECT l.pool, l.gpus,
            CASE WHEN t.kind = 'house' THEN 'model' ELSE l.tier END AS use,
@@ -25,31 +25,31 @@ WITH spans AS (
      GROUP BY job_id
     HAVING count(*) FILTER (WHERE event = 'started') > 0
 )
-SELECT pool, use, day::date AS day,
-       sum(gpus * extract(epoch FROM least(until, day + interval '1 day') - greatest(start, day)))::float8
+SELECT pool, use, at,
+       sum(gpus * extract(epoch FROM least(until, at + %(step)s) - greatest(start, at)))::float8
        AS gpu_seconds
   FROM spans,
-       generate_series(date_trunc('day', start, 'UTC'), until - interval '1 microsecond',
-                       interval '1 day') AS day
+       generate_series(date_bin(%(step)s, start, 'epoch'), until - interval '1 microsecond',
+                       %(step)s) AS at
  WHERE start < until
- GROUP BY pool, use, day;
+ GROUP BY pool, use, at;
 
 -- name: list_capacities
--- GPU-seconds by pool and day that were healthy, within [start, end).
+-- GPU-seconds by pool and step that were healthy, within [start, end).
 WITH steps AS (
     SELECT pool, gpus, greatest(happened_at, %(start)s) AS start,
            least(coalesce(lead(happened_at) OVER (PARTITION BY pool ORDER BY sequence), %(now)s),
                  %(end)s) AS until
       FROM pool_event
 )
-SELECT pool, day::date AS day,
-       sum(gpus * extract(epoch FROM least(until, day + interval '1 day') - greatest(start, day)))::float8
+SELECT pool, at,
+       sum(gpus * extract(epoch FROM least(until, at + %(step)s) - greatest(start, at)))::float8
        AS gpu_seconds
   FROM steps,
-       generate_series(date_trunc('day', start, 'UTC'), until - interval '1 microsecond',
-                       interval '1 day') AS day
+       generate_series(date_bin(%(step)s, start, 'epoch'), until - interval '1 microsecond',
+                       %(step)s) AS at
  WHERE start < until
- GROUP BY pool, day;
+ GROUP BY pool, at;
 
 -- name: list_charged
 -- What was charged by product and pool; of models by their name.

@@ -1,7 +1,8 @@
 """The register in the database, and what the records of all rooms say of a period."""
 
-from dataclasses import asdict
-from datetime import UTC, date, datetime, time
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from datetime import UTC, date, datetime, time, timedelta
 from typing import Any
 
 from psycopg.types.json import Json
@@ -66,19 +67,38 @@ def read_record(tx: Tx, start: date, end: date, *, now: datetime) -> Record:
     row = {"start": _midnight(start), "end": min(_midnight(end), now), "now": now}
     if row["start"] >= row["end"]:
         return Record(start=start, end=end)
-    used: dict[tuple[str, date], dict[str, float]] = {}
-    for found in tx.execute(QUERIES["list_uses"], row):
-        uses = used.setdefault((found["pool"], found["day"]), {})
-        uses[found["use"]] = found["gpu_seconds"] / 3600
-    hours = []
-    for found in tx.execute(QUERIES["list_capacities"], row):
-        key = found["pool"], found["day"]
-        hours.append(
-            Hours(pool=key[0], day=key[1], healthy=found["gpu_seconds"] / 3600,
-                  used=used.get(key, {}))
-        )  # fmt: skip
+    hours = [
+        Hours(pool=one.pool, day=one.at.astimezone(UTC).date(), healthy=one.healthy / 3600,
+              used={use: seconds / 3600 for use, seconds in one.used.items()})
+        for one in list_steps(tx, row["start"], row["end"], step=timedelta(days=1), now=now)
+    ]  # fmt: skip
     earned, tokens = _money(tx, row)
     return Record(start=start, end=end, hours=hours, earned=earned, tokens=tokens)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class UseStep:
+    """GPU-seconds of one pool within one step of time."""
+
+    pool: str
+    at: datetime  # its start
+    healthy: float
+    used: Mapping[str, float]  # by use: internal, model, or a lease's tier
+
+
+def list_steps(
+    tx: Tx, start: datetime, end: datetime, *, step: timedelta, now: datetime
+) -> list[UseStep]:
+    """Return what each pool's GPUs did in `[start, end)`, in steps that begin at multiples of one."""
+    row = {"start": start, "end": min(end, now), "now": now, "step": step}
+    used: dict[tuple[str, datetime], dict[str, float]] = {}
+    for found in tx.execute(QUERIES["list_uses"], row):
+        used.setdefault((found["pool"], found["at"]), {})[found["use"]] = found["gpu_seconds"]
+    return [
+        UseStep(pool=found["pool"], at=found["at"], healthy=found["gpu_seconds"],
+                used=used.get((found["pool"], found["at"]), {}))
+        for found in tx.execute(QUERIES["list_capacities"], row)
+    ]  # fmt: skip
 
 
 def _money(tx: Tx, row: dict[str, Any]) -> tuple[list[Earned], dict[str, int]]:

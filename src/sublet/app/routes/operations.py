@@ -24,9 +24,12 @@ from sublet.app.http import Operator, Ours, envelope
 from sublet.app.services import Services
 from sublet.core.db import Tx
 from sublet.core.errors import SubletError
+from sublet.engine.port import Phase
 from sublet.fleet import store as fleet
 from sublet.leases import policy
 from sublet.leases import service as leases
+from sublet.leases import store as lease_store
+from sublet.leases.lease import LeaseId
 from sublet.models import service as models
 from sublet.models import store as model_store
 from sublet.models.deployment import Deployment, ReplicaState
@@ -149,6 +152,34 @@ def show_fleet(ours: Ours, _: Operator) -> dict[str, Any]:
                 }
             )
     return {"pools": pools}
+
+
+@router.get("/nodes", tags=["fleet"])
+def list_nodes(ours: Ours, _: Operator) -> dict[str, Any]:
+    """List every node with its healthy GPUs, and how many of them leases hold, as far as known.
+
+    `leased_gpus` counts the leases that the engine says which nodes they are on: all of a lease's
+    GPUs on one node, or spread evenly over several.
+    """
+    with ours.db.transaction() as tx:
+        sizes = {lease.id: lease.gpus for lease in lease_store.list_live(tx)}
+    held: dict[str, float] = {}
+    for id_, seen in ours.engine.workloads().items():
+        if seen.phase in {Phase.STARTING, Phase.RUNNING} and seen.nodes:
+            for name in seen.nodes:
+                held[name] = held.get(name, 0.0) + sizes.get(LeaseId(id_), 0) / len(seen.nodes)
+    return {
+        "items": [
+            {
+                "name": node.name,
+                "pool": node.gpu_model,
+                "block": node.block,
+                "gpus": node.gpus,
+                "leased_gpus": round(held.get(node.name, 0.0), 2),
+            }
+            for node in ours.engine.nodes()
+        ]
+    }
 
 
 @router.patch("/pools/{name}", tags=["fleet"])

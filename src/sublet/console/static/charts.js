@@ -94,7 +94,7 @@ function time(spec, width, label) {
     });
     svg.append(make("path", { d: up + down + "Z", fill: "var(--c-internal)", opacity: .3 }), make("path", { class: "line", d: up, stroke: "var(--c-internal)", "stroke-dasharray": "4 3" }));
   }
-  if (bound < count) svg.append(make("line", { class: "cursor", x1: x(bound), x2: x(bound), y1: top, y2: height - bottom }), make("text", { x: x(bound) + 4, y: top + 10 }, "now"));
+  if (bound < count) svg.append(make("line", { class: "cursor", x1: x(bound), x2: x(bound), y1: top, y2: height - bottom }), make("text", { x: x(bound) + (bound > count * .95 ? -4 : 4), y: top + 10, "text-anchor": bound > count * .95 ? "end" : "start" }, "now"));
   lines.forEach((one, place) => {
     let path = "", pen = "M";
     one.values.forEach((value, i) => { if (value === null) { pen = "M"; return; } path += `${pen}${x(i).toFixed(1)} ${y(value).toFixed(1)}`; pen = "L"; });
@@ -142,6 +142,27 @@ function bars(spec, width, label) {
   return spec.series.length > 1 ? [svg, legend(spec.series)] : [svg];
 }
 
+// {kind: "lines", labels, unit, series: [{name, key, values}]}
+function lines(spec, width, label) {
+  const height = spec.height || 250, left = 64, right = 10, top = 8, bottom = 22, count = spec.labels.length;
+  const all = spec.series.flatMap((one) => one.values.filter((value) => value !== null));
+  const step = nice(Math.max(0, ...all) - Math.min(0, ...all)), high = Math.ceil(Math.max(0, ...all) / step) * step, low = Math.floor(Math.min(0, ...all) / step) * step;
+  const x = (i) => left + (width - left - right) * i / Math.max(count - 1, 1), y = (value) => top + (height - top - bottom) * (1 - (value - low) / (high - low || 1));
+  const svg = make("svg", { viewBox: `0 0 ${width} ${height}`, height, role: "img", "aria-label": label });
+  for (let value = low; value <= high + step / 9; value += step)
+    svg.append(make("line", { class: Math.abs(value) < step / 9 && low < 0 ? "cursor" : "grid-line", x1: left, x2: width - right, y1: y(value), y2: y(value) }), make("text", { x: left - 7, y: y(value) + 4, "text-anchor": "end" }, show(value, spec.unit)));
+  const every = Math.ceil(count / Math.max(1, Math.floor((width - left) / 80)));
+  spec.labels.forEach((text, i) => { if (i % every === 0) svg.append(make("text", { x: x(i), y: height - 5, "text-anchor": "middle" }, text)); });
+  spec.series.forEach((one, place) => {
+    let path = "", pen = "M";
+    one.values.forEach((value, i) => { if (value === null) { pen = "M"; return; } path += `${pen}${x(i).toFixed(1)} ${y(value).toFixed(1)}`; pen = "L"; });
+    svg.append(make("path", { class: "line", d: path, stroke: colour(one, place) }));
+  });
+  follow(svg, width, (at) => Math.round((at - left) / (width - left - right) * (count - 1)), count, (event, i) =>
+    tip(event, i === null ? null : [spec.labels[i], ...spec.series.map((one) => `${one.name}: ${show(one.values[i], spec.unit)}`)].join("\n")));
+  return [svg, legend(spec.series)];
+}
+
 // {kind: "heat", rows: [name], columns: [name], values: [[…]], unit, notes: [[…]]}
 function heat(spec, width, label) {
   const left = spec.left || 90, cell = Math.max(4, (width - left) / spec.columns.length), row = spec.row || 24, bottom = 20;
@@ -165,6 +186,43 @@ function heat(spec, width, label) {
   return [svg];
 }
 
+// {kind: "nodes", groups: [{pool, block, nodes: [[name, gpus, leased]]}]}: a canvas, since a fleet has thousands.
+function nodes(spec, width, label) {
+  const total = spec.groups.reduce((sum, group) => sum + group.nodes.length, 0);
+  const cell = total > 4000 ? 9 : total > 800 ? 13 : 20, gap = 16, head = 18, many = Math.max(1, Math.floor(width / cell));
+  let top = 0;
+  const places = spec.groups.map((group) => { const at = top; top += head + Math.ceil(group.nodes.length / many) * cell + gap; return at; });
+  const canvas = make("canvas", { role: "img", "aria-label": label });
+  const ratio = devicePixelRatio || 1, style = getComputedStyle(document.body), paint = canvas.getContext("2d");
+  canvas.width = width * ratio; canvas.height = top * ratio;
+  canvas.style.height = top + "px";
+  paint.scale(ratio, ratio);
+  const probe = document.body.appendChild(make("i", {}));
+  const of = (name) => { probe.style.color = `var(${name})`; return getComputedStyle(probe).color; };
+  const [ink, held, free, down] = ["--soft", "--c-on_demand", "--rule", "--c-down"].map(of);
+  probe.remove();
+  paint.font = "12px " + style.fontFamily;
+  spec.groups.forEach((group, g) => {
+    paint.fillStyle = ink;
+    paint.fillText([group.pool, group.block, `${group.nodes.length} nodes`].filter(Boolean).join(" · "), 0, places[g] + 12);
+    group.nodes.forEach(([, gpus, leased], i) => {
+      const x = (i % many) * cell, y = places[g] + head + Math.floor(i / many) * cell;
+      paint.fillStyle = gpus ? free : down;
+      paint.fillRect(x, y, cell - 2, cell - 2);
+      if (gpus && leased) { paint.globalAlpha = .25 + .75 * Math.min(1, leased / gpus); paint.fillStyle = held; paint.fillRect(x, y, cell - 2, cell - 2); paint.globalAlpha = 1; }
+    });
+  });
+  canvas.addEventListener("pointermove", (event) => {
+    const box = canvas.getBoundingClientRect(), x = event.clientX - box.left, y = event.clientY - box.top;
+    const g = places.findLastIndex((at) => y >= at + head);
+    const i = g < 0 ? -1 : Math.floor((y - places[g] - head) / cell) * many + Math.floor(x / cell);
+    const node = g < 0 || x >= many * cell ? null : spec.groups[g].nodes[i];
+    tip(event, node ? `${node[0]}\n${node[1] ? `${node[1]} GPUs, ${node[2]} leased` : "down"}` : null);
+  });
+  canvas.addEventListener("pointerleave", (event) => tip(event, null));
+  return [canvas];
+}
+
 function follow(svg, width, at, count, told) {
   svg.addEventListener("pointermove", (event) => {
     const box = svg.getBoundingClientRect();
@@ -174,7 +232,7 @@ function follow(svg, width, at, count, told) {
   svg.addEventListener("pointerleave", (event) => told(event, null));
 }
 
-const KINDS = { time, bars, heat };
+const KINDS = { time, bars, lines, heat, nodes };
 export function draw(figure) {
   const spec = JSON.parse(figure.querySelector("script").textContent);
   const box = figure.querySelector(".drawn");
@@ -183,6 +241,7 @@ export function draw(figure) {
   box.replaceChildren(...KINDS[spec.kind](spec, width, figure.getAttribute("aria-label")));
 }
 export function drawAll(within) { for (const figure of within.querySelectorAll("[data-chart]")) draw(figure); }
+addEventListener("themed", () => { for (const figure of document.querySelectorAll("[data-chart]")) if (figure.querySelector("canvas")) draw(figure); });
 let resized = 0;
 addEventListener("resize", () => {
   cancelAnimationFrame(resized);
