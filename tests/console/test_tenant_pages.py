@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Iterator
-from datetime import timedelta
+from datetime import date, timedelta
 from uuid import uuid4
 
 import pytest
@@ -10,6 +10,7 @@ from tests.console.house import Browser, House
 
 from sublet.core.ids import new_id
 from sublet.core.money import Money, Rate
+from sublet.invoices import service
 from sublet.ledger import store as ledger
 from sublet.ledger.transfer import Transfer
 from sublet.market import store as market
@@ -115,3 +116,20 @@ def test_usage_budgets_and_billing_say_what_is_so(shop: House) -> None:
         assert admin.get(f"/billing/{number}").status_code == 404
     member = shop.signed_in(PersonRole.TENANT_MEMBER)
     assert member.post("/budgets", **budget).status_code == 403
+
+
+def test_an_invoice_is_read_and_fetched_by_its_tenant_alone(shop: House) -> None:
+    with shop.db.transaction() as tx:
+        made = service.issue(
+            tx, shop.acme.id, date(2026, 2, 1), date(2026, 3, 1), now=shop.clock.now()
+        )
+    member = shop.signed_in(PersonRole.TENANT_MEMBER)
+    assert made.label in member.get("/billing").text
+    assert "2026-02-01" in member.get(f"/billing/{made.number}").text
+    pdf = member.get(f"/billing/{made.number}/pdf")
+    assert pdf.content.startswith(b"%PDF") and pdf.headers["content-type"] == "application/pdf"
+    eve = shop.browser()
+    eve.accept(shop.invite(PersonRole.TENANT_ADMIN, other=True), email="eva@other.example")
+    assert made.label not in eve.get("/billing").text
+    for path in (f"/billing/{made.number}", f"/billing/{made.number}/pdf"):
+        assert eve.get(path).status_code == 404

@@ -169,7 +169,8 @@ stream = client.chat.completions.create(
 ${lines([`model=${quoted(asked.model)}`, `messages=[\n${lines(asked.messages.map(quoted), "        ")}\n    ]`, ...rest(asked), "stream=True"], "    ")}
 )
 for chunk in stream:
-    print(chunk.choices[0].delta.content or "", end="") if chunk.choices else None`,
+    if chunk.choices:
+        print(chunk.choices[0].delta.content or "", end="")`,
   anthropic: (asked, gateway) => `from anthropic import Anthropic
 
 client = Anthropic(base_url="${gateway}", api_key="sk-sublet-…")
