@@ -32,6 +32,9 @@ class Config:
     model_bytes: int = 1 << 40  # SUBLET_MODEL_BYTES: of models that one tenant may keep
     file_bytes: int = 512 << 20  # SUBLET_FILE_BYTES: of one file that a tenant sends to the gateway
     recipes: Path | None = None  # SUBLET_RECIPES: a folder of serving recipes of yours
+    # SUBLET_TRAINER_PYTHON: has what fine-tuning needs, where our own does not
+    trainer_python: Path | None = None
+    checkpoint_seconds: float = 60.0  # SUBLET_CHECKPOINT_SECONDS: between two of a fine-tuning job
     engine: str = "local"  # SUBLET_ENGINE: what runs the work, local or slurm
     images: Path | None = None  # SUBLET_IMAGES: the folder of unpacked images for leases
     slurm: Path | None = None  # SUBLET_SLURM: the file with the settings of the Slurm cluster
@@ -171,6 +174,12 @@ def load(environment: Mapping[str, str] | None = None, **overrides: Any) -> Conf
         raise Misconfigured("SUBLET_MODEL_BYTES must not be below 0")
     if config.file_bytes < 1:
         raise Misconfigured("SUBLET_FILE_BYTES must not be below 1")
+    if not 0 < config.checkpoint_seconds <= 86_400:
+        raise Misconfigured("SUBLET_CHECKPOINT_SECONDS must be above 0, and no more than a day")
+    if config.trainer_python is not None and not config.trainer_python.is_file():
+        raise Misconfigured(
+            f"SUBLET_TRAINER_PYTHON must be a Python that there is, not {config.trainer_python}"
+        )
     for name in ("models_folder", "recipes"):
         path = getattr(config, name)
         if path is not None and not path.is_dir():

@@ -7,7 +7,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import timedelta
@@ -75,6 +75,7 @@ class Plane:
     database_url: str
     folder: Path
     part: str = "control"
+    variables: Mapping[str, str] = field(default_factory=dict)
     points: Path = field(init=False)
     deaths: list[str] = field(default_factory=list)  # what had been fired when it died
     others: dict[int, str] = field(default_factory=dict)
@@ -105,6 +106,7 @@ class Plane:
             "SUBLET_NOTICE_SECONDS": "20",
             "SUBLET_FAILPOINTS": str(self.points),
             "TEST_CLOCK": str(self.folder / "clock"),
+            **self.variables,
         }
         self.set_clock()
 
@@ -230,11 +232,17 @@ class Plane:
 
 @contextmanager
 def plane(
-    zygote: Zygote, database_url: str, folder: Path, *, part: str = "control", plan: str = ""
+    zygote: Zygote,
+    database_url: str,
+    folder: Path,
+    *,
+    part: str = "control",
+    plan: str = "",
+    variables: Mapping[str, str] | None = None,
 ) -> Iterator[Plane]:
     """Run one from its first start on with this `plan`."""
     with Database(database_url) as db:
-        made = Plane(zygote, db, database_url, folder, part)
+        made = Plane(zygote, db, database_url, folder, part, variables or {})
         made.plan(plan)
         try:
             made.start()

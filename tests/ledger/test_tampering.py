@@ -43,7 +43,7 @@ from sublet.ledger.transfer import Transfer
 from sublet.market import service as pricing
 from sublet.market import store as market
 from sublet.market.floor import Cost
-from sublet.market.price import Tier, output_sku
+from sublet.market.price import Tier, output_sku, training_sku
 from sublet.metering import audit as metering_audit
 from sublet.metering import store as metering
 from sublet.metering import tags
@@ -104,6 +104,7 @@ def tell_a_story(db: Database) -> datetime:
     pass_time(120)
     use_a_model(db, tenant, now=clock.now())
     buy_an_answer(db, tenant, now=clock.now())
+    teach_a_model(db, tenant, now=clock.now())
     name_a_call(db, now=clock.now())
     set_a_floor(db, now=clock.now())
     keep_books(db, now=clock.now())
@@ -141,6 +142,45 @@ def use_a_model(db: Database, tenant: Tenant, *, now: datetime) -> None:
         metering.settle(
             tx, usage, [Line(price=price, quantity=100)], hold_id=hold.id, now=now
         )  # fmt: skip
+
+
+def teach_a_model(db: Database, tenant: Tenant, *, now: datetime) -> None:
+    """Let a fine-tuning job fail after a checkpoint, and end a batch of which nothing was answered."""
+    tuning, file, artefact, batch = (uuid4() for _ in range(4))
+    with db.transaction() as tx:
+        key, _ = tenants.create_key(tx, tenant.id, "tuning", now=now)
+        price = market.set_price(tx, training_sku("base"), Rate(nanos=7, per=3), now=now)
+        for id_ in (file, artefact):
+            tx.execute(
+                "INSERT INTO artefact (id, tenant_id, kind, state, origin, source, created_at, since)"
+                " VALUES (%s, %s, 'file', 'deleted', 'upload', '{}', %s, %s)",
+                (id_, tenant.id, now, now),
+            )
+        tx.execute(
+            "INSERT INTO stored_file (id, tenant_id, created_at) VALUES (%s, %s, %s)",
+            (file, tenant.id, now),
+        )
+        tx.execute(
+            "INSERT INTO model (name, title, recipe, serving, licence, licence_url, created_at)"
+            " VALUES ('base', 'Base', 'base', '{}', '', '', %s)",
+            (now,),
+        )
+        tx.execute(
+            "INSERT INTO tuning (id, tenant_id, api_key_id, base, suffix, training_file, method,"
+            " metadata, price_id, state, tokens, created_at, ended_at)"
+            " VALUES (%s, %s, %s, 'base', '', %s, '{}', '{}', %s, 'failed', 9, %s, %s)",
+            (tuning, tenant.id, key.id, file, price.id, now, now),
+        )
+        tx.execute(
+            "INSERT INTO tuning_checkpoint (tuning_id, step, tokens, artefact_id, lease_id, metrics,"
+            " happened_at, recorded_at) VALUES (%s, 1, 5, %s, %s, '{}', %s, %s)",
+            (tuning, artefact, uuid4(), now, now),
+        )
+        tx.execute(
+            "INSERT INTO batch_end (batch_id, tenant_id, total, answered, refused, expired,"
+            " cancelled, happened_at, recorded_at) VALUES (%s, %s, 2, 0, 1, 1, 0, %s, %s)",
+            (batch, tenant.id, now, now),
+        )
 
 
 def set_a_floor(db: Database, *, now: datetime) -> None:
@@ -259,7 +299,7 @@ def test_an_honest_story_has_no_difference(told: Told) -> None:
     counts = findings.counts
     assert set(counts) == {
         "internal_first", "no_double_sale", "money", "no_overspend", "charged_once", "past_stands",
-        "invoices", "purchases",
+        "invoices", "purchases", "fine_tuning", "batches",
     }  # fmt: skip
     assert counts["no_double_sale"]["internal_gpu_seconds"] == 8 * 60
     assert counts["no_double_sale"]["lease_gpu_seconds"] > 2 * 90

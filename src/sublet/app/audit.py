@@ -21,15 +21,23 @@ from sublet.core.clock import Clock
 from sublet.core.db import Database, Tx, load_queries
 from sublet.core.errors import Misconfigured, Unavailable
 from sublet.core.migrations import available
+from sublet.gateway.batches import audit as batches
 from sublet.invoices import audit as invoices
 from sublet.leases import audit as leases
 from sublet.ledger import audit as ledger
 from sublet.metering import audit as metering
+from sublet.models.tuning import audit as tunings
 from sublet.suppliers import audit as suppliers
 
 QUERIES: Final = load_queries("sublet.app")
 _RECORDS_WEIGHT: Final = (
-    leases.WEIGHT + ledger.WEIGHT + metering.WEIGHT + invoices.WEIGHT + suppliers.WEIGHT
+    leases.WEIGHT
+    + ledger.WEIGHT
+    + metering.WEIGHT
+    + invoices.WEIGHT
+    + suppliers.WEIGHT
+    + tunings.WEIGHT
+    + batches.WEIGHT
 )
 _SEALS_WEIGHT: Final = 50.0
 
@@ -106,6 +114,8 @@ def _audit(db: Database, when: Callable[[Tx], datetime], tell: Tell) -> Findings
             metering.audit(tx, findings, now=now, progress=records)
             invoices.audit(tx, findings, progress=records)
             suppliers.audit(tx, findings, progress=records)
+            tunings.audit(tx, findings, progress=records)
+            batches.audit(tx, findings, progress=records)
             seals.result()
         finally:
             both.stop()  # leaving early must not wait for what is left of the seals

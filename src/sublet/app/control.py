@@ -44,6 +44,7 @@ from sublet.app.routes import (
     suppliers,
     surplus,
     tenants,
+    tunings,
     usage,
 )
 from sublet.app.secrets import VAULT, load_or_make
@@ -70,6 +71,7 @@ from sublet.leases.waits import InternalWaits
 from sublet.models import earnings, stored
 from sublet.models.importing import Importer
 from sublet.models.service import Hosting, Replicas
+from sublet.models.tuning.service import Tunings
 from sublet.tenants import store as tenant_store
 from sublet.tenants.tenant import TenantId
 
@@ -137,6 +139,7 @@ def build_api(services: Services) -> FastAPI:
         surplus,
         ledger,
         models,
+        tunings,
         usage,
         pages,
     ):
@@ -192,16 +195,17 @@ def run(config: Config) -> int:
         engine = built.engine
         # Where replicas find weights, on whichever machine they run.
         shared = shared_folder(config)
+        hosting = Hosting(
+            house=house,
+            weights=shared / "models",
+            artefacts=artefacts_of(config),
+            keys_url=f"{config.api_url}/v1/replicas",
+            elsewhere=config.engine != "local",
+        )
         replicas = Replicas(
             db=ours,
             clock=clock,
-            hosting=Hosting(
-                house=house,
-                weights=shared / "models",
-                artefacts=artefacts_of(config),
-                keys_url=f"{config.api_url}/v1/replicas",
-                elsewhere=config.engine != "local",
-            ),
+            hosting=hosting,
             address_of=lambda lease: engine.observe(lease).address,
         )
         # The routes wake the loop, and the loop needs to know the addresses that they serve.
@@ -273,7 +277,7 @@ def run(config: Config) -> int:
         loop.start()
         webhooks = Webhooks(db, clock=clock, signing_key=secrets.signing_key)
         webhooks.start()
-        chores = _chores(ours, clock, services, replicas)
+        chores = _chores(ours, clock, services, replicas, hosting)
         for chore in chores:
             chore.start()
         server.run(sockets=[listener])
@@ -302,7 +306,9 @@ def _renew_bids(db: Database, now: "datetime") -> None:
     renew(db, now=now)
 
 
-def _chores(db: Database, clock: Clock, services: Services, replicas: Replicas) -> list[Chore]:
+def _chores(
+    db: Database, clock: Clock, services: Services, replicas: Replicas, hosting: Hosting
+) -> list[Chore]:
     """Return what is done beside the loop, as long as this control plane leads."""
     stopping = threading.Event()
     importer = Importer(
@@ -314,6 +320,15 @@ def _chores(db: Database, clock: Clock, services: Services, replicas: Replicas) 
     )
 
     config = services.config
+    tunings = Tunings(
+        db=db,
+        clock=clock,
+        shelf=services.shelf,
+        hosting=hosting,
+        jobs=services.engine.internal_jobs,
+        url=f"{config.api_url}/v1/tunings",
+        python=str(config.trainer_python or sys.executable),
+    )
     post = Post(
         db, clock=clock, signing_key=services.signing_key, smtp=config.smtp,
         sender=config.mail_from or "", seller=config.seller,
@@ -335,6 +350,7 @@ def _chores(db: Database, clock: Clock, services: Services, replicas: Replicas) 
 
     return [
         Chore("imports", importer.step, every_seconds=0.5, when_stopped=stopping.set),
+        Chore("tunings", tunings.step, every_seconds=0.5),
         Chore("earnings", weigh, every_seconds=10.0),
         Chore("mail", post.step, every_seconds=2.0),
         Chore("budgets", watch_budgets, every_seconds=300.0),

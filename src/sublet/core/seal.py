@@ -25,6 +25,7 @@ LAW: Final = "past_stands"
 TABLES: Final = {
     "asset_change": "record",
     "asset_lot": "record",
+    "batch_end": "record",
     "budget_alert": "record",
     "charge": "record",
     "coming_capacity": "record",
@@ -49,6 +50,7 @@ TABLES: Final = {
     "tagging": "record",
     "tax_rate": "record",
     "transfer": "sequence",
+    "tuning_checkpoint": "record",
     "usage": "record",
 }
 _MOST_ROWS: Final = 10_000  # of one seal: they are hashed in the database's memory

@@ -9,7 +9,8 @@ from functools import partial
 from types import MappingProxyType
 from typing import Final
 
-from sublet.core.errors import Unauthorized, Unavailable
+from sublet.core.db import Tx
+from sublet.core.errors import NotFound, Refused, Unauthorized, Unavailable
 from sublet.gateway import (
     anthropic,
     bedrock,
@@ -38,6 +39,7 @@ from sublet.gateway.signature import Rejected
 from sublet.gateway.signers import Signers
 from sublet.gateway.table import Table
 from sublet.gateway.things import Thing, Things
+from sublet.models import catalogue
 from sublet.tenants.tenant import Caller, KeyId, Tenant
 
 log: Final = logging.getLogger(__name__)
@@ -168,6 +170,8 @@ class Gateway:
             await self._look_back(exchange, before[1], before[2])
         elif thing := things.find(path):
             await self._keep(exchange, thing)
+        elif method == "DELETE":
+            await self._delete_model(exchange, _model_of(path) or "")
         else:
             table = await self._look(exchange)
             words = anthropic if exchange.dialect is anthropic.MESSAGES else openai
@@ -283,8 +287,29 @@ class Gateway:
                 await service.files.answer(exchange, tenant.id, thing.rest)
             case Things.BATCHES:
                 await service.batches.answer(exchange, caller, tenant, thing.rest)
+            case Things.TUNINGS:
+                await service.tuning.answer(exchange, caller, tenant, thing.rest)
             case Things.MESSAGE_BATCHES:
                 await service.batches.answer_messages(exchange, caller, tenant, thing.rest)
+
+    async def _delete_model(self, exchange: Exchange, name: str) -> None:
+        """Delete a model of the caller's own for good."""
+        _, tenant = await self._owner(exchange)
+        files = self._service.files
+
+        def delete(tx: Tx) -> Failure | None:
+            try:
+                model = catalogue.owned(tx, name, tenant_id=tenant.id)
+                catalogue.delete(tx, model, now=files.now())
+            except NotFound:
+                return Failure(Kind.NO_SUCH_MODEL, f"The model {name[:100]!r} does not exist here")
+            except Refused as error:
+                return Failure(Kind.FORBIDDEN, str(error))
+            return None
+
+        if (failure := await files.transact(delete)) is not None:
+            raise failure
+        await exchange.respond(200, openai.deleted(name))
 
     async def _owner(self, exchange: Exchange) -> tuple[Caller, Tenant]:
         """Return who calls about what is a tenant's own."""
@@ -420,6 +445,8 @@ def _methods(path: str) -> bytes:
         )
     if thing := things.find(path):
         return thing.methods
+    if _model_of(path):
+        return b"GET, HEAD, DELETE, OPTIONS"
     if path in (_HEALTH, _METRICS) or foundation.has(path) or _model_of(path) is not None:
         return b"GET, HEAD, OPTIONS"
     return b""

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from types import MappingProxyType
 from typing import Any, Final, NamedTuple, Self
+from uuid import UUID
 
 import msgspec
 
@@ -98,6 +99,7 @@ class Ask:
     counted: bool = (
         False  # its prompt is not text alone: nobody but the replica says how long it is
     )
+    adapter: UUID | None = None  # that its replica is to use
 
     @property
     def generates(self) -> bool:

@@ -4,7 +4,7 @@ A request adds a few integers; once a second what changed is told.
 """
 
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -41,10 +41,12 @@ class _Use:
 class Demand:
     def __init__(self) -> None:
         self._uses: dict[str, _Use] = {}
+        # Of models that have no replicas of their own, whose serve them.
+        self.served_by: Mapping[str, str] = {}
 
     def asked(self, model: str, *, at: datetime) -> None:
         """Note that somebody asked for a model that there is, whether it can answer or not."""
-        use = self._of(model)
+        use = self._of(self.served_by.get(model, model))
         use.asked_at = at
         use.changed = True
 
@@ -63,6 +65,7 @@ class Demand:
     @contextmanager
     def runs(self, model: str, tokens: int) -> Iterator[None]:
         """Count a request while it runs, which needs so many tokens at most."""
+        model = self.served_by.get(model, model)  # once: it may change meanwhile
         self.begin(model, tokens)
         try:
             yield
@@ -72,7 +75,7 @@ class Demand:
     def first(self, model: str, began_at: float, at: float) -> None:
         """Note when a stream's first token came; 0: it had none."""
         if at:
-            self._of(model).first.append((at, at - began_at))
+            self._of(self.served_by.get(model, model)).first.append((at, at - began_at))
 
     def news(self, *, now: float) -> dict[str, Load]:
         """Return what changed since the last time, and now and then what did not."""

@@ -101,8 +101,7 @@ class Serving:
         offer = service.offer(ask.model, self._tenant.id)
         tariff = offer.tariff_for(ask)
         offer.check(ask)
-        if ask.echo:
-            self._ask = ask = offer.complete(ask)
+        self._ask = ask = offer.complete(ask)
         outside = not offer.ready and service.sold_outside(ask)
         if not offer.ready and not outside:
             raise offer.refusal()

@@ -188,6 +188,10 @@ def model(offer: Offer) -> bytes:
     return _encode(_model(offer))
 
 
+def deleted(name: str) -> bytes:
+    return _encode({"id": name, "object": "model", "deleted": True})
+
+
 def _model(offer: Offer) -> dict[str, object]:
     tariff = offer.tariff
     return {

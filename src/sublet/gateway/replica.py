@@ -173,7 +173,7 @@ class Replicas:
         door = self._door(replica)
         request = door.request(
             "POST", _PATHS[ask.api], msgspec.json.encode(asked), request_id=request_id,
-            tier=ask.service_tier,
+            tier=ask.service_tier, adapter=ask.adapter,
         )  # fmt: skip
         routing = self.routing
         routing.begin(replica)
@@ -302,8 +302,11 @@ class _Door:
         *,
         request_id: str = "",
         tier: str | None = None,
+        adapter: UUID | None = None,
     ) -> bytes:
         named = f"\r\nx-request-id: {request_id}" if request_id else ""
         if tier is not None and tier != "default":
             named += f"\r\nx-sublet-tier: {tier}"
+        if adapter is not None:
+            named += f"\r\nx-sublet-adapter: {adapter}"
         return f"{method} {path}{self._head}{len(body)}{named}\r\n\r\n".encode() + body

@@ -39,6 +39,7 @@ from sublet.gateway.budgets import Budgets
 from sublet.gateway.cashier import Cashier
 from sublet.gateway.directory import Directory
 from sublet.gateway.files import Files
+from sublet.gateway.fine_tuning import FineTuning
 from sublet.gateway.http import Server
 from sublet.gateway.instance import Instance
 from sublet.gateway.kept import Kept
@@ -281,6 +282,7 @@ async def _serve(
             background=Background(kept),
             files=files,
             batches=Batches(files),
+            tuning=FineTuning(files),
             tracer=tracer,
             limiter=Limiter(
                 requests_per_minute=tuning.requests_per_minute,

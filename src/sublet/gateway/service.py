@@ -21,6 +21,7 @@ from sublet.gateway.demand import Demand
 from sublet.gateway.directory import Directory
 from sublet.gateway.failures import Failure, Kind
 from sublet.gateway.files import Files
+from sublet.gateway.fine_tuning import FineTuning
 from sublet.gateway.kept import Kept
 from sublet.gateway.limits import Limiter
 from sublet.gateway.metrics import Metrics
@@ -83,6 +84,7 @@ class Service:
     background: Background
     files: Files
     batches: Batches
+    tuning: FineTuning
     buyer: Buyer | None = None  # of answers that own replicas are short of
     patience: Patience = Patience()
     demand: Demand = field(default_factory=Demand)
@@ -102,6 +104,7 @@ class Service:
         """Read the table anew, and what may be bought; keep the last one when that fails."""
         try:
             self.table = await self.directory.read_table()
+            self.demand.served_by = self.table.served_by()
             self.limiter.put(self.directory.book)
             if self.buyer is not None:
                 self.buyer.take(await self.directory.transact(self.buyer.read))

@@ -16,9 +16,11 @@ from sublet.gateway.failures import Failure, Kind
 from sublet.gateway.routing import by_tier
 from sublet.gateway.tariff import Tariff
 from sublet.market import store as market
-from sublet.market.price import model_tier
+from sublet.market.price import Price, model_tier
 from sublet.models import store as models
-from sublet.models.deployment import Deployment, Replica, ReplicaState
+from sublet.models.deployment import Deployment, Feature, Replica, ReplicaState
+from sublet.models.tuning import store as tunings
+from sublet.models.tuning.store import Adapter
 
 TIERS: Final = ("priority", "flex", "batch")
 _DEFAULT: Final = "default"
@@ -36,6 +38,8 @@ class Offer:
     warm_seconds: float | None = None  # that its last replicas took to be ready
     read_at: datetime | None = None  # when this was
     tiers: Mapping[str, Tariff] = field(default_factory=dict)  # beside the default one
+    adapter: UUID | None = None  # what its replicas use on top of the model that they serve
+    base: str | None = None  # that model
 
     @property
     def sold(self) -> bool:
@@ -87,14 +91,16 @@ class Offer:
                 )
 
     def complete(self, ask: Ask) -> Ask:
-        """Return it with how the model samples, where its answer says so and the caller did not."""
+        """Return it with its adapter, and how the model samples where its answer says so."""
+        if not ask.echo:
+            return ask if self.adapter is None else replace(ask, adapter=self.adapter)
         own = {"temperature": self.deployment.temperature, "top_p": self.deployment.top_p}
         known = {
             name: 1.0 if value is None else value  # what everybody's default is
             for name, value in own.items()
             if ask.echo.get(name) is None
         }
-        return replace(ask, echo={**ask.echo, **known})
+        return replace(ask, echo={**ask.echo, **known}, adapter=self.adapter)
 
     def refusal(self) -> Failure:
         """Why there is nobody to send a request to."""
@@ -166,11 +172,24 @@ class Table:
                 return list(by_tier(offer.ready, "batch"))
         return []
 
+    def served_by(self) -> dict[str, str]:
+        """Return {model: whose replicas serve it}, of those that have none of their own."""
+        return {
+            name: offer.base
+            for table in self.private.values()
+            for name, offer in table.offers.items()
+            if offer.base is not None
+        }
+
     def ready(self) -> list[Replica]:
         """Return who takes requests, of everybody's."""
         every = [*self.offers.values()]
         for table in self.private.values():
-            every += [offer for name, offer in table.offers.items() if name not in self.offers]
+            every += [
+                offer
+                for name, offer in table.offers.items()
+                if name not in self.offers and offer.base is None
+            ]
         return [replica for offer in every for replica in offer.ready]
 
     @classmethod
@@ -191,16 +210,17 @@ class Table:
             into[name] = Offer(
                 deployment=deployment,
                 tariff=Tariff.of(name, prices),
-                tiers={
-                    tier: tariff
-                    for tier in TIERS
-                    if (tariff := Tariff.of(model_tier(name, tier), prices)) is not None
-                },
+                tiers=_tiers(name, prices),
                 ready=up,
                 last=None if up else models.get_last_replica(tx, name),
                 warm_seconds=warmups.get(name),
                 read_at=now,
             )
+        for learnt in tunings.list_adapters(tx):
+            beside = owned.setdefault(learnt.owner_id, {})
+            base = offers.get(learnt.base) or beside.get(learnt.base)
+            if base is not None:
+                beside[learnt.name] = _adapted(base, learnt, prices)
         private = {owner: cls(offers={**offers, **own}) for owner, own in owned.items()}
         return cls(offers=offers, private=private)
 
@@ -218,3 +238,32 @@ class Table:
                 param="model",
             )
         return offer
+
+
+def _tiers(name: str, prices: Mapping[str, Price]) -> dict[str, Tariff]:
+    return {
+        tier: tariff
+        for tier in TIERS
+        if (tariff := Tariff.of(model_tier(name, tier), prices)) is not None
+    }
+
+
+def _adapted(base: Offer, learnt: Adapter, prices: Mapping[str, Price]) -> Offer:
+    """Return what was learnt on top of a model, served by those of its replicas that have it."""
+    has = tuple(one for one in base.ready if learnt.artefact_id in one.adapters)
+    last = base.last if not base.ready else base.ready[-1]
+    return replace(
+        base,
+        deployment=replace(
+            base.deployment,
+            name=learnt.name,
+            owner_id=learnt.owner_id,
+            features=base.deployment.features - {Feature.EMBEDDINGS},
+        ),
+        tariff=Tariff.of(learnt.name, prices),
+        tiers=_tiers(learnt.name, prices),
+        ready=has,
+        last=None if has else last,
+        adapter=learnt.artefact_id,
+        base=learnt.base,
+    )

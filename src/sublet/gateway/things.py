@@ -14,10 +14,11 @@ class Things(StrEnum):
     FILES = "files"
     BATCHES = "batches"
     MESSAGE_BATCHES = "messages/batches"
+    TUNINGS = "fine_tuning/jobs"
 
 
 _PATH: Final = re.compile(
-    r"^(?:(?:/openai)?/v1/(files|batches)|(?:/anthropic)?/v1/(messages/batches))((?:/[^/]+){0,2})\Z"
+    r"^(?:(?:/openai)?/v1/(files|batches|fine_tuning/jobs)|(?:/anthropic)?/v1/(messages/batches))((?:/[^/]+){0,2})\Z"
 )
 _READ: Final = b"GET, HEAD, OPTIONS"
 # By what is behind the kind in a path: "" for all of them, "*" for one, and verbs behind that.
@@ -29,6 +30,13 @@ _METHODS: Final[Mapping[Things, Mapping[str, bytes]]] = MappingProxyType(
             "content": _READ,
         },
         Things.BATCHES: {"": b"GET, HEAD, POST, OPTIONS", "*": _READ, "cancel": b"POST, OPTIONS"},
+        Things.TUNINGS: {
+            "": b"GET, HEAD, POST, OPTIONS",
+            "*": _READ,
+            "cancel": b"POST, OPTIONS",
+            "events": _READ,
+            "checkpoints": _READ,
+        },
         Things.MESSAGE_BATCHES: {
             "": b"GET, HEAD, POST, OPTIONS",
             "*": b"GET, HEAD, DELETE, OPTIONS",

@@ -15,6 +15,7 @@ RECORDS: Final = (
     "tax_rate", "exchange_rate", "invoice", "invoice_event", "tagging",
     "budget_alert", "dunning_event", "person_change",
     "supplier_price", "purchase",
+    "tuning_checkpoint", "batch_end",
 )  # fmt: skip
 WEIGHT: Final = 20.0  # of all steps, as `Progress` counts
 # The sweeper runs every second; a hold this long past its time has been forgotten.

@@ -89,6 +89,16 @@ def output_sku(model: str) -> str:
     return f"model:{model}:output"
 
 
+def training_sku(model: str) -> str:
+    """Metered in tokens that a model was trained with: those of each example, once an epoch."""
+    return f"model:{model}:training"
+
+
+def tuned(model: str) -> str:
+    """Return what the first prices of models that were fine-tuned from one are of."""
+    return f"{model}:tuned"
+
+
 def reasoning_sku(model: str) -> str:
     """Metered in output tokens that the model spent on thinking, beside its answer."""
     return f"model:{model}:reasoning"

@@ -39,6 +39,7 @@ MOVES: Final[Mapping[State, frozenset[State]]] = {
 class Kind(StrEnum):
     WEIGHTS = "weights"
     FILE = "file"  # of a tenant, at the gateway: see `stored.py`
+    ADAPTER = "adapter"  # a checkpoint of what was learnt: see `tuning`
 
 
 class Origin(StrEnum):

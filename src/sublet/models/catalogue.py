@@ -1,5 +1,6 @@
 """The catalogue: what models there are, whose they are, and what their owners do with them."""
 
+import base64
 import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -16,7 +17,7 @@ from sublet.core.errors import Invalid, NotFound, Refused
 from sublet.core.ids import new_id
 from sublet.core.vault import Vault
 from sublet.market import store as market
-from sublet.market.price import cache_read_sku, input_sku, output_sku
+from sublet.market.price import cache_read_sku, input_sku, output_sku, training_sku
 from sublet.models import artefacts, serving, store
 from sublet.models.artefact import Artefact, File, Kind, Origin, State
 from sublet.models.chest import Chest, Place, part_bytes
@@ -25,10 +26,13 @@ from sublet.models.formats import layout
 from sublet.models.formats.source import Facts
 from sublet.models.model import Asked, Model, full_name
 from sublet.models.replica import recipe as recipes
-from sublet.models.replica.recipe import Licence, Recipe, SealedFile, SealedWeights
+from sublet.models.replica.recipe import Adapter, Licence, Recipe, SealedFile, SealedWeights
+from sublet.models.tuning import store as tunings
 from sublet.tenants.tenant import Tenant, TenantKind
 
 QUERIES: Final = load_queries("sublet.models", "catalogue.sql")
+# Whose layers the trainer knows, as general.architecture has them.
+TRAINED: Final = frozenset({"llama", "qwen2", "qwen3", "gemma3"})
 MOST_REPLICAS: Final = 10_000
 
 
@@ -288,6 +292,8 @@ def deploy(tx: Tx, model: Model, scaling: Scaling, *, now: datetime) -> Deployme
             f"min_replicas must lie in 0…max_replicas, and that in 1…{MOST_REPLICAS}, not"
             f" {scaling.min_replicas} and {scaling.max_replicas}"
         )
+    if model.base is not None:
+        raise Refused(f"{model.name} is served by the replicas of {model.base}: deploy that")
     if scaling.tier.drawn:
         raise Invalid(f"replicas run on interruptible or on_demand leases, not {scaling.tier}")
     if model.artefact_id is not None:
@@ -317,9 +323,55 @@ def _put_deployment(
         cache_read_sku(recipe.name): recipe.price.input,
         output_sku(recipe.name): recipe.price.output,
     }
+    if recipe.price.training is not None:
+        prices[training_sku(recipe.name)] = recipe.price.training
     for sku, usd in prices.items():
         if market.find_price(tx, sku) is None:
             market.set_price(tx, sku, market.usd_per_million(usd), now=now)
+
+
+def why_not_tuned(tx: Tx, model: Model) -> str | None:
+    """Say why nothing can be learnt on top of a model, or None."""
+    if model.deleted_at is not None:
+        return f"the model {model.name} was deleted"
+    if model.base is not None:
+        return f"{model.name} was fine-tuned itself: fine-tune {model.base}"
+    if model.recipe is None:
+        return f"{model.name} is not ready yet"
+    if model.recipe.engine != "llama.cpp":
+        return f"{model.name} is served by {model.recipe.engine}, which takes no adapters here"
+    if model.artefact_id is not None:
+        facts = artefacts.get(tx, model.artefact_id).facts
+        if facts is not None and facts.architecture not in TRAINED:
+            return (
+                f"the architecture {facts.architecture} cannot be trained; these can:"
+                f" {', '.join(sorted(TRAINED))}"
+            )
+    if one(tx, QUERIES["get_deployment"], {"name": model.name}) is None:
+        return f"{model.name} is not deployed, so nothing could serve what comes of it"
+    return None
+
+
+def adapters_of(tx: Tx, replica_id: UUID, secret: str, *, vault: Vault) -> list[Adapter]:
+    """Return what a replica is to serve on top of its model, for the secret that it was given.
+
+    Raises:
+        NotFound: there is no such replica, it leaves, or this is not its secret.
+    """
+    asker = tunings.find_adapted(tx, replica_id)
+    if asker is None or not _same(asker[1], secret):
+        raise NotFound("there is no such replica that serves")
+    deployment, _ = asker
+    found = []
+    for learnt in tunings.list_adapters(tx):
+        if learnt.base == deployment:
+            artefact = artefacts.get(tx, learnt.artefact_id)
+            file = artefact.files[0]
+            assert file.sha256 is not None
+            key = base64.b64encode(artefacts.open_key(artefact, vault)).decode()
+            sealed = SealedFile(path=file.path, size=file.size, sha256=file.sha256.hex())
+            found.append(Adapter(id=artefact.id, number=0, file=sealed, key=key))
+    return found
 
 
 def recipe_of(tx: Tx, deployment: Deployment) -> Recipe:
@@ -377,4 +429,5 @@ def _model(row: Mapping[str, Any]) -> Model:
         measured_at=row["measured_at"],
         deleted_at=row["deleted_at"],
         created_at=row["created_at"],
+        base=row["base"],
     )

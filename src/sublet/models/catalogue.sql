@@ -13,18 +13,18 @@ RETURNING name;
 
 -- name: get_model
 SELECT name, owner_id, title, recipe, serving, artefact_id, licence, licence_url, tokens_per_second,
-       measured_at, deleted_at, created_at
+       measured_at, deleted_at, created_at, base
   FROM model WHERE name = %(name)s;
 
 -- name: lock_model
 SELECT name, owner_id, title, recipe, serving, artefact_id, licence, licence_url, tokens_per_second,
-       measured_at, deleted_at, created_at
+       measured_at, deleted_at, created_at, base
   FROM model WHERE name = %(name)s FOR UPDATE;
 
 -- name: list_models
 -- Of one tenant, or without one all.
 SELECT name, owner_id, title, recipe, serving, artefact_id, licence, licence_url, tokens_per_second,
-       measured_at, deleted_at, created_at
+       measured_at, deleted_at, created_at, base
   FROM model
  WHERE deleted_at IS NULL
    AND (%(everybody)s OR owner_id = %(owner_id)s)

@@ -70,3 +70,4 @@ class Replica:
     firm: bool = False  # is its lease a promise, or from what is idle just now?
     started_at: datetime | None = None  # when its lease was asked for
     ready_at: datetime | None = None  # when it took its first request
+    adapters: frozenset[UUID] = frozenset()  # artefacts of what it serves on top of its model

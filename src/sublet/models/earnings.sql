@@ -13,11 +13,13 @@ SELECT max(record) AS record
 
 -- name: sum_up
 INSERT INTO model_use (model, minute, requests, input_tokens, output_tokens, nanos)
-SELECT u.model, date_trunc('minute', u.happened_at), count(*),
+SELECT coalesce(m.base, u.model), date_trunc('minute', u.happened_at), count(*),
        sum(u.input_tokens + u.cache_read_tokens + u.cache_write_tokens),
        sum(u.output_tokens + u.reasoning_tokens), sum(c.amount_nanos)
   FROM charge c JOIN usage u ON u.id = c.usage_id
+  LEFT JOIN model m ON m.name = u.model  -- what was fine-tuned is served by its base's replicas
  WHERE c.record > %(after)s AND c.record <= %(up_to)s AND u.model IS NOT NULL
+   AND u.source NOT LIKE 'tuning:%%'  -- on leases of its own
    AND u.source NOT LIKE 'supplier:%%'  -- what was bought outside, our GPUs did not earn
  GROUP BY 1, 2
     ON CONFLICT (model, minute) DO UPDATE

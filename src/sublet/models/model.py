@@ -30,6 +30,7 @@ class Model:
     measured_at: datetime | None  # None: the recipe says it
     deleted_at: datetime | None
     created_at: datetime
+    base: str | None = None  # whose replicas serve it: it was learnt on top of this one
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

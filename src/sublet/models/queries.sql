@@ -68,14 +68,14 @@ UPDATE replica
 UPDATE replica SET url = %(url)s WHERE id = %(id)s AND state = 'starting';
 
 -- name: list_live_replicas
-SELECT id, deployment, url, secret, state, detail, since, started_at, ready_at,
+SELECT id, deployment, url, secret, state, detail, since, started_at, ready_at, adapters,
        EXISTS (SELECT FROM lease WHERE lease.id = replica.id AND tier <> 'interruptible') AS firm
   FROM replica
  WHERE state <> 'gone'
  ORDER BY deployment, since, id;
 
 -- name: get_last_replica
-SELECT id, deployment, url, secret, state, detail, since, started_at, ready_at,
+SELECT id, deployment, url, secret, state, detail, since, started_at, ready_at, adapters,
        EXISTS (SELECT FROM lease WHERE lease.id = replica.id AND tier <> 'interruptible') AS firm
   FROM replica
  WHERE deployment = %(deployment)s

@@ -32,6 +32,7 @@ from sublet.models import catalogue, store
 from sublet.models.deployment import Deployment, Replica, ReplicaState
 from sublet.models.replica.recipe import Recipe
 from sublet.models.scaling import Load, Scale, scale
+from sublet.models.tuning import store as tunings
 from sublet.planner.surplus import sellable_gpus
 from sublet.tenants.tenant import Tenant
 
@@ -45,6 +46,7 @@ RETIRED: Final = "retired"  # one too many: it goes once it has nothing to do
 _LONGEST_WAIT: Final = timedelta(minutes=10)  # for a request of a replica that is retired
 _UNHEARD: Final = timedelta(seconds=2)  # gateways look several times a second
 _HEARD: Final = timedelta(seconds=10)  # gateways say every second what they have
+_ADAPT_EVERY: Final = timedelta(seconds=0.5)
 _FAILURES: Final = frozenset({EndReason.START_FAILED, EndReason.NODE_LOST, EndReason.COMPLETED})
 
 
@@ -65,6 +67,22 @@ def missing(tx: Tx, deployment: Deployment) -> str | None:
         return catalogue.recipe_of(tx, deployment).missing()
     except NotFound as error:
         return str(error)
+
+
+def pool_with_room(
+    tx: Tx, recipe: Recipe, jobs: Sequence[InternalJob], *, now: datetime
+) -> str | None:
+    """Return a pool that has slots for a recipe just now, or None."""
+    for pool in fleet.list_pools(tx):
+        if pool.name == "cpu" and not recipe.cpu:
+            continue
+        if sellable_gpus(leases.pressure_of(tx, pool, jobs, now=now)) >= recipe.gpus:
+            return pool.name
+    return None
+
+
+class _Adapters(msgspec.Struct, frozen=True):
+    adapters: list[UUID]
 
 
 class _Health(msgspec.Struct, frozen=True):
@@ -89,6 +107,7 @@ class Replicas:
         self._clock = clock
         self._hosting = hosting
         self._worths: Mapping[str, int | None] = {}
+        self._adapted: dict[UUID, datetime] = {}  # not asked again before
         self._told: dict[str, str] = {}  # why a deployment has no replica, said once
 
     def reconcile(self, leases_by_id: Mapping[UUID, Lease], jobs: Sequence[InternalJob]) -> None:
@@ -102,6 +121,7 @@ class Replicas:
             deployments = store.list_deployments(tx)
             replicas = store.list_live_replicas(tx)
             loads = store.list_loads(tx, since=now - _HEARD)
+            learnt = tunings.list_adapters(tx)
         followed = [self._follow(one, leases_by_id.get(one.id), now=now) for one in replicas]
         by_deployment: dict[str, list[Replica]] = defaultdict(list)
         for replica in followed:
@@ -115,7 +135,10 @@ class Replicas:
             elif len(serving) > target:
                 # The one that came last has the least in its caches, or is not even up.
                 self._retire(max(serving, key=lambda one: (one.ready_at is None, one.since)), now)
+            wanted = frozenset(one.artefact_id for one in learnt if one.base == deployment.name)
             for replica in ours:
+                if replica.state is ReplicaState.READY and replica.adapters != wanted:
+                    self._adapt(replica, now=now)
                 if replica.state is ReplicaState.DRAINING and replica.detail == RETIRED:
                     self._let_go(replica, leases_by_id.get(replica.id), now=now)
 
@@ -169,6 +192,22 @@ class Replicas:
             return  # a gateway may not have heard of it yet, and send it one more
         with self._db.transaction() as tx:
             lease_store.ask_release(tx, LeaseId(replica.id), EndReason.RELEASED)
+
+    def _adapt(self, replica: Replica, *, now: datetime) -> None:
+        """Let a replica look which adapters it should have, and note which it has."""
+        if now < self._adapted.get(replica.id, now):
+            return
+        self._adapted = {one: until for one, until in self._adapted.items() if until > now} | {
+            replica.id: now + _ADAPT_EVERY
+        }
+        said = _exchange(replica, "PUT", "/adapters")
+        if said is None:
+            return
+        adapters = msgspec.json.decode(said, type=_Adapters).adapters
+        if frozenset(adapters) != replica.adapters:
+            with self._db.transaction() as tx:
+                tunings.set_replica_adapters(tx, replica.id, adapters)
+            log.info("replica.adapters", extra={"replica": replica.id, "adapters": len(adapters)})
 
     def _follow(self, replica: Replica, lease: Lease | None, *, now: datetime) -> Replica:
         """Move a replica to where its lease is, and return it; `lease` is None once it has ended."""
@@ -228,7 +267,7 @@ class Replicas:
             last = store.get_last_replica(tx, deployment.name)
             if last is not None and last.detail in _FAILURES and now < last.since + _RETRY_AFTER:
                 return
-            pool = self._pool_with_room(tx, recipe, jobs, now)
+            pool = pool_with_room(tx, recipe, jobs, now=now)
         if pool is None:
             self._tell(deployment, "waiting for free slots")
             return
@@ -246,8 +285,10 @@ class Replicas:
             sys.executable, "-m", "sublet.models.replica", "--port", str(port),
             "--weights", str(self._hosting.weights),
         ]  # fmt: skip
-        if recipe.sealed is not None:
+        if self._hosting.artefacts is not None and self._hosting.keys_url is not None:
             command += ["--artefacts", str(self._hosting.artefacts)]
+            command += ["--adapters-url", f"{self._hosting.keys_url}/{replica.id}/adapters"]
+        if recipe.sealed is not None:
             command += ["--weights-key-url", f"{self._hosting.keys_url}/{replica.id}/weights-key"]
         if self._hosting.elsewhere:
             command += ["--host", "0.0.0.0"]  # noqa: S104 -- which address, only its node knows
@@ -275,16 +316,6 @@ class Replicas:
             return
         self._told.pop(deployment.name, None)
 
-    def _pool_with_room(
-        self, tx: Tx, recipe: Recipe, jobs: Sequence[InternalJob], now: datetime
-    ) -> str | None:
-        for pool in fleet.list_pools(tx):
-            if pool.name == "cpu" and not recipe.cpu:
-                continue
-            if sellable_gpus(leases.pressure_of(tx, pool, jobs, now=now)) >= recipe.gpus:
-                return pool.name
-        return None
-
     def _tell(self, deployment: Deployment, why: str) -> None:
         if self._told.get(deployment.name) != why:
             self._told[deployment.name] = why
@@ -297,18 +328,27 @@ class Replicas:
 
 def _running(replica: Replica) -> int | None:
     """Return how many requests a replica has; None: it is not up."""
+    said = _exchange(replica, "GET", "/health")
+    if said is None:
+        return None
+    try:
+        health = msgspec.json.decode(said, type=_Health)
+    except msgspec.DecodeError:
+        return None
+    return health.running + health.waiting
+
+
+def _exchange(replica: Replica, method: str, path: str) -> bytes | None:
+    """Return what a replica says; None: it does not, or refuses."""
     address = urlsplit(replica.url)
     connection = http.client.HTTPConnection(
         str(address.hostname), address.port, timeout=_PROBE_SECONDS
     )
     try:
-        connection.request("GET", "/health", headers={"Authorization": f"Bearer {replica.secret}"})
+        connection.request(method, path, headers={"Authorization": f"Bearer {replica.secret}"})
         answer = connection.getresponse()
-        if answer.status != http.client.OK:
-            return None
-        said = msgspec.json.decode(answer.read(), type=_Health)
-        return said.running + said.waiting
-    except (OSError, http.client.HTTPException, msgspec.DecodeError):
+        return answer.read() if answer.status == http.client.OK else None
+    except (OSError, http.client.HTTPException):
         return None
     finally:
         connection.close()

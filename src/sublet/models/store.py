@@ -121,6 +121,7 @@ def _replica(row: Mapping[str, Any]) -> Replica:
         firm=row["firm"],
         started_at=row["started_at"],
         ready_at=row["ready_at"],
+        adapters=frozenset(row["adapters"]),
     )
 
 

@@ -6,7 +6,7 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -100,13 +100,31 @@ def chunks_of(answer: httpx.Response) -> Iterator[dict[str, Any]]:
 
 
 @contextmanager
-def replica(log: Path, *, weights: Path, notice: Path | None = None) -> Iterator[Running]:
-    """Start a replica; yield it as soon as its socket is up, which is before the model is."""
+def replica(
+    log: Path,
+    *,
+    weights: Path,
+    notice: Path | None = None,
+    recipe: str | None = None,
+    more: Sequence[str] = (),
+) -> Iterator[Running]:
+    """Start a replica; yield it as soon as its socket is up, which is before the model is.
+
+    Args:
+        log: what it says goes there.
+        weights: the folder of assembled ones.
+        notice: the file that says until when it may drain.
+        recipe: as JSON; None: the demo's.
+        more: arguments.
+    """
     environment = {**os.environ, "SUBLET_REPLICA_KEY": KEY}
+    named = ["--recipe", MODEL]
+    if recipe is not None:
+        environment["SUBLET_REPLICA_RECIPE"], named = recipe, []
     if notice is not None:
         environment["SUBLET_NOTICE_FILE"] = str(notice)
     with log.open("w") as stderr:
-        process = _start(stderr, weights, environment)
+        process = _start(stderr, weights, environment, [*named, *more])
     try:
 
         def port() -> int | None:
@@ -126,8 +144,10 @@ def replica(log: Path, *, weights: Path, notice: Path | None = None) -> Iterator
         process.wait(10)
 
 
-def _start(stderr: TextIO, weights: Path, environment: dict[str, str]) -> subprocess.Popen[bytes]:
-    command = [sys.executable, "-m", "sublet.models.replica", "--recipe", MODEL, "--port", "0"]
+def _start(
+    stderr: TextIO, weights: Path, environment: dict[str, str], more: Sequence[str]
+) -> subprocess.Popen[bytes]:
+    command = [sys.executable, "-m", "sublet.models.replica", *more, "--port", "0"]
     # One thread: two would wait for each other's turn on a machine that has other work.
     command += ["--weights", str(weights), "--threads", "1"]
     return subprocess.Popen(command, stderr=stderr, env=environment)

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 from uuid import UUID
 
 import msgspec
-from fastapi import APIRouter, Body, Query, Request
+from fastapi import APIRouter, Body, Query, Request, Response
 from pydantic import Field
 
 from sublet.app.bootstrap import get_house
@@ -272,6 +272,17 @@ def give_weights_key(ours: Ours, replica_id: UUID, request: Request) -> dict[str
     return {"key": base64.b64encode(artefacts.open_key(artefact, ours.vault)).decode()}
 
 
+@router.get("/replicas/{replica_id}/adapters", tags=["models"], include_in_schema=False)
+def give_adapters(ours: Ours, replica_id: UUID, request: Request) -> Response:
+    """Tell a replica what it is to serve on top of its model, for the secret that it was given."""
+    scheme, _, secret = request.headers.get("authorization", "").partition(" ")
+    if scheme.lower() != "bearer" or not secret:
+        raise Unauthorized("a replica shows its secret")
+    with ours.db.transaction() as tx:
+        found = catalogue.adapters_of(tx, replica_id, secret, vault=ours.vault)
+    return Response(msgspec.json.encode({"adapters": found}), media_type="application/json")
+
+
 @router.post("/models/{name:path}/measure", tags=["models"])
 def measure_model(ours: Ours, _: Operator, name: str, call: OneCall) -> dict[str, Any]:
     """Measure how many tokens a second one replica makes with its slots full. Takes seconds."""
@@ -408,6 +419,7 @@ def _document(tx: Tx, model: Model, *, whole: bool = False) -> dict[str, Any]:
         "detail": None if artefact is None else artefact.detail,
         "licence": model.licence,
         "licence_url": model.licence_url,
+        "base": model.base,
         "recipe": model.recipe_name or None,
         "engine": None if recipe is None else recipe.engine,
         "gpus": None if recipe is None else recipe.gpus,

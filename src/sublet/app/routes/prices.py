@@ -35,6 +35,8 @@ from sublet.tenants.tenant import TenantId
 router = APIRouter(prefix="/v1")
 _OF_TIER: Final = re.compile(
     r"model:(.{1,100}):(?:priority|flex|batch):(?:input|cache_read|cache_write|output|reasoning)"
+    # Of fine-tuning, and what models that come of it begin with.
+    r"|model:(.{1,100}):(?:training|tuned:(?:input|cache_read|output))"
 )
 _OF_MODEL: Final = re.compile(r"model:(.{1,150}):[a-z_]+")
 
@@ -60,7 +62,7 @@ def set_price(ours: Ours, _: Operator, sku: str, body: NewPrice) -> dict[str, An
     rate = market.usd_per_hour(body.usd) if hourly else market.usd_per_million(body.usd)
     with ours.db.transaction() as tx:
         of_tier = _OF_TIER.fullmatch(sku)  # which need no price before their first one
-        known = sku if of_tier is None else input_sku(of_tier[1])
+        known = sku if of_tier is None else input_sku(of_tier[1] or of_tier[2])
         if market.find_price(tx, known) is None:
             raise NotFound(f"there is no SKU {sku[:200]!r}; see GET /v1/prices")
         if body.tenant_id is not None:

@@ -174,5 +174,38 @@ UPDATE batch
  WHERE id = %(id)s AND worker = %(me)s AND state = 'finalizing'
 RETURNING id;
 
+-- name: insert_end
+-- The record of how its lines ended: what `sublet verify` holds the charges to.
+INSERT INTO batch_end (batch_id, tenant_id, total, answered, refused, expired, cancelled, happened_at,
+                       recorded_at)
+SELECT id, tenant_id, total, answered, refused, expired, cancelled, %(now)s, %(now)s
+  FROM batch WHERE id = %(id)s;
+
+-- name: audit_ended
+-- How many uses each batch that has ended was charged for, beside what its record says.
+SELECT e.*, count(u.id)::integer AS charged, count(u.id) FILTER (WHERE u.tenant_id <> e.tenant_id) AS strange
+  FROM batch_end e
+  LEFT JOIN usage u ON u.source = 'batch:' || e.batch_id
+ GROUP BY e.batch_id;
+
+-- name: audit_going
+-- Uses of a line that is not answered, and answered lines of batches that have ended without a record.
+SELECT u.source, u.sequence, l.state
+  FROM usage u
+  JOIN batch b ON u.source = 'batch:' || b.id AND b.state = 'in_progress'
+  JOIN batch_line l ON l.batch_id = b.id AND l.number = u.sequence
+ WHERE l.state <> 'answered'
+ LIMIT 100;
+
+-- name: audit_strays
+-- Uses of a batch that has neither a record of its end nor any lines.
+SELECT u.source, count(*) AS uses
+  FROM usage u
+ WHERE u.source LIKE 'batch:%%'
+   AND NOT EXISTS (SELECT FROM batch_end e WHERE 'batch:' || e.batch_id = u.source)
+   AND NOT EXISTS (SELECT FROM batch b WHERE 'batch:' || b.id = u.source)
+ GROUP BY u.source
+ LIMIT 100;
+
 -- name: delete_lines
 DELETE FROM batch_line WHERE batch_id = %(id)s;

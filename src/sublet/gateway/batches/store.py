@@ -327,6 +327,7 @@ def end(
     }  # fmt: skip
     if one(tx, QUERIES["end_batch"], row) is None:
         return False
+    tx.execute(QUERIES["insert_end"], row)
     tx.execute(QUERIES["delete_lines"], {"id": batch_id})
     return True
 

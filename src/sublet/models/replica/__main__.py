@@ -28,9 +28,10 @@ from sublet.core.clock import Clock, SystemClock
 from sublet.core.errors import Misconfigured, SubletError, Unavailable
 from sublet.models.replica.agent import Agent
 from sublet.models.replica.embedding import Embedder
-from sublet.models.replica.engine import EMBED, Ready, Settings
+from sublet.models.replica.engine import ADAPT, DROP, EMBED, Ready, Settings
 from sublet.models.replica.llama import Llama
-from sublet.models.replica.recipe import Recipe, load
+from sublet.models.replica.recipe import Adapter, Recipe, load
+from sublet.models.replica.served import Served
 from sublet.models.replica.weights import Where
 
 log = logging.getLogger(__name__)
@@ -41,6 +42,7 @@ RESERVE_SECONDS: Final = 1.0
 SHUTDOWN_SECONDS: Final = 0.4  # for answers on their way out
 _KEY_TRIES: Final = 60
 _KEY_WAIT_SECONDS: Final = 1.0
+_RETRY_SECONDS: Final = 10.0  # after adapters that cannot be loaded
 EXIT_ENGINE_FAILED: Final = 1
 EXIT_MISCONFIGURED: Final = 2
 
@@ -51,6 +53,10 @@ class Notice(msgspec.Struct, frozen=True):
 
 class _Key(msgspec.Struct, frozen=True):
     key: str
+
+
+class _Adapters(msgspec.Struct, frozen=True):
+    adapters: tuple[Adapter, ...]
 
 
 class Server(uvicorn.Server):
@@ -73,6 +79,8 @@ class Replica:
         self._notice_file: str | None = os.environ.get("SUBLET_NOTICE_FILE")
         self._leaving = asyncio.Event()
         self._exit_code = 0
+        self._look = asyncio.Event()  # there may be other adapters
+        self._asking = asyncio.Lock()  # of the engine: one line is answered by one line
         self._agent = Agent(
             recipe,
             key=key,
@@ -80,6 +88,7 @@ class Replica:
             leave=self._leaving.set,
             fail=self._fail,
             max_waiting=options.max_waiting,
+            look=self._look.set,
         )
 
     async def run(self) -> int:
@@ -133,17 +142,20 @@ class Replica:
         url = self._options.weights_key_url
         if url is None:
             raise ValueError("nobody said where the key of the weights is: --weights-key-url")
-        headers = {"authorization": f"Bearer {os.environ['SUBLET_REPLICA_KEY']}"}
-        async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=5)) as session:
-            for _ in range(_KEY_TRIES):  # the control plane may be starting anew
-                with suppress(aiohttp.ClientConnectionError, TimeoutError):
-                    async with session.get(url, headers=headers) as answer:
-                        if answer.status == 200:
-                            return msgspec.json.decode(await answer.read(), type=_Key).key
-                        if answer.status < 500:
-                            raise ValueError(f"the key of the weights is refused: {answer.status}")
-                await asyncio.sleep(_KEY_WAIT_SECONDS)
-        raise ValueError("the control plane does not answer, and has the key of the weights")
+        answer = await _ask(url, tries=_KEY_TRIES)
+        if answer is None:
+            raise ValueError("the control plane does not answer, and has the key of the weights")
+        return msgspec.json.decode(answer, type=_Key).key
+
+    async def _adapters(self, *, tries: int) -> tuple[Adapter, ...] | None:
+        """Return what else it is to serve; None: nobody says it.
+
+        Raises:
+            ValueError: it is refused.
+        """
+        url = self._options.adapters_url
+        answer = None if url is None else await _ask(url, tries=tries)
+        return None if answer is None else msgspec.json.decode(answer, type=_Adapters).adapters
 
     def _fail(self) -> None:
         self._exit_code = EXIT_ENGINE_FAILED
@@ -169,10 +181,9 @@ class Replica:
         self._fail()
 
     async def _use_engine(self, process: asyncio.subprocess.Process) -> None:
-        assert process.stdin is not None
-        assert process.stdout is not None
         key = secrets.token_urlsafe(32)
         options = self._options
+        adapters = await self._adapters(tries=_KEY_TRIES) or ()
         settings = Settings(
             recipe=self._recipe,
             where=Where(
@@ -182,30 +193,99 @@ class Replica:
             ),
             threads=self._options.threads or _threads(self._recipe.threads),
             key=key,
+            adapters=adapters,
         )
-        process.stdin.write(msgspec.json.encode(settings) + b"\n")
-        await process.stdin.drain()
-        line = await process.stdout.readline()
-        if not line:
+        ready = await self._tell(process, msgspec.json.encode(settings) + b"\n")
+        if ready is None:
             return
-        ready = msgspec.json.decode(line, type=Ready)
         async with AsyncExitStack() as stack:
-            llama = await stack.enter_async_context(Llama(ready.address, key))
+            llama = Llama(ready.address, key)
+            stack.push_async_callback(self._agent.let_go)
 
             async def embedding() -> Llama:
                 """Start the server of embeddings: whoever never asks for one need not have it."""
-                assert process.stdin is not None
-                assert process.stdout is not None
-                process.stdin.write(EMBED)
-                line = await process.stdout.readline()
-                if not line:
+                ready = await self._tell(process, EMBED)
+                if ready is None:
                     raise Unavailable("the engine ended")
-                address = msgspec.json.decode(line, type=Ready).address
-                return await stack.enter_async_context(Llama(address, key))
+                return await stack.enter_async_context(Llama(ready.address, key))
 
-            self._agent.serve(llama, Embedder(embedding, self._recipe.context_tokens))
+            self._agent.serve(
+                Served(llama, _numbered(adapters)), Embedder(embedding, self._recipe.context_tokens)
+            )
             log.info("replica.ready", extra={"model": self._recipe.name})
-            await process.wait()
+            following = asyncio.create_task(self._follow(process, adapters, key))
+            try:
+                await process.wait()
+            finally:
+                following.cancel()
+                with suppress(asyncio.CancelledError):
+                    await following
+
+    async def _tell(self, process: asyncio.subprocess.Process, line: bytes) -> Ready | None:
+        """Return what the engine says to a line; None: it ended."""
+        assert process.stdin is not None
+        assert process.stdout is not None
+        async with self._asking:
+            process.stdin.write(line)
+            await process.stdin.drain()
+            answer = await process.stdout.readline()
+        return msgspec.json.decode(answer, type=Ready) if answer else None
+
+    async def _follow(
+        self, process: asyncio.subprocess.Process, adapters: tuple[Adapter, ...], key: str
+    ) -> None:
+        """Serve other adapters when there are other ones, by another server of the engine."""
+        while True:
+            await self._look.wait()
+            self._look.clear()
+            try:
+                wanted = await self._adapters(tries=1)
+            except ValueError as error:
+                log.warning("replica.adapters_refused", extra={"error": str(error)})
+                continue
+            if wanted is None or _numbered(wanted) == _numbered(adapters):
+                continue
+            line = ADAPT + msgspec.json.encode(wanted) + b"\n"
+            if (ready := await self._tell(process, line)) is None:
+                return
+            if ready.trouble is not None:
+                log.error("replica.adapters_failed", extra={"error": ready.trouble})
+                await asyncio.sleep(_RETRY_SECONDS)
+                continue
+            adapters = wanted
+            served = Served(Llama(ready.address, key), _numbered(adapters))
+            before = self._agent.replace(served)
+            log.info("replica.adapted", extra={"adapters": len(adapters)})
+            await before.idle.wait()
+            await before.llama.close()
+            assert process.stdin is not None
+            async with self._asking:
+                process.stdin.write(DROP)
+                await process.stdin.drain()
+
+
+def _numbered(adapters: tuple[Adapter, ...]) -> dict[str, int]:
+    return {str(one.id): number for number, one in enumerate(adapters)}
+
+
+async def _ask(url: str, *, tries: int) -> bytes | None:
+    """Return what the control plane says to this replica; None: it does not answer.
+
+    Raises:
+        ValueError: it refuses.
+    """
+    headers = {"authorization": f"Bearer {os.environ['SUBLET_REPLICA_KEY']}"}
+    async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=5)) as session:
+        for left in reversed(range(tries)):  # it may be starting anew
+            with suppress(aiohttp.ClientConnectionError, TimeoutError):
+                async with session.get(url, headers=headers) as answer:
+                    if answer.status == 200:
+                        return await answer.read()
+                    if answer.status < 500:
+                        raise ValueError(f"{url} is refused: {answer.status}")
+            if left:
+                await asyncio.sleep(_KEY_WAIT_SECONDS)
+    return None
 
 
 def _threads(wanted: int) -> int:
@@ -271,6 +351,7 @@ def main() -> int:
     )
     parser.add_argument("--artefacts", type=Path, help="folder of sealed weights")
     parser.add_argument("--weights-key-url", help="address that has the key of sealed weights")
+    parser.add_argument("--adapters-url", help="address that has the adapters to serve")
     parser.add_argument(
         "--max-waiting", type=int, default=64, help="requests that may wait for a slot"
     )

@@ -10,8 +10,9 @@ import asyncio
 import hmac
 import logging
 import uuid
-from collections.abc import Awaitable, Callable, Iterator, Mapping
-from contextlib import aclosing, contextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
+from contextlib import aclosing, asynccontextmanager, contextmanager
+from dataclasses import replace
 from enum import StrEnum
 from typing import Any, Final
 
@@ -43,6 +44,7 @@ from sublet.models.replica.generation import Generation, Rejected, Stop, Stuck
 from sublet.models.replica.llama import Counted, Llama, Tokens
 from sublet.models.replica.pins import RANKS, Pins
 from sublet.models.replica.recipe import Recipe
+from sublet.models.replica.served import Closed, Served
 from sublet.models.replica.usage import Book, State, Usage
 
 log = logging.getLogger(__name__)
@@ -76,17 +78,11 @@ class Phase(StrEnum):
     DRAINING = "draining"
 
 
-class Closed(SubletError):
-    """The replica takes no requests: it still loads, or it drains."""
-
-    code = "closed"
-    retryable = True
-
-
 class Agent:
     """An ASGI application.
 
-    `leave` is called when the process may end, `fail` when it must, for a new engine.
+    `leave` is called when the process may end, `fail` when it must, for a new engine; `look` when
+    there may be other adapters.
     """
 
     def __init__(
@@ -98,13 +94,18 @@ class Agent:
         leave: Callable[[], None],
         fail: Callable[[], None],
         max_waiting: int,
+        look: Callable[[], None] = lambda: None,
     ) -> None:
         self._recipe = recipe
         self._key = key.encode()
         self._clock = clock
         self._leave = leave
         self._fail = fail
-        self._llama: Llama | None = None
+        self._look_for_adapters = look
+        self._served: Served | None = None
+        # Of each slot, the adapter that read what is in its cache: llama.cpp would take that for
+        # the beginning of another one's prompt.
+        self._read_by: list[str | None] = [None] * recipe.slots
         self._embedder: Embedder | None = None
         self._phase = Phase.LOADING
         self._book = Book()
@@ -114,13 +115,26 @@ class Agent:
 
     # The life of the process
 
-    def serve(self, llama: Llama, embedder: Embedder) -> None:
+    def serve(self, served: Served, embedder: Embedder) -> None:
         """Take requests: the engine has loaded."""
-        self._llama = llama
+        self._served = served
         if "embeddings" in self._recipe.features:
             self._embedder = embedder
         if self._phase is Phase.LOADING:
             self._phase = Phase.SERVING
+
+    def replace(self, served: Served) -> Served:
+        """Send what comes next to another server, and return the one before."""
+        before, self._served = self._served, served
+        assert before is not None
+        if not before.uses:
+            before.idle.set()
+        return before
+
+    async def let_go(self) -> None:
+        """Close what leads to the engine."""
+        if self._served is not None:
+            await self._served.llama.close()
 
     def drain(self, *, seconds: float) -> None:
         """Take no more requests, and stop those that still run after `seconds`.
@@ -185,6 +199,8 @@ class Agent:
                 return self._health
             case "GET", "/slots" | "/metrics":
                 return self._look
+            case "PUT", "/adapters":
+                return self._adapters
             case "GET", path if path.startswith("/usage/"):
                 return self._usage
             case "POST", "/count":
@@ -207,7 +223,7 @@ class Agent:
     async def _health(self, _: Request, response: Response) -> None:
         serving = self._phase is Phase.SERVING
         value: dict[str, Any] = {"status": self._phase.value, "model": self._recipe.name}
-        if self._llama is not None:
+        if self._served is not None:
             value |= {
                 "context_tokens": self._recipe.context_tokens,
                 "slots": self._recipe.slots,
@@ -216,6 +232,12 @@ class Agent:
                 "waiting": self._pins.waiting,
             }
         await response.whole(200 if serving else 503, value)
+
+    async def _adapters(self, _: Request, response: Response) -> None:
+        """Say which adapters there are, and look whether there should be others."""
+        adapters = [] if self._served is None else sorted(self._served.adapters)
+        self._look_for_adapters()
+        await response.whole(200, {"adapters": adapters})
 
     async def _look(self, request: Request, response: Response) -> None:
         kind = "application/json" if request.path == "/slots" else "text/plain; version=0.0.4"
@@ -278,9 +300,12 @@ class Agent:
         ]
 
     def _engine(self) -> Llama:
-        if self._llama is None:
+        return self._server().llama
+
+    def _server(self) -> Served:
+        if self._served is None:
             raise Closed("the model is still loading")
-        return self._llama
+        return self._served
 
     # Embeddings
 
@@ -343,7 +368,8 @@ class Agent:
 
     async def _complete(self, request: Request, response: Response) -> None:
         raw = await request.body(limit_bytes=MAX_BODY_BYTES)
-        llama = self._engine()
+        adapter = request.header("x-sublet-adapter")
+        self._server().lora(adapter)
         if self._phase is Phase.DRAINING:
             raise Closed("this replica is draining")
         job = translate(raw, self._recipe, chat=request.path == "/v1/chat/completions")
@@ -353,14 +379,19 @@ class Agent:
         generation = Generation(record)
         with self._watched(request, generation):
             rank = RANKS.get(request.header("x-sublet-tier") or "default", RANKS["default"])
-            await self._run(llama, job, generation, response, rank=rank)
+            await self._run(job, generation, response, rank=rank, adapter=adapter)
 
     async def _run(
-        self, llama: Llama, job: Job, generation: Generation, response: Response, *, rank: int
+        self,
+        job: Job,
+        generation: Generation,
+        response: Response,
+        *,
+        rank: int,
+        adapter: str | None,
     ) -> None:
-        slot = await generation.wait_for(
-            asyncio.create_task(self._pins.take(job.prompt, rank=rank))
-        )
+        likeness = f"{adapter or ''} {job.prompt}"
+        slot = await generation.wait_for(asyncio.create_task(self._pins.take(likeness, rank=rank)))
         if slot is None:
             # Told nothing if it hung up, and it has used nothing.
             if generation.stopped is Stop.RECLAIMED:
@@ -374,7 +405,7 @@ class Agent:
             trim=self._recipe.trim,
         )
         try:
-            await self._forward(llama, job, slot, generation, reply, response)
+            await self._forward(job, slot, generation, reply, response, adapter=adapter)
         except Unavailable as error:
             log.warning("replica.engine_failed", extra={"slot": slot, "error": str(error)})
             if isinstance(error, Stuck):
@@ -387,16 +418,22 @@ class Agent:
 
     async def _forward(
         self,
-        llama: Llama,
         job: Job,
         slot: int,
         generation: Generation,
         reply: Reply,
         response: Response,
+        *,
+        adapter: str | None,
     ) -> None:
         loop = asyncio.get_running_loop()
         spoke_at = loop.time()
-        async with aclosing(generation.chunks(llama, job, slot)) as chunks:
+        served = self._server()
+        job = replace(job, body=job.body | served.lora(adapter))
+        reuse = self._read_by[slot] == adapter
+        self._read_by[slot] = adapter
+        run = generation.chunks(served.llama, job, slot, reuse=reuse)
+        async with self._used(served), aclosing(run) as chunks:
             async for chunk in chunks:
                 choice = reply.choice(chunk)
                 if not job.stream:
@@ -407,6 +444,16 @@ class Agent:
                 elif loop.time() - spoke_at >= COMMENT_SECONDS:
                     await response.stream(b": reading the prompt\n\n")
                     spoke_at = loop.time()
+
+    @asynccontextmanager
+    async def _used(self, served: Served) -> AsyncIterator[None]:
+        served.uses += 1
+        try:
+            yield
+        finally:
+            served.uses -= 1
+            if served is not self._served and not served.uses:
+                served.idle.set()
 
 
 async def _watch(request: Request, run: Generation | Embedding) -> None:

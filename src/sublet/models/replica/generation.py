@@ -95,8 +95,12 @@ class Generation:
         finally:
             self._waiting = None
 
-    async def chunks(self, llama: Llama, job: Job, slot: int) -> AsyncGenerator[Chunk]:
+    async def chunks(
+        self, llama: Llama, job: Job, slot: int, *, reuse: bool = True
+    ) -> AsyncGenerator[Chunk]:
         """Yield what the engine says; end early when stopped. Close it (`aclosing`) always.
+
+        `reuse` says that what the slot read before may stand for the beginning of this prompt.
 
         On return the slot is idle and the record is final.
 
@@ -109,7 +113,7 @@ class Generation:
         try:
             # It answers once the slot has taken the request up, so that to close before its
             # answer could miss the launch: wait for it even when already stopped.
-            response = await llama.post(job.path, job.body | _switches(slot))
+            response = await llama.post(job.path, job.body | _switches(slot, reuse=reuse))
             async with response, aclosing(self._read(response)) as lines:
                 if response.status != HTTPStatus.OK:
                     raise Rejected(response.status, _problem(await response.read()))
@@ -188,10 +192,10 @@ class Generation:
         )
 
 
-def _switches(slot: int) -> dict[str, Any]:
+def _switches(slot: int, *, reuse: bool) -> dict[str, Any]:
     return {
         "id_slot": slot,
-        "cache_prompt": True,
+        "cache_prompt": reuse,
         # Always streamed, for a caller who is not: a closed stream is what stops the engine.
         "stream": True,
         "stream_options": {"include_usage": True},

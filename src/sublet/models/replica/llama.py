@@ -104,6 +104,9 @@ class Llama:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
+        await self.close()
+
+    async def close(self) -> None:
         await self._session.close()
 
     async def post(self, path: str, body: dict[str, Any]) -> aiohttp.ClientResponse:

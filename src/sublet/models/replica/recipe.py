@@ -50,6 +50,16 @@ class SealedWeights:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Adapter:
+    """What was learnt on top of a model: a sealed file, and the key that opens it."""
+
+    id: UUID  # its artefact's
+    number: int  # of the file in it
+    file: SealedFile
+    key: str  # in base64
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Licence:
     name: str
     url: str  # the terms that whoever serves the model accepts
@@ -70,6 +80,7 @@ class Price:
 
     input: str
     output: str
+    training: str | None = None  # of a token that is trained; None: nothing is learnt on top of it
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -207,8 +218,9 @@ def check_values(recipe: Values, source: str) -> None:
             raise Invalid(f"{source}: {name} must be at least 1")
     if not 1 <= recipe.sampling.max_tokens <= recipe.context_tokens:
         raise Invalid(f"{source}: sampling.max_tokens must lie within the context")
-    for price in (recipe.price.input, recipe.price.output):
+    for price in (recipe.price.input, recipe.price.output, recipe.price.training):
         try:
-            parse_amount(price)
+            if price is not None:
+                parse_amount(price)
         except Invalid as error:
             raise Invalid(f"{source}: price: {error}") from error

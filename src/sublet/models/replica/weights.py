@@ -19,7 +19,7 @@ import msgspec
 
 from sublet.core.errors import Misconfigured
 from sublet.models.chest import Chest, SealedFile
-from sublet.models.replica.recipe import Recipe, SealedWeights, Weights
+from sublet.models.replica.recipe import Adapter, Recipe, SealedWeights, Weights
 
 
 class Where(msgspec.Struct, frozen=True, kw_only=True):
@@ -55,6 +55,16 @@ def at_hand(recipe: Recipe, where: Where) -> Iterator[Path]:
             with target.open("xb") as opened:
                 _pour(file, opened, sha256, name=path)
         yield Path(folder)
+
+
+@contextmanager
+def adapter_at_hand(adapter: Adapter, artefacts: Path) -> Iterator[Path]:
+    """Lend the file of an adapter while an engine loads it; raises as `at_hand`."""
+    file, key = adapter.file, base64.b64decode(adapter.key)
+    sealed = Chest(artefacts).open(adapter.id, adapter.number, file.size, key=key)
+    with _nameless() as (opened, there):
+        _pour(sealed, opened, file.sha256, name=file.path)
+        yield there
 
 
 def _sealed(weights: SealedWeights, chest: Path, key: bytes) -> dict[str, tuple[SealedFile, str]]:
