@@ -105,7 +105,7 @@ def shop(db: Database) -> Iterator[Shop]:
         bootstrap.top_up(tx, tenant, Money(10**12), payment=1, now=NOON)
 
     def jobs() -> Sequence[InternalJob]:
-        assert opened.wait(60)
+        assert opened.wait(180)
         return []
 
     yield Shop(db, pool, tenant, opened, Admissions(db, jobs=jobs, clock=clock))

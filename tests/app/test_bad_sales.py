@@ -49,7 +49,7 @@ class Market:
     def call(self, who: str, method: str, path: str, body: object) -> httpx.Response:
         return httpx.request(
             method, self.url + path, json=body,
-            headers={"Authorization": f"Bearer {self.keys[who]}"}, timeout=60,
+            headers={"Authorization": f"Bearer {self.keys[who]}"}, timeout=180,
         )  # fmt: skip
 
     def records(self) -> list[str]:

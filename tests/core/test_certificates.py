@@ -41,7 +41,7 @@ def call(certificates: Certificates, name: str, *, ca: Path | None = None) -> by
     client = ssl.create_default_context(cafile=ca or certificates.ca)
     with (
         serving(certificates) as port,
-        socket.create_connection(("127.0.0.1", port), timeout=10) as connection,
+        socket.create_connection(("127.0.0.1", port), timeout=60) as connection,
         client.wrap_socket(connection, server_hostname=name) as secured,
     ):
         return secured.recv(5)

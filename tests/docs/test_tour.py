@@ -18,9 +18,9 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 README = ROOT / "README.md"
-START_SECONDS = 180.0
-STOP_SECONDS = 60.0
-RUN_SECONDS = 180.0
+START_SECONDS = 300.0
+STOP_SECONDS = 120.0
+RUN_SECONDS = 480.0
 
 _STEP = re.compile(
     r"<!-- tour: (?P<act>start|stop) -->|<!-- tour -->|^```(?P<language>\w*)\n(?P<block>.*?)^```$",

@@ -25,7 +25,7 @@ MODEL = "gemma-3-270m"
 CLIENTS: list[OpenAI] = []  # closed after each test, with the streams that it broke off
 
 
-def until(look: Callable[[], Any], *, seconds: float = 90, what: str = "it") -> Any:
+def until(look: Callable[[], Any], *, seconds: float = 180, what: str = "it") -> Any:
     """Poll `look` until it returns something true."""
     end = time.monotonic() + seconds
     while True:
@@ -94,7 +94,7 @@ class Instance:
         }
         return kept | self.variables | extra
 
-    def stop(self, *, seconds: float = 60) -> int:
+    def stop(self, *, seconds: float = 180) -> int:
         assert self.process is not None
         self.process.send_signal(signal.SIGINT)
         code = self.process.wait(timeout=seconds)
@@ -175,7 +175,7 @@ class Instance:
             self.ready["api_url"] + path,
             json=body,
             headers=headers,
-            timeout=30,
+            timeout=120,
         )
 
     def tenant(self, name: str, *, usd: str | None = "1") -> tuple[str, str]:
@@ -194,13 +194,13 @@ class Instance:
             base_url=self.ready["gateway_http_url"] + "/v1",
             api_key=key or self.ready["tenant_key"],
             _strict_response_validation=strict,
-            timeout=60,
+            timeout=180,
             **options,
         )
         CLIENTS.append(client)
         return client
 
-    def cli(self, *arguments: str, timeout: float = 60) -> subprocess.CompletedProcess[str]:
+    def cli(self, *arguments: str, timeout: float = 180) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
             [SUBLET, *arguments],
             env=self.environment(SUBLET_DATA=str(self.data)),
@@ -233,20 +233,20 @@ class Instance:
     def show_lease(self, lease_id: str) -> dict[str, Any]:
         return self.api("GET", f"/v1/leases/{lease_id}").json()
 
-    def await_lease(self, lease_id: str, state: str, *, seconds: float = 90) -> dict[str, Any]:
+    def await_lease(self, lease_id: str, state: str, *, seconds: float = 180) -> dict[str, Any]:
         def reached() -> dict[str, Any] | None:
             shown = self.show_lease(lease_id)
             return shown if shown.get("state") == state else None
 
         return until(reached, seconds=seconds, what=f"lease {state}")
 
-    def await_model(self, *, seconds: float = 120) -> None:
+    def await_model(self, *, seconds: float = 240) -> None:
         def ready() -> bool:
             # The gateway hears of it a quarter of a second after the control plane's API says it.
             answer = httpx.get(
                 f"{self.ready['gateway_http_url']}/v1/models",
                 headers={"Authorization": f"Bearer {self.ready['tenant_key']}"},
-                timeout=30,
+                timeout=120,
             )
             sold = answer.json()["data"] if answer.status_code == 200 else []
             return any(model["sublet"]["state"] == "ready" for model in sold)

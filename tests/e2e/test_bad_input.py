@@ -168,7 +168,7 @@ def test_bodies_too_large_or_cut_short(instance: Instance, address: str, path: s
     assert large.status_code == 413
     is_clear(large)
     where = urlsplit(instance.ready[address])
-    with socket.create_connection((where.hostname, where.port), timeout=30) as connection:
+    with socket.create_connection((where.hostname, where.port), timeout=120) as connection:
         connection.sendall(
             f"POST {path} HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {key}\r\n"
             'Content-Type: application/json\r\nContent-Length: 500\r\n\r\n{"model":'.encode()
@@ -177,7 +177,7 @@ def test_bodies_too_large_or_cut_short(instance: Instance, address: str, path: s
         answer = connection.recv(65536)  # it does not wait for ever
         assert time.monotonic() - started < 25
         assert answer == b"" or answer.startswith((b"HTTP/1.1 408", b"HTTP/1.1 400"))
-    with socket.create_connection((where.hostname, where.port), timeout=30) as connection:
+    with socket.create_connection((where.hostname, where.port), timeout=120) as connection:
         connection.sendall(
             f"POST {path} HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {key}\r\n"
             "Content-Type: application/json\r\nContent-Length: 500\r\n\r\n{".encode()

@@ -254,7 +254,7 @@ def test_curl(door: Door, auth: str) -> None:
             "-H", "Content-Type: application/json", "-d", body,
             f"{door.url}/model/{MODEL}/converse",
         ],
-        capture_output=True, text=True, timeout=60, check=False,
+        capture_output=True, text=True, timeout=180, check=False,
     )  # fmt: skip
     assert ran.returncode == 0, (ran.stdout, ran.stderr)
     assert "Paris" in json.loads(ran.stdout)["output"]["message"]["content"][0]["text"]

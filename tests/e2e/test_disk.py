@@ -108,7 +108,7 @@ def test_a_read_only_disk_is_refused_with_a_word_and_taken_once_it_is_not(
         began = time.monotonic()
         refused = subprocess.run(
             [SUBLET, "up", *instance.options(), *instance.arguments],
-            env=instance.environment(), capture_output=True, text=True, timeout=60, check=False,
+            env=instance.environment(), capture_output=True, text=True, timeout=180, check=False,
         )  # fmt: skip
         assert time.monotonic() < began + 60
     assert refused.returncode == 2

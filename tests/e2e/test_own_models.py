@@ -52,7 +52,7 @@ def api_of(instance: Instance, key: str) -> httpx.Client:
     client = httpx.Client(
         base_url=instance.ready["api_url"],
         headers={"authorization": f"Bearer {key}"},
-        timeout=30,
+        timeout=120,
     )
     CLIENTS.append(client)
     return client
@@ -130,7 +130,7 @@ def test_import_deploy_call_charge_and_delete(instance: Instance, weights: Path)
 
     # What it earns stands beside what a lease would pay, once it was measured.
     operator = api_of(instance, instance.ready["operator_key"])
-    measured = operator.post("/v1/models/lab/mine/measure", timeout=60)
+    measured = operator.post("/v1/models/lab/mine/measure", timeout=180)
     assert measured.json()["tokens_per_second"] > 1, measured.text
 
     def earned() -> Any:

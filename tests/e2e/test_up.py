@@ -21,7 +21,7 @@ def refused(instance: Instance, *arguments: str) -> str:
     """Start it where it cannot; return its one line."""
     run = subprocess.run(
         [SUBLET, "up", *instance.options(), *arguments],
-        env=instance.environment(), capture_output=True, text=True, timeout=30, check=False,
+        env=instance.environment(), capture_output=True, text=True, timeout=120, check=False,
     )  # fmt: skip
     assert run.returncode == 2, (run.stdout, run.stderr)
     lines = run.stderr.splitlines()
@@ -103,7 +103,7 @@ def test_the_cli_finds_an_instance_by_its_address_too(launch: Callable[..., Inst
             SUBLET_KEY=instance.ready["tenant_key"],
             SUBLET_CA=instance.ready["ca_file"],
         ),
-        capture_output=True, text=True, timeout=30, check=True,
+        capture_output=True, text=True, timeout=120, check=True,
     )  # fmt: skip
     assert json.loads(run.stdout)["balance_usd"] == "10.00"
     assert os.getpid() not in instance.processes()

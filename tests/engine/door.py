@@ -43,7 +43,7 @@ def talk(url: str, key: str, lease: str, text: bytes) -> bytes:
 
 def refused(url: str, key: str, lease: str) -> tuple[int, str]:
     answer = httpx.post(
-        f"{url}/v1/leases/{lease}/connect", headers={"Authorization": f"Bearer {key}"}, timeout=30
+        f"{url}/v1/leases/{lease}/connect", headers={"Authorization": f"Bearer {key}"}, timeout=120
     )
     return answer.status_code, str(answer.json()["error"]["message"])
 
@@ -69,7 +69,7 @@ def speaks_to_port(command: list[str], environment: dict[str, str], text: bytes)
     with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         port = int(process.stdout.readline().rpartition(":")[2])  # http://127.0.0.1:…
-        with socket.create_connection(("127.0.0.1", port), timeout=30) as there:
+        with socket.create_connection(("127.0.0.1", port), timeout=120) as there:
             there.sendall(text)
             heard = b""
             while len(heard) < len(text) and (more := there.recv(1 << 16)):

@@ -53,7 +53,7 @@ class Zygote:
             os.kill(pid, signal.SIGKILL)
         assert self._process.stdin is not None and self._process.stdout is not None
         self._process.stdin.close()
-        self._process.wait(20)
+        self._process.wait(120)
         self._process.stdout.close()
 
 
@@ -80,7 +80,7 @@ class Plane:
     deaths: list[str] = field(default_factory=list)  # what had been fired when it died
     others: dict[int, str] = field(default_factory=dict)
     pid: int = 0
-    _client: httpx.Client = field(default_factory=lambda: httpx.Client(timeout=20))
+    _client: httpx.Client = field(default_factory=lambda: httpx.Client(timeout=120))
     url: str = ""
     _operator: str = ""
     _looked_at: int = 0

@@ -60,7 +60,7 @@ class Customer:
         def done() -> bool:
             nonlocal status
             try:
-                with httpx.stream("POST", url, json=body, headers=headers, timeout=30) as answer:
+                with httpx.stream("POST", url, json=body, headers=headers, timeout=120) as answer:
                     status = answer.status_code
                     if leave:
                         return status == 200 and any(answer.iter_raw())

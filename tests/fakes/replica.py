@@ -238,7 +238,7 @@ class FakeReplica:
 
         thread = threading.Thread(target=lambda: asyncio.run(serve()), daemon=True)
         thread.start()
-        assert started.wait(10)
+        assert started.wait(60)
         try:
             yield urls[0]
         finally:

@@ -301,7 +301,7 @@ class Upstream:
 
         thread = threading.Thread(target=lambda: asyncio.run(serve()), daemon=True)
         thread.start()
-        assert started.wait(10)
+        assert started.wait(60)
         try:
             yield f"http://127.0.0.1:{self.ports[-1]}"
         finally:

@@ -55,6 +55,6 @@ def _config(attempts: int, mode: str, **more: Any) -> Config:
     return Config(
         retries={"total_max_attempts": attempts, "mode": mode},
         connect_timeout=5,
-        read_timeout=30,
+        read_timeout=120,
         **more,
     )

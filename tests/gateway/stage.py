@@ -59,7 +59,7 @@ _START: Final = (
 CLIENTS: list[OpenAI] = []  # closed after each test, with the streams that it broke off
 
 
-def eventually(what: Callable[[], bool], *, seconds: float = 60.0) -> None:
+def eventually(what: Callable[[], bool], *, seconds: float = 180) -> None:
     """Wait until `what` is so."""
     until = time.monotonic() + seconds
     while not what():
@@ -83,7 +83,7 @@ class Gateway:
 
     def stop(self) -> int:
         self.process.send_signal(signal.SIGTERM)
-        return self.process.wait(30)
+        return self.process.wait(120)
 
 
 @dataclass(slots=True, kw_only=True)
@@ -223,7 +223,7 @@ class Stage:
             api_key=key,
             base_url=f"{self.url}/v1",
             max_retries=retries,
-            timeout=30,
+            timeout=120,
             _strict_response_validation=strict,
         )
         CLIENTS.append(client)
@@ -234,7 +234,7 @@ class Stage:
             self.url + path,
             json={"model": MODEL} | body,
             headers={"authorization": f"Bearer {key}"},
-            timeout=30,
+            timeout=120,
         )
 
     # ── processes ────────────────────────────────────────────────────────────────────────

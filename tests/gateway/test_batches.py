@@ -310,7 +310,7 @@ def test_whatever_a_gateway_dies_of(own_stage: Stage, plan: str) -> None:
     (folder / "plan").write_text(plan + "\n")
     assert own_stage.gateway is not None
     gateway = own_stage.gateway
-    gateway.process.wait(30)
+    gateway.process.wait(120)
     own_stage.start(failpoints=str(folder))
     client = own_stage.client(key)
     done = ended(client, batch.id)

@@ -396,7 +396,7 @@ def test_who_hangs_up_pays_for_what_was_delivered_and_the_supplier_for_all(
     name = bazaar.put(Script(tokens=40, delay_ms=20))
     tenant, key = bazaar.buyer()
     with httpx.stream(
-        "POST", f"{bazaar.stage.url}/v1/chat/completions", timeout=30,
+        "POST", f"{bazaar.stage.url}/v1/chat/completions", timeout=120,
         headers={"authorization": f"Bearer {key}"},
         json={"model": MODEL, "messages": SAY, "max_tokens": 50, "stream": True},
     ) as response:  # fmt: skip
@@ -444,10 +444,10 @@ def test_what_was_bought_is_owed_once_though_the_gateway_dies(
             f"{own_stage.url}/v1/chat/completions",
             json={"model": MODEL, "messages": SAY, "max_tokens": 9},
             headers={"authorization": f"Bearer {key}"},
-            timeout=30,
+            timeout=120,
         )
     assert own_stage.gateway is not None
-    own_stage.gateway.process.wait(30)
+    own_stage.gateway.process.wait(120)
     own_stage.start(failpoints=str(folder))
     bazaar.purchases(name)
     check_books(own_stage)

@@ -44,7 +44,7 @@ def ask(url: str, key: str, client: httpx.Client | None = None, **script: Any) -
             "model": MODEL, "max_tokens": TOKENS, "messages": says(**{"tokens": TOKENS} | script),
         },
         headers={"authorization": f"Bearer {key}"},
-        timeout=60,
+        timeout=180,
     )  # fmt: skip
 
 
@@ -214,7 +214,7 @@ def test_no_more_answers_at_a_time_than_are_allowed(two: tuple[Stage, list[Gatew
     put(stage, tenant, LimitKind.REQUESTS, 500)
     known([url], key, "x-ratelimit-limit-requests", "500")
     with httpx.stream(
-        "POST", f"{url}/v1/chat/completions", timeout=60,
+        "POST", f"{url}/v1/chat/completions", timeout=180,
         json={"model": MODEL, "stream": True, "messages": says(tokens=2000, delay_ms=20)},
         headers={"authorization": f"Bearer {key}"},
     ) as stream:  # fmt: skip

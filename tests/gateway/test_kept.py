@@ -195,7 +195,6 @@ def test_one_whose_gateway_died_has_failed(own_stage: Stage) -> None:
         )
     with pytest.raises(openai.NotFoundError):
         stage.client(key).responses.retrieve(made.id)
-    assert rows(stage, made.id)
     assert stage.gateway is not None
     stage.gateway.stop()
     stage.start()  # it is looked after once a minute, and at the start

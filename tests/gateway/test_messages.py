@@ -37,7 +37,7 @@ def client(stage: Stage, key: str, *, prefix: str = "") -> Anthropic:
         api_key=key,
         base_url=stage.url + prefix,
         max_retries=0,
-        timeout=30,
+        timeout=120,
         _strict_response_validation=True,
     )
 
@@ -154,7 +154,7 @@ def test_errors_are_the_sdks_own(stage: Stage) -> None:
             f"{stage.url}/v1/messages",
             json=ask | {"messages": says(**script)},
             headers={"x-api-key": key},
-            timeout=30,
+            timeout=120,
         )
         assert (broken.status_code, broken.json()["type"]) == (status, "error"), script
     stage.paid(tenant, 0)

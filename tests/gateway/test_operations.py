@@ -158,7 +158,7 @@ def test_a_body_of_a_hundred_megabytes_is_cut_off(stage: Stage) -> None:
     before = stage.gateway.memory_bytes()
     host, port = stage.url.removeprefix("http://").split(":")
     size, part = 100_000_000, b"x" * 1_000_000
-    with socket.create_connection((host, int(port)), timeout=30) as one:
+    with socket.create_connection((host, int(port)), timeout=120) as one:
         one.sendall(
             b"POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\nauthorization: Bearer "
             + key.encode() + b"\r\ncontent-length: %d\r\n\r\n" % size

@@ -59,7 +59,7 @@ def send(stage: Stage, key: str, path: str, body: dict[str, Any] | None) -> http
     if "messages" not in path and "anthropic" not in path:
         del headers["anthropic-version"]
     method = "GET" if body is None else "POST"
-    return httpx.request(method, stage.url + path, json=body, headers=headers, timeout=30)
+    return httpx.request(method, stage.url + path, json=body, headers=headers, timeout=120)
 
 
 def told(answer: httpx.Response) -> str:

@@ -198,7 +198,7 @@ class Wall:
     ) -> httpx.Response:
         headers = {"x-api-key": key}
         return self.client.post(
-            self.urls[patience] + dialect.path, json=body, headers=headers, timeout=60
+            self.urls[patience] + dialect.path, json=body, headers=headers, timeout=180
         )
 
 

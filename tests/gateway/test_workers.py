@@ -87,11 +87,11 @@ def test_what_a_worker_left_is_taken_over_when_there_are_fewer(own_stage: Stage)
 def test_workers_that_cannot_start_say_why_once_and_are_not_tried_again(own_stage: Stage) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         gateway = own_stage.start(http_port=taken.getsockname()[1], workers=2, wait=False)
-        assert gateway.process.wait(20) == 2
+        assert gateway.process.wait(120) == 2
     assert "cannot listen" in gateway.log.read_text()
     first = own_stage.start()
     second = own_stage.start(workers=2, wait=False)
-    assert second.process.wait(60) == 2
+    assert second.process.wait(180) == 2
     assert "another gateway" in second.log.read_text()
     assert first.stop() == 0
 
@@ -149,7 +149,7 @@ def test_told_to_stop_all_workers_let_their_streams_end_and_take_no_more(own_sta
             return True
 
     eventually(refuses)
-    assert gateway.process.wait(30) == 0
+    assert gateway.process.wait(120) == 0
     for reader in readers:
         reader.join()
         assert reader.error is None
@@ -244,7 +244,7 @@ def memory_of(pid: int) -> int:
 def huge_body(host: str, port: int, key: str) -> None:
     """Send a hundred megabytes, as far as they are taken; the answer says that it is too much."""
     size, part = 100_000_000, b"x" * 1_000_000
-    with socket.create_connection((host, port), timeout=30) as one:
+    with socket.create_connection((host, port), timeout=120) as one:
         one.sendall(
             b"POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\nauthorization: Bearer "
             + key.encode() + b"\r\ncontent-length: %d\r\n\r\n" % size

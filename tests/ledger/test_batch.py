@@ -234,7 +234,7 @@ def test_overlapping_batches_grant_what_the_wallets_hold_and_wait_for_nobody_for
 
         def work(number: int) -> tuple[Counter[tuple[int, object]], list[UUID]]:
             random, outcomes, granted = Random(number), Counter[tuple[int, object]](), []
-            gate.wait(30)
+            gate.wait(120)
             for round_ in range(batches):
                 asked = [
                     batch.Hold(
@@ -270,7 +270,7 @@ def test_overlapping_batches_grant_what_the_wallets_hold_and_wait_for_nobody_for
 
             def settle(number: int) -> list[UUID | SubletError | None]:
                 mine = Random(number).sample(granted, len(granted))
-                gate.wait(30)
+                gate.wait(120)
                 with db.transaction() as tx:
                     settlements = [
                         batch.Settlement(hold_id=id_, amount=Money(7), happened_at=NOON)

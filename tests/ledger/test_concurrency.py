@@ -71,7 +71,7 @@ def together(calls: list[Callable[[], object]]) -> list[object]:
     gate = Barrier(len(calls))
 
     def go(call: Callable[[], object]) -> object:
-        gate.wait(30)
+        gate.wait(120)
         try:
             return call()
         except SubletError as error:

@@ -421,7 +421,7 @@ def together(calls: list[Callable[[], object]]) -> list[object]:
     gate = Barrier(len(calls))
 
     def go(call: Callable[[], object]) -> object:
-        gate.wait(30)
+        gate.wait(120)
         return call()
 
     with ThreadPoolExecutor(len(calls)) as threads:

@@ -126,7 +126,7 @@ def test_a_plan_is_never_made_twice_at_once_and_its_failure_ends_nothing(
     class Slow:
         def plan(self, *, now: datetime) -> None:
             calls.append(now)
-            go.wait(10)
+            go.wait(60)
             raise Unavailable("the database is away")
 
     planning = Planning(Slow, clock=clock)  # type: ignore[arg-type]

@@ -62,7 +62,7 @@ class Cluster:
 
     def run(self, *command: str) -> str:
         ran = subprocess.run(
-            command, env=self.environment, capture_output=True, text=True, timeout=60, check=False
+            command, env=self.environment, capture_output=True, text=True, timeout=180, check=False
         )
         assert ran.returncode == 0, (command, ran.stdout, ran.stderr)
         return ran.stdout.strip()
@@ -85,7 +85,7 @@ class Cluster:
         until(lambda: not self.run("squeue", "-h", "-o", "%i"), what="an empty queue")
 
 
-def until(look: Callable[[], Any], *, seconds: float = 120, what: str = "it") -> Any:
+def until(look: Callable[[], Any], *, seconds: float = 240, what: str = "it") -> Any:
     """Poll `look` until it returns something true."""
     end = time.monotonic() + seconds
     while True:

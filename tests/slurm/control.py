@@ -85,7 +85,7 @@ class Control:
     def stop(self, sign: int = signal.SIGTERM) -> None:
         if self.process is not None:
             self.process.send_signal(sign)
-            self.process.wait(timeout=30)
+            self.process.wait(timeout=120)
             self.process = None
 
     @property
@@ -98,7 +98,7 @@ class Control:
     ) -> dict[str, Any]:
         key = self.keys["tenant_key" if tenant else "operator_key"]
         answer = httpx.request(
-            method, self.url + path, json=body, timeout=60,
+            method, self.url + path, json=body, timeout=180,
             headers={"Authorization": f"Bearer {key}"},
         )  # fmt: skip
         document: dict[str, Any] = answer.json()

@@ -356,7 +356,7 @@ def test_killed_before_and_after_each_order_to_slurm_it_loses_no_lease(
                 return what()
             return False
 
-        until(look, seconds=120)
+        until(look, seconds=300)
 
     control.start_again()
     lease = str(new_id())

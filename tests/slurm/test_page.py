@@ -48,7 +48,7 @@ def test_the_page_is_true(folder: Path, database_url: str) -> None:
     try:
         with said.open("wb") as output:
             done = subprocess.run(
-                ["timeout", "240", "bash", "-eu", "-o", "pipefail", "-c", first],
+                ["timeout", "480", "bash", "-eu", "-o", "pipefail", "-c", first],
                 cwd=ROOT, env=environment, stdout=output, stderr=output, check=False,
             )  # fmt: skip
         text = said.read_text(encoding="utf-8")

@@ -127,7 +127,7 @@ def test_a_tenant_works_in_jupyter_through_sublet(four_nodes: Cluster, run_on: S
     lease = control.lease(
         "sh", "-c", SERVE_JUPYTER, gpus=2, interactive=True, environment={"TOKEN": "of-mine"}
     )
-    with listening(control, lease) as url, httpx.Client(base_url=url, timeout=60) as client:
+    with listening(control, lease) as url, httpx.Client(base_url=url, timeout=180) as client:
         mine = {"Authorization": "token of-mine"}
 
         def answer(method: str, path: str, body: object = None) -> httpx.Response | None:
@@ -138,7 +138,7 @@ def test_a_tenant_works_in_jupyter_through_sublet(four_nodes: Cluster, run_on: S
 
         started = until(lambda: answer("GET", "/api/status"), seconds=240, what="Jupyter").json()
         assert started["kernels"] == 0
-        stranger = httpx.get(f"{url}/api/contents", timeout=60)  # with no cookie of ours
+        stranger = httpx.get(f"{url}/api/contents", timeout=180)  # with no cookie of ours
         assert stranger.status_code == 403
         page = {"type": "file", "format": "text", "content": "print(6 * 7)\n"}
         saved = answer("PUT", "/api/contents/page.py", page)

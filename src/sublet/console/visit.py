@@ -18,7 +18,7 @@ from sublet.console.api import Api
 from sublet.console.page import BASE, Action, For, Page
 from sublet.core.clock import Clock, steady_seconds
 from sublet.core.db import Database, Tx
-from sublet.core.errors import Invalid
+from sublet.core.errors import Invalid, NotFound
 from sublet.core.vault import Vault
 from sublet.tenants import store as tenants
 from sublet.tenants.person import Right, Session
@@ -156,6 +156,17 @@ class Visit:
     def part(self, name: str) -> str:
         """Return a part of the path, such as the lease's id."""
         return str(self.request.path_params[name])
+
+    def number(self, name: str) -> int:
+        """Return a part of the path that is a number.
+
+        Raises:
+            NotFound: it is none, so nothing has it.
+        """
+        said = self.part(name)
+        if not (said.isascii() and said.isdigit()):
+            raise NotFound(f"there is nothing with the number {said}")
+        return int(said)
 
     def asked(self, name: str, default: str = "") -> str:
         """Return a parameter of the address."""

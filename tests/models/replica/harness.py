@@ -21,7 +21,7 @@ KEY = "a-secret-of-the-test"
 T = TypeVar("T")
 
 
-def until(look: Callable[[], T], *, seconds: float = 60.0, what: str = "it") -> T:
+def until(look: Callable[[], T], *, seconds: float = 180, what: str = "it") -> T:
     """Return what `look` sees as soon as that is true."""
     deadline = time.monotonic() + seconds
     while not (seen := look()):
@@ -86,7 +86,7 @@ class Running:
         self, path: str, body: dict[str, Any], *, request_id: str
     ) -> http.client.HTTPConnection:
         """Send a request and read nothing: to hang up is then to close the connection."""
-        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=30)
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=120)
         headers = {"authorization": f"Bearer {KEY}", "x-request-id": request_id}
         connection.request("POST", path, json.dumps(body), headers)
         return connection
@@ -136,12 +136,12 @@ def replica(
         assert number is not None
         headers = {"authorization": f"Bearer {KEY}"}
         with httpx.Client(
-            base_url=f"http://127.0.0.1:{number}", headers=headers, timeout=30, trust_env=False
+            base_url=f"http://127.0.0.1:{number}", headers=headers, timeout=120, trust_env=False
         ) as client:
             yield Running(process, number, log, client)
     finally:
         process.kill()
-        process.wait(10)
+        process.wait(60)
 
 
 def _start(

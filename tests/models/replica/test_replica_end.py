@@ -137,7 +137,7 @@ def test_it_refuses_to_start_without_a_key(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "sublet.models.replica", "--port", "0", "--recipe"]
     for recipe in ("gemma-3-270m", "no-such-model"):
         done = subprocess.run(
-            [*command, recipe], env={}, cwd=tmp_path, capture_output=True, timeout=30, check=False
+            [*command, recipe], env={}, cwd=tmp_path, capture_output=True, timeout=120, check=False
         )
         assert done.returncode == 2
         said: dict[str, Any] = json.loads(done.stderr)

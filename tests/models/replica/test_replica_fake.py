@@ -21,7 +21,7 @@ def client() -> Iterator[httpx.Client]:
     fake = FakeReplica()
     with (
         fake.in_thread() as url,
-        httpx.Client(base_url=url, headers=HEADERS, timeout=10, trust_env=False) as client,
+        httpx.Client(base_url=url, headers=HEADERS, timeout=60, trust_env=False) as client,
     ):
         yield client
 
@@ -137,6 +137,6 @@ def test_it_runs_as_a_process_and_drains() -> None:
                     until(lambda: client.get("/health").status_code == 503)
                     *_, last = chunks
             assert last["usage"]["completion_tokens"] == 5
-            assert process.wait(10) == 0
+            assert process.wait(60) == 0
         finally:
             process.kill()

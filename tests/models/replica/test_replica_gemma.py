@@ -223,7 +223,7 @@ def test_more_requests_than_slots_are_all_answered(gemma: Running) -> None:
             f"http://127.0.0.1:{gemma.port}/v1/completions",
             json=body,
             headers={"authorization": f"Bearer {KEY}"},
-            timeout=60,
+            timeout=180,
             trust_env=False,
         )
         value: dict[str, Any] = answer.json()

@@ -206,13 +206,11 @@ async def show_invoices(visit: Visit) -> Response:
 
 async def show_invoice(visit: Visit) -> Response:
     """Show an invoice; each of its lines leads to the charges that it is the sum of."""
-    number = visit.part("number")
-    if not number.isdigit():
-        raise NotFound("there is no such invoice")
+    number = visit.number("number")
     invoice = await visit.api.get(f"/v1/invoices/{number}")
 
     def load(tx: Tx) -> dict[str, Any] | None:
-        return tx.execute(QUERIES["period_of_invoice"], {"number": int(number)}).fetchone()
+        return tx.execute(QUERIES["period_of_invoice"], {"number": number}).fetchone()
 
     return visit.page(
         "invoice.html", title=invoice["number"], invoice=invoice, number=number,
@@ -221,14 +219,14 @@ async def show_invoice(visit: Visit) -> Response:
 
 
 async def show_pdf(visit: Visit) -> Response:
-    pdf = await visit.api.read(f"/v1/invoices/{int(visit.part('number'))}/pdf")
+    pdf = await visit.api.read(f"/v1/invoices/{visit.number('number')}/pdf")
     headers = {"content-disposition": f'inline; filename="invoice-{visit.part("number")}.pdf"'}
     return Response(pdf, media_type="application/pdf", headers=headers)
 
 
 async def pay_invoice(visit: Visit) -> Response:
     """Note that an invoice was paid, by the reference of the payment."""
-    number = int(visit.part("number"))
+    number = visit.number("number")
     path = f"/v1/invoices/{number}"
     before = await visit.api.get(path)
     body = {"amount_usd": before["due_usd"], "reference": visit.must("reference")}
@@ -247,7 +245,7 @@ async def show_ledger(visit: Visit) -> Response:
 async def show_account(visit: Visit) -> Response:
     if not visit.part("account").isdigit():
         raise NotFound("there is no such account")
-    id_ = int(visit.part("account"))
+    id_ = visit.number("account")
 
     def load(tx: Tx) -> dict[str, Any] | None:
         return tx.execute(QUERIES["get_account"], {"id": id_}).fetchone()
