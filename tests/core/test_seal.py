@@ -37,11 +37,11 @@ def findings(db: Database) -> Findings:
 
 def test_what_is_recorded_is_sealed_once_and_the_chain_goes_on(db: Database) -> None:
     fill(db)
-    assert seal_all(db, now=NOON) == 6 + 3  # payments, and the model's prices
+    assert seal_all(db, now=NOON) == 6 + 4  # payments, and the model's prices
     assert seal_all(db, now=NOON) == 0
     before = findings(db)
     assert before.differences == []
-    assert before.counts["past_stands"] == {"seals": 2, "sealed_rows": 9}
+    assert before.counts["past_stands"] == {"seals": 2, "sealed_rows": 10}
     with db.transaction() as tx:
         demo = bootstrap(tx, SECRETS, model=True, now=NOON)
         top_up(tx, demo, Money(7), payment="later", now=NOON + timedelta(hours=1))
@@ -120,7 +120,7 @@ def test_a_row_that_commits_late_is_sealed_all_the_same(db: Database) -> None:
             tx.execute("SET LOCAL lock_timeout = '100ms'")  # nobody waits for us meanwhile
             pay_somebody_else(tx)
         sealer.look()
-        assert [sealer.step(now=NOON), sealer.step(now=NOON)] == [3, 0]  # prices only
+        assert [sealer.step(now=NOON), sealer.step(now=NOON)] == [4, 0]  # prices only
         assert sealer.waiting == ["transfer"]
     assert sealer.step(now=NOON) == 6 + 2
     assert sealer.waiting == []
@@ -158,11 +158,11 @@ def test_small_seals_and_large_ones_are_looked_at_in_pieces(
     monkeypatch.setattr(seal, "_MOST_ROWS", 2)
     monkeypatch.setattr(seal, "_MANY_ROWS", 3)
     fill(db)
-    assert seal_all(db, now=NOON) == 9
+    assert seal_all(db, now=NOON) == 10
     reached: list[float] = []
     found = Findings()
     with db.transaction() as tx:
         audit(tx, found, reach=reached.append)
     assert found.differences == []
-    assert found.counts["past_stands"] == {"seals": 5, "sealed_rows": 9}
-    assert reached == [3 / 9, 7 / 9, 1]
+    assert found.counts["past_stands"] == {"seals": 5, "sealed_rows": 10}
+    assert reached == [4 / 10, 8 / 10, 1]
