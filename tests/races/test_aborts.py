@@ -113,4 +113,5 @@ def test_whoever_leaves_whenever_pays_for_what_was_generated(own_stage: Stage) -
     print(dict(ways), dict(outcomes), "generated:", stage.generated())
     assert set(ways) == set(WAYS) and ways.total() == ABORTS
     assert outcomes["aborted"] > ABORTS / 3
-    assert set(outcomes) == {"aborted", "completed"}
+    # Who leaves late may have been served to the end; on a slow machine nobody is.
+    assert set(outcomes) <= {"aborted", "completed"}
