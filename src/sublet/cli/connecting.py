@@ -14,7 +14,7 @@ import httpx
 
 from sublet.cli.client import Client, refusal
 from sublet.cli.failure import ExitCode, Failure
-from sublet.engine.tunnel import PIECE, Tunnel, join
+from sublet.engine.tunnel import PIECE, Tunnel, end, join
 
 _PATIENCE_SECONDS = 30.0
 
@@ -91,3 +91,4 @@ def _forward(here: socket.socket, connect: Callable[[], Tunnel]) -> None:
 
         with contextlib.closing(tunnel):
             join(tunnel, read, here.sendall)
+        end(here)

@@ -98,6 +98,15 @@ def join(tunnel: Tunnel, read: Callable[[], bytes], write: Callable[[bytes], obj
             write(data)
 
 
+def end(here: socket.socket) -> None:
+    """Tell whoever is on the other side that this is the end, although a thread still reads there.
+
+    To close it would not: as long as somebody waits in it, the connection stays.
+    """
+    with contextlib.suppress(OSError):
+        here.shutdown(socket.SHUT_RDWR)
+
+
 # ---- on the node
 
 
@@ -140,6 +149,7 @@ def _serve(tunnel: Tunnel, path: str, room: threading.Semaphore) -> None:
 
         with there:
             join(tunnel, read, there.sendall)
+            end(there)
 
 
 def _wait(tunnel: Tunnel) -> http.client.HTTPResponse:
