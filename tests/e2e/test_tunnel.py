@@ -26,6 +26,8 @@ def test_a_tenant_reaches_its_lease_and_nothing_that_the_lease_may_not(instance:
     )["id"]  # fmt: skip
     until(lambda: "up" in instance.cli("lease", "logs", sly, "--as-operator").stdout)
     assert talk(url, key, sly, b"hello") == b""
+    # And whoever comes by a port is told so at once, and does not wait until it gives up.
+    assert speaks_to_port([*command[:3], sly, *command[4:]], environment, b"GET /") == b""
     for id_ in (lease, sly):
         instance.api("DELETE", f"/v1/leases/{id_}", key=key)
         instance.await_lease(id_, "ended")

@@ -1,9 +1,11 @@
 """What an interactive lease runs in tests, and how a tenant talks to it."""
 
 import contextlib
+import os
 import socket
 import subprocess
 import threading
+from collections.abc import Iterator
 
 import httpx
 
@@ -50,29 +52,37 @@ def refused(url: str, key: str, lease: str) -> tuple[int, str]:
 
 def speaks(command: list[str], environment: dict[str, str], text: bytes) -> bytes:
     """Use `sublet lease connect` as ssh uses a ProxyCommand."""
-    with subprocess.Popen(
-        command, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE
-    ) as process:
+    with started(command, environment) as process:
         assert process.stdin is not None
         assert process.stdout is not None
         process.stdin.write(text)
         process.stdin.flush()
         heard = b""
-        while len(heard) < len(text) and (more := process.stdout.read1()):
+        while len(heard) < len(text) and (more := os.read(process.stdout.fileno(), 1 << 16)):
             heard += more
-        process.kill()
         return heard
 
 
 def speaks_to_port(command: list[str], environment: dict[str, str], text: bytes) -> bytes:
     """Use `sublet lease connect --listen 0` as a browser does."""
-    with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True) as process:
+    with started(command, environment) as process:
         assert process.stdout is not None
-        port = int(process.stdout.readline().rpartition(":")[2])  # http://127.0.0.1:…
+        port = int(process.stdout.readline().rpartition(b":")[2])  # http://127.0.0.1:…
         with socket.create_connection(("127.0.0.1", port), timeout=120) as there:
             there.sendall(text)
             heard = b""
             while len(heard) < len(text) and (more := there.recv(1 << 16)):
                 heard += more
-        process.kill()
         return heard
+
+
+@contextlib.contextmanager
+def started(command: list[str], environment: dict[str, str]) -> Iterator[subprocess.Popen[bytes]]:
+    """Run a command, and kill it in the end, also where the test has failed."""
+    with subprocess.Popen(
+        command, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    ) as process:
+        try:
+            yield process
+        finally:
+            process.kill()

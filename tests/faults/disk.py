@@ -19,10 +19,16 @@ class Disk:
     def fill(self) -> None:
         """Leave no room at all."""
         with (self.root / "ballast").open("ab", buffering=0) as file:
-            for size in (1 << 20, 1 << 12):
-                with contextlib.suppress(OSError):
-                    while file.write(b"\0" * size) == size:
-                        pass
+            end = time.monotonic() + 60
+            while True:
+                for size in (1 << 20, 1 << 12):
+                    with contextlib.suppress(OSError):
+                        while file.write(b"\0" * size) == size:
+                            pass
+                if self.room() == 0:
+                    return
+                # Somebody gave some back in between.
+                assert time.monotonic() < end, f"{self.room()} bytes of {self.root} are free again"
 
     def room(self) -> int:
         found = os.statvfs(self.root)

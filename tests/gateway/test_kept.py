@@ -193,8 +193,13 @@ def test_one_whose_gateway_died_has_failed(own_stage: Stage) -> None:
             "UPDATE stored_response SET created_at = created_at - interval '31 days',"
             " expires_at = expires_at - interval '31 days'"
         )
-    with pytest.raises(openai.NotFoundError):
-        stage.client(key).responses.retrieve(made.id)
+    id_ = UUID(hex=made.id.removeprefix("resp_"))
+    with stage.db.transaction() as tx:
+        # It is there, and stays while we hold it, whoever cleans up meanwhile; but nobody is shown it.
+        held = tx.execute("SELECT FROM stored_response WHERE id = %s FOR UPDATE", [id_]).fetchall()
+        with pytest.raises(openai.NotFoundError):
+            stage.client(key).responses.retrieve(made.id)
+    assert held
     assert stage.gateway is not None
     stage.gateway.stop()
     stage.start()  # it is looked after once a minute, and at the start
